@@ -1,0 +1,160 @@
+//! What invoked the function, and what it asks for.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::binding::{Binding, Group, InvalidJson, boolean, from_json, integer};
+
+/// What an invocation asks for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Request {
+    /// What invoked the function.
+    pub trigger: Trigger,
+    /// Target groups to reconcile in place of those of `BINDINGS`.
+    pub groups: Option<Vec<Group>>,
+    /// Whether to say what would be done, and write nothing anywhere.
+    pub dry_run: bool,
+}
+
+/// What invoked the function.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trigger {
+    /// A direct request.
+    Direct,
+    /// An event of Amazon RDS, by EventBridge or inside an SNS record.
+    RdsEvent,
+    /// A schedule, or any other event that says nothing to us.
+    Schedule,
+}
+
+impl Request {
+    /// Reads an event.
+    ///
+    /// # Errors
+    ///
+    /// Where it is neither an event that is known nor a well-formed direct request. A mistyped
+    /// `dryrun` must never change anything, so what is unknown is refused by name.
+    pub fn from_event(event: Value) -> Result<Self, InvalidJson> {
+        let plain = |trigger| Self { trigger, groups: None, dry_run: false };
+        let refused = |at: &str, problem: String| InvalidJson { at: at.to_owned(), problem };
+        let fields = match &event {
+            Value::Null => return Ok(plain(Trigger::Schedule)),
+            Value::Object(fields) if fields.is_empty() => return Ok(plain(Trigger::Schedule)),
+            Value::Object(fields) => fields,
+            other => {
+                let kind = match other {
+                    Value::Array(_) => "an array",
+                    Value::String(_) => "a string",
+                    Value::Number(_) => "a number",
+                    _ => "a boolean",
+                };
+                return Err(refused(EVENT, format!("it is {kind}; {ACCEPTED}")));
+            }
+        };
+        if let Some(source) = fields.get("source").and_then(Value::as_str) {
+            if let Some(field) = DIRECT_FIELDS.iter().find(|field| fields.contains_key(**field)) {
+                return Err(refused(
+                    EVENT,
+                    format!("`source` makes it an EventBridge event, which has no `{field}`: leave one of them out"),
+                ));
+            }
+            return Ok(plain(if source == RDS { Trigger::RdsEvent } else { Trigger::Schedule }));
+        }
+        if let Some(records) = fields.get("Records") {
+            if carries_rds_notification(records) {
+                return Ok(plain(Trigger::RdsEvent));
+            }
+            return Err(refused(
+                "Records",
+                format!("it is no SNS record that carries an RDS notification; {ACCEPTED}"),
+            ));
+        }
+        let direct: DirectRequest = from_json("", &event).map_err(|error| InvalidJson {
+            at: if error.at.is_empty() { EVENT.to_owned() } else { error.at },
+            problem: error.problem,
+        })?;
+        if direct.watch_seconds > 0 {
+            return Err(refused(
+                "watch_seconds",
+                "not yet available in this version: leave it out, or give 0".to_owned(),
+            ));
+        }
+        Ok(Self {
+            trigger: Trigger::Direct,
+            groups: direct
+                .bindings
+                .map(|bindings| {
+                    if bindings.is_empty() {
+                        return Err(refused(
+                            "bindings",
+                            "it is empty: give at least one binding, or leave it out to use those of BINDINGS"
+                                .to_owned(),
+                        ));
+                    }
+                    Group::from_bindings("bindings", &bindings)
+                })
+                .transpose()?,
+            dry_run: direct.dry_run,
+        })
+    }
+}
+
+/// The names here are those of [`DIRECT_FIELDS`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DirectRequest {
+    #[serde(default, deserialize_with = "bindings")]
+    bindings: Option<Vec<Binding>>,
+    #[serde(default, deserialize_with = "boolean")]
+    dry_run: bool,
+    #[serde(default, deserialize_with = "watch_seconds")]
+    watch_seconds: u32,
+}
+
+/// An array, never `null`: who says `bindings` means it.
+fn bindings<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Binding>>, D::Error> {
+    Vec::deserialize(deserializer).map(Some)
+}
+
+fn watch_seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    integer(deserializer, 0..=LONGEST_INVOCATION)
+}
+
+/// Whether an SNS record holds what RDS publishes to a topic: its own notification, or the
+/// EventBridge event if a rule forwards it.
+fn carries_rds_notification(records: &Value) -> bool {
+    let records = records.as_array().map(Vec::as_slice).unwrap_or_default();
+    records.iter().any(|record| {
+        let message = record
+            .get("EventSource")
+            .filter(|source| *source == SNS)
+            .and_then(|_| record.get("Sns")?.get("Message")?.as_str())
+            .and_then(|message| serde_json::from_str::<Value>(message).ok());
+        message.is_some_and(|message| {
+            message.get("source").is_some_and(|source| source == RDS)
+                || message.get("Event ID").and_then(Value::as_str).is_some_and(|id| id.contains(RDS_EVENT_ID))
+        })
+    })
+}
+
+/// What a message calls the event as a whole.
+const EVENT: &str = "event";
+
+const ACCEPTED: &str = "accepted are an empty object, an EventBridge event, an SNS record that carries an RDS \
+     notification, and a direct request: an object of `bindings`, `dry_run` and `watch_seconds`";
+
+const DIRECT_FIELDS: [&str; 3] = ["bindings", "dry_run", "watch_seconds"];
+
+/// The `source` of RDS's EventBridge events
+/// ([overview](https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/USER_Events.overview.md)).
+const RDS: &str = "aws.rds";
+
+/// The `EventSource` of a record that SNS hands to Lambda.
+const SNS: &str = "aws:sns";
+
+/// How every `Event ID` of an RDS notification ends, before its number.
+const RDS_EVENT_ID: &str = "RDS-EVENT-";
+
+/// Seconds that Lambda lets an invocation run at most.
+const LONGEST_INVOCATION: u32 = 900;

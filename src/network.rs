@@ -1,0 +1,92 @@
+//! Which addresses may become targets.
+
+use std::{net::IpAddr, str::FromStr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The networks that an answer's addresses may lie in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AllowedNetworks(Vec<IpNet>);
+
+impl AllowedNetworks {
+    /// Why `address` must not be registered, or `None` if it may be.
+    ///
+    /// Loopback, link-local, multicast, unspecified and broadcast addresses are refused whatever
+    /// the list says: no database answers there, and a target in 127.0.0.0/8 or 169.254.0.0/16
+    /// would point the load balancer at itself or at the metadata service.
+    pub fn refusal(&self, address: IpAddr) -> Option<String> {
+        if let Some(kind) = never_a_target(address.to_canonical()) {
+            return Some(format!("{kind} addresses are never registered"));
+        }
+        if self.0.iter().any(|network| network.contains(&address)) {
+            return None;
+        }
+        let list = self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Some(if is_public(address) {
+            format!("it is a public address, outside ALLOWED_CIDRS ({list})")
+        } else {
+            format!("it is outside ALLOWED_CIDRS ({list})")
+        })
+    }
+}
+
+impl Default for AllowedNetworks {
+    /// What a Network Load Balancer accepts
+    /// ([target groups](https://docs.aws.amazon.com/elasticloadbalancing/latest/network/load-balancer-target-groups.html#target-type)),
+    /// and for IPv6 the unicast ranges that a VPC can hold: global and unique local addresses.
+    fn default() -> Self {
+        let v4 = [([10, 0, 0, 0], 8), ([172, 16, 0, 0], 12), ([192, 168, 0, 0], 16), ([100, 64, 0, 0], 10)];
+        let v6 = [(0x2000, 3), (0xfc00, 7)];
+        let v4 = v4.into_iter().map(|(ip, length)| IpNet::V4(Ipv4Net::new_assert(ip.into(), length)));
+        let v6 = v6
+            .into_iter()
+            .map(|(first, length)| IpNet::V6(Ipv6Net::new_assert([first, 0, 0, 0, 0, 0, 0, 0].into(), length)));
+        Self(v4.chain(v6).collect())
+    }
+}
+
+impl FromStr for AllowedNetworks {
+    type Err = InvalidNetwork;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.split(',')
+            .map(str::trim)
+            .map(|item| item.parse().map_err(|_| InvalidNetwork(item.to_owned())))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+/// A text that is not a network in CIDR notation.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error("`{0}` is not a network")]
+pub struct InvalidNetwork(String);
+
+/// Whether `address` is routed on the public internet, as those are that the name of a publicly
+/// accessible database resolves to outside its VPC.
+pub fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [first, second, ..] = v4.octets();
+            let shared = first == 100 && (64..128).contains(&second);
+            !v4.is_private() && !shared && never_a_target(address).is_none()
+        }
+        IpAddr::V6(v6) => v6.segments().first().is_some_and(|first| first & 0xe000 == 0x2000),
+    }
+}
+
+fn never_a_target(address: IpAddr) -> Option<&'static str> {
+    let (link_local, broadcast) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.is_broadcast()),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), false),
+    };
+    [
+        (address.is_loopback(), "loopback"),
+        (link_local, "link-local"),
+        (address.is_multicast(), "multicast"),
+        (address.is_unspecified(), "unspecified"),
+        (broadcast, "broadcast"),
+    ]
+    .into_iter()
+    .find_map(|(found, kind)| found.then_some(kind))
+}

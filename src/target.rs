@@ -1,0 +1,162 @@
+//! The nouns of Elastic Load Balancing that the plan speaks of: target groups, targets and their states.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// A target: the pair (address, port), which is what Elastic Load Balancing identifies a target by.
+///
+/// It is written `10.0.1.10:5432` or `[fd00::10]:5432`.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Target {
+    /// The IP address.
+    pub address: IpAddr,
+    /// The TCP or UDP port.
+    pub port: NonZeroU16,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.address, self.port.get()).fmt(formatter)
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A target that DescribeTargetHealth lists, with what it says of it.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct RegisteredTarget {
+    /// The address and port that it was registered with.
+    pub target: Target,
+    /// The Availability Zone that was shown; sent back when the target is deregistered, as
+    /// aws-load-balancer-controller does.
+    pub availability_zone: Option<String>,
+    /// Its health.
+    pub state: TargetState,
+}
+
+/// What the plan needs to know of a target's health
+/// ([TargetHealth](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_TargetHealth.html)).
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum TargetState {
+    /// `draining`: it was deregistered, and stays listed until the deregistration delay is over.
+    Draining,
+    /// `healthy`.
+    Healthy,
+    /// Any other state. All of them are registered, `unhealthy.draining` too.
+    Other,
+}
+
+impl TargetState {
+    /// Whether a target in this state is registered. A draining one is not: should DNS return to
+    /// it, it has to be registered again.
+    pub fn is_registered(self) -> bool {
+        self != Self::Draining
+    }
+}
+
+/// The address family of a target group; a group never mixes the two.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IpFamily {
+    /// `ipv4`: A records.
+    V4,
+    /// `ipv6`: AAAA records.
+    V6,
+}
+
+impl IpFamily {
+    /// The type of the DNS records that hold addresses of this family.
+    pub fn record_type(self) -> &'static str {
+        match self {
+            Self::V4 => "A",
+            Self::V6 => "AAAA",
+        }
+    }
+}
+
+/// The ARN of a target group, in any partition.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TargetGroupArn(String);
+
+impl TargetGroupArn {
+    /// The whole ARN.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The Region that the target group lives in.
+    pub fn region(&self) -> &str {
+        self.0.split(':').nth(3).unwrap_or_default()
+    }
+
+    /// `targetgroup/NAME/ID`: the value of CloudWatch's `TargetGroup` dimension.
+    pub fn dimension(&self) -> &str {
+        self.0.splitn(6, ':').nth(5).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for TargetGroupArn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl From<TargetGroupArn> for String {
+    fn from(arn: TargetGroupArn) -> Self {
+        arn.0
+    }
+}
+
+impl TryFrom<String> for TargetGroupArn {
+    type Error = InvalidTargetGroupArn;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl FromStr for TargetGroupArn {
+    type Err = InvalidTargetGroupArn;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidTargetGroupArn(text.to_owned());
+        let [arn, partition, service, region, account, resource] =
+            <[&str; 6]>::try_from(text.splitn(6, ':').collect::<Vec<_>>()).map_err(|_| invalid())?;
+        let [kind, name, id] = <[&str; 3]>::try_from(resource.split('/').collect::<Vec<_>>()).map_err(|_| invalid())?;
+        let made_of = |part: &str, allowed: fn(char) -> bool| !part.is_empty() && part.chars().all(allowed);
+        let lower_case = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let well_formed = arn == "arn"
+            && (partition == "aws" || partition.starts_with("aws-"))
+            && made_of(partition, lower_case)
+            && service == "elasticloadbalancing"
+            && made_of(region, lower_case)
+            && account.len() == 12
+            && made_of(account, |c| c.is_ascii_digit())
+            && kind == "targetgroup"
+            && name.len() <= 32
+            && made_of(name, |c| c.is_ascii_alphanumeric() || c == '-')
+            && made_of(id, |c| c.is_ascii_alphanumeric());
+        if !well_formed {
+            return Err(invalid());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A text that is not the ARN of a target group.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "`{0}` is not the ARN of a target group: expected \
+     arn:PARTITION:elasticloadbalancing:REGION:ACCOUNT:targetgroup/NAME/ID"
+)]
+pub struct InvalidTargetGroupArn(String);
