@@ -1,0 +1,271 @@
+//! The DNS edge: the only place that knows hickory.
+
+use std::{
+    collections::BTreeSet,
+    fmt, iter,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::{
+        op::ResponseCode,
+        rr::{DNSClass, Name, RData, Record},
+    },
+    system_conf::read_system_conf,
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+use crate::{hostname::Hostname, target::IpFamily};
+
+/// Asks name servers for the addresses of hostnames. Nothing is cached: each call is a fresh
+/// query.
+#[derive(Debug)]
+pub struct Resolver {
+    servers: Vec<SocketAddr>,
+    open: Semaphore,
+}
+
+/// An answer that holds at least one address.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Answer {
+    /// The addresses of the name or of the names on its CNAME chain.
+    pub addresses: BTreeSet<IpAddr>,
+    /// When it came.
+    pub at: Instant,
+}
+
+/// Why a hostname has no answer: what each name server said that was asked.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub struct ResolveError {
+    failures: Vec<(SocketAddr, DnsFailure)>,
+}
+
+impl fmt::Display for ResolveError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, (server, failure)) in self.failures.iter().enumerate() {
+            let separator = if position == 0 { "" } else { ", " };
+            write!(formatter, "{separator}{failure} (name server {server})")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a name server did instead of answering.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum DnsFailure {
+    /// A reply that can't be read, or that answers another question.
+    #[error("malformed reply: {0}")]
+    Malformed(String),
+    /// The name exists, but has no address of the family.
+    #[error("no data: the name has no {0} record")]
+    NoData(&'static str),
+    /// There is no such name.
+    #[error("NXDOMAIN: there is no such name")]
+    NxDomain,
+    /// It is not willing to answer.
+    #[error("REFUSED: the server does not answer this client")]
+    Refused,
+    /// Another response code.
+    #[error("response code {0}")]
+    ResponseCode(String),
+    /// It could not find out.
+    #[error("SERVFAIL: the server could not find out")]
+    ServFail,
+    /// No reply came.
+    #[error("time-out: no reply within {} s", .0.as_secs_f32())]
+    TimeOut(Duration),
+    /// It could not be reached.
+    #[error("transport: {0}")]
+    Transport(String),
+}
+
+impl DnsFailure {
+    /// Whether another server, asked the same, would say the same.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::NoData(_) | Self::NxDomain)
+    }
+
+    /// Whether asking the same server again may help: a datagram was lost, perhaps.
+    fn is_worth_another_try(&self) -> bool {
+        matches!(self, Self::TimeOut(_) | Self::Transport(_))
+    }
+}
+
+impl Resolver {
+    /// A resolver that asks `servers` in their order until one answers; where there are none
+    /// given, those that the system is configured with.
+    ///
+    /// # Errors
+    ///
+    /// Where the system's configuration is asked for and can't be read, or names no server.
+    pub fn new(servers: Option<&[SocketAddr]>) -> Result<Self, NoNameServer> {
+        let servers = match servers {
+            Some(servers) => servers.to_vec(),
+            None => system_servers()?,
+        };
+        if servers.is_empty() {
+            return Err(NoNameServer("it names none".to_owned()));
+        }
+        Ok(Self { servers, open: Semaphore::new(MAX_OPEN_QUERIES) })
+    }
+
+    /// Asks for the addresses of `hostname` in one family.
+    ///
+    /// The servers are asked one after another; those that did not reply, once again.
+    ///
+    /// # Errors
+    ///
+    /// Where no server answered, or one said that there is no such name or no such record.
+    pub async fn resolve(&self, hostname: &Hostname, family: IpFamily) -> Result<Answer, ResolveError> {
+        // The semaphore is never closed, and to ask without a permit would do no harm either.
+        let _permit = self.open.acquire().await;
+        let mut failures: Vec<Option<DnsFailure>> = vec![None; self.servers.len()];
+        for _ in 0..ROUNDS {
+            for (server, earlier) in self.servers.iter().zip(&mut failures) {
+                if earlier.as_ref().is_some_and(|failure| !failure.is_worth_another_try()) {
+                    continue;
+                }
+                match ask(*server, hostname, family).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failure) if failure.is_final() => {
+                        return Err(ResolveError { failures: vec![(*server, failure)] });
+                    }
+                    Err(failure) => *earlier = Some(failure),
+                }
+            }
+        }
+        Err(ResolveError { failures: self.servers.iter().copied().zip(failures.into_iter().flatten()).collect() })
+    }
+}
+
+/// Asks one server, through a hickory resolver of its own: within one resolver, SERVFAIL and
+/// REFUSED end the failover and a silent server eats the whole time-out; and a resolver that is
+/// kept would keep TCP connections, which are dead after Lambda has frozen the process. To build
+/// one takes microseconds.
+async fn ask(server: SocketAddr, hostname: &Hostname, family: IpFamily) -> Result<Answer, DnsFailure> {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()]
+        .into_iter()
+        .map(|mut connection| {
+            connection.port = server.port();
+            connection
+        })
+        .collect();
+    let servers = vec![NameServerConfig::new(server.ip(), true, connections)];
+    let mut builder = TokioResolver::builder_with_config(
+        ResolverConfig::from_parts(None, Vec::new(), servers),
+        TokioRuntimeProvider::default(),
+    );
+    let options = builder.options_mut();
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.timeout = REPLY_TIMEOUT;
+    // Rounds over the servers are ours.
+    options.attempts = 0;
+    let resolver = builder.build().map_err(|error| failure(&error, family))?;
+    // Parsed as hickory's own type: from a text, it would refuse names that hold an underscore.
+    let name = Name::from_ascii(format!("{}.", hostname.canonical()))
+        .map_err(|error| DnsFailure::Malformed(error.to_string()))?;
+    // hickory's time-out is for one exchange; this one is for all that a lookup may take: UDP,
+    // then TCP, and more of both where a CNAME comes alone.
+    let lookup = async {
+        match family {
+            IpFamily::V4 => resolver.ipv4_lookup(name.clone()).await,
+            IpFamily::V6 => resolver.ipv6_lookup(name.clone()).await,
+        }
+    };
+    let lookup = timeout(LOOKUP_TIMEOUT, lookup)
+        .await
+        .map_err(|_| DnsFailure::TimeOut(LOOKUP_TIMEOUT))?
+        .map_err(|error| failure(&error, family))?;
+    // hickory lets records through that come with NXDOMAIN.
+    if lookup.message().metadata.response_code == ResponseCode::NXDomain {
+        return Err(DnsFailure::NxDomain);
+    }
+    let addresses = addresses(&name, lookup.answers(), family);
+    if addresses.is_empty() {
+        return Err(DnsFailure::NoData(family.record_type()));
+    }
+    Ok(Answer { addresses, at: Instant::now() })
+}
+
+/// The addresses in an answer that belong to the name or to a name on its CNAME chain. What else
+/// an answer holds, nobody asked for.
+fn addresses(name: &Name, records: &[Record], family: IpFamily) -> BTreeSet<IpAddr> {
+    let internet = || records.iter().filter(|record| record.dns_class == DNSClass::IN);
+    let mut chain = vec![name];
+    let mut followed = 0;
+    while let Some(owner) = chain.get(followed) {
+        let aliases = internet().filter(|record| record.name == **owner).filter_map(|record| match &record.data {
+            RData::CNAME(alias) => Some(&alias.0),
+            _ => None,
+        });
+        let unseen: Vec<&Name> = aliases.filter(|alias| !chain.contains(alias)).collect();
+        chain.extend(unseen);
+        followed += 1;
+    }
+    internet()
+        .filter(|record| chain.contains(&&record.name))
+        .filter_map(|record| match (&record.data, family) {
+            (RData::A(address), IpFamily::V4) => Some(IpAddr::V4(address.0)),
+            (RData::AAAA(address), IpFamily::V6) => Some(IpAddr::V6(address.0)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn failure(error: &NetError, family: IpFamily) -> DnsFailure {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NXDomain => {
+            DnsFailure::NxDomain
+        }
+        NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NoError => {
+            DnsFailure::NoData(family.record_type())
+        }
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::ServFail)) => DnsFailure::ServFail,
+        NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused)) => DnsFailure::Refused,
+        NetError::Dns(DnsError::ResponseCode(code)) => DnsFailure::ResponseCode(code.to_string()),
+        NetError::Timeout => DnsFailure::TimeOut(REPLY_TIMEOUT),
+        NetError::Proto(_) => DnsFailure::Malformed(error.to_string()),
+        NetError::Truncated => {
+            DnsFailure::Transport("the reply was cut short, and TCP did not bring the whole".to_owned())
+        }
+        // What else there is comes from sockets and channels: a connection closed under a query.
+        other => DnsFailure::Transport(other.to_string()),
+    }
+}
+
+fn system_servers() -> Result<Vec<SocketAddr>, NoNameServer> {
+    let (config, _) = read_system_conf().map_err(|error| NoNameServer(error.to_string()))?;
+    let mut seen = BTreeSet::new();
+    let servers = config
+        .name_servers()
+        .iter()
+        .flat_map(|server| iter::repeat(server.ip).zip(server.connections.iter().map(|connection| connection.port)));
+    Ok(servers.map(SocketAddr::from).filter(|server| seen.insert(*server)).collect())
+}
+
+/// There is no name server to ask.
+#[derive(Debug, thiserror::Error)]
+#[error("no name server: DNS_SERVERS is not set, and the system's configuration (/etc/resolv.conf) can't be used: {0}")]
+pub struct NoNameServer(String);
+
+/// How long to wait for one server's reply. The VPC resolver answers from its cache within
+/// milliseconds, and asks on for at most a second or two.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long to wait for one server in all.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How often each server that does not reply is asked.
+const ROUNDS: usize = 2;
+
+/// Queries under way at once: the VPC resolver takes 1,024 packets a second from a network
+/// interface, and a Lambda execution environment has 1,024 file descriptors.
+const MAX_OPEN_QUERIES: usize = 64;

@@ -1,0 +1,177 @@
+//! The Lambda function: an event in, a reply or a function error out.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use aws_config::{
+    BehaviorVersion, SdkConfig,
+    retry::{RetryConfig, RetryMode},
+    timeout::TimeoutConfig,
+};
+use lambda_runtime::Diagnostic;
+use serde_json::Value;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::{
+    binding::InvalidJson,
+    config::{BINDINGS, Config},
+    dns::{NoNameServer, Resolver},
+    event::Request,
+    limiter::Limiter,
+    metrics::Metrics,
+    reconcile::Reconciler,
+    report::{GroupReport, Outcome, Reply},
+    target_group::TargetGroups,
+};
+
+/// Everything that lives as long as the execution environment.
+#[derive(Debug)]
+pub struct Function {
+    config: Config,
+    reconciler: Reconciler,
+    metrics: Metrics,
+}
+
+/// Why an invocation fails. Lambda's own `Errors` metric, its alarms and its retries see it.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Target groups failed; all others were handled, and metrics were sent.
+    #[error("{failed} of {all} target groups failed: {causes}")]
+    Failed {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        all: usize,
+        /// Each with its hostnames and what went wrong.
+        causes: String,
+    },
+    /// The event is none that is known. Nothing was done.
+    #[error("wrong event: {0}")]
+    InvalidEvent(#[from] InvalidJson),
+    /// There is nothing to do.
+    #[error(
+        "no bindings: {BINDINGS} is not set and the event has no `bindings`; give at least one binding, such as \
+         [{{\"hostname\": \"db.example.com\", \"target_group_arn\": \"arn:aws:elasticloadbalancing:…\"}}]"
+    )]
+    NoBindings,
+}
+
+impl From<RunError> for Diagnostic {
+    fn from(error: RunError) -> Self {
+        let error_type = match error {
+            RunError::Failed { .. } => "SyncFailed",
+            RunError::InvalidEvent(_) => "InvalidEvent",
+            RunError::NoBindings => "NoBindings",
+        };
+        Self { error_type: error_type.to_owned(), error_message: error.to_string() }
+    }
+}
+
+impl Function {
+    /// A function that talks to AWS as `sdk` says.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no name server to ask.
+    pub fn new(config: Config, sdk: &SdkConfig) -> Result<Self, NoNameServer> {
+        let limiter = Arc::new(Limiter::new(config.elb_requests_per_second));
+        Ok(Self {
+            metrics: Metrics::new(config.metrics, &config.metrics_namespace, sdk),
+            reconciler: Reconciler {
+                resolver: Resolver::new(config.dns_servers.as_deref())?,
+                target_groups: TargetGroups::new(sdk, Arc::clone(&limiter)),
+                allowed_networks: config.allowed_networks.clone(),
+                limiter,
+                in_step: Mutex::default(),
+            },
+            config,
+        })
+    }
+
+    /// Handles one invocation, which Lambda ends at `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// Where the event is wrong, or any target group failed.
+    pub async fn handle(&self, event: Value, deadline: SystemTime) -> Result<Reply, RunError> {
+        let started = Instant::now();
+        let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
+        let cutoff = started + left.saturating_sub(RESERVE.min(left / 2));
+        let request = Request::from_event(event)?;
+        let groups = request.groups.as_deref().unwrap_or(&self.config.groups);
+        if groups.is_empty() {
+            return Err(RunError::NoBindings);
+        }
+        let reports = self.reconciler.run(groups, request.dry_run, cutoff).await;
+        if !request.dry_run {
+            let last_moment = started + left.saturating_sub(REPLY_RESERVE.min(left / 4));
+            self.metrics.publish(&reports, last_moment).await;
+        }
+        let count = |outcome| reports.iter().filter(|report| report.outcome == outcome).count();
+        let failed = count(Outcome::Failed);
+        info!(
+            trigger = ?request.trigger,
+            dry_run = request.dry_run,
+            groups = reports.len(),
+            in_sync = count(Outcome::InSync),
+            changed = count(Outcome::Changed),
+            deferred = count(Outcome::Deferred),
+            failed,
+            registered = reports.iter().map(|report| report.registered.len()).sum::<usize>(),
+            deregistered = reports.iter().map(|report| report.deregistered.len()).sum::<usize>(),
+            milliseconds = started.elapsed().as_millis(),
+            "run finished"
+        );
+        if failed > 0 {
+            return Err(RunError::Failed { failed, all: reports.len(), causes: causes(&reports) });
+        }
+        Ok(Reply { trigger: request.trigger, dry_run: request.dry_run, groups: reports })
+    }
+}
+
+/// The AWS SDK's settings: credentials, Region and endpoints as its environment says, time-outs
+/// and retries set here.
+///
+/// One attempt that hangs is given up after [`ATTEMPT_TIMEOUT`], all of a call's after
+/// [`OPERATION_TIMEOUT`], so that a dead endpoint is named in an error before a function with a
+/// time-out of 15 s or more is ended.
+pub async fn load_sdk_config(config: &Config) -> SdkConfig {
+    let mode = if config.adaptive_retries { RetryMode::Adaptive } else { RetryMode::Standard };
+    let retries = RetryConfig::standard()
+        .with_retry_mode(mode)
+        .with_max_attempts(config.max_attempts.get())
+        .with_initial_backoff(INITIAL_BACKOFF);
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(OPERATION_TIMEOUT);
+    aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .retry_config(retries)
+        .timeout_config(timeouts.build())
+        .load()
+        .await
+}
+
+fn causes(reports: &[GroupReport]) -> String {
+    let failed = reports.iter().filter(|report| report.outcome == Outcome::Failed);
+    let causes = failed
+        .map(|report| format!("{} of {}: {}", report.names(), report.target_group_arn, report.problems.join("; ")));
+    causes.collect::<Vec<_>>().join(" | ")
+}
+
+/// How long before the deadline what is still open is given up, so that metrics and the reply
+/// go out.
+const RESERVE: Duration = Duration::from_secs(2);
+
+/// How long before the deadline the reply goes out, whatever the metrics do.
+const REPLY_RESERVE: Duration = Duration::from_millis(500);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// The SDK's own is a second; ELBv2 regains ten requests in that time.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(250);

@@ -1,0 +1,24 @@
+//! Keeps the IP target groups of a Network Load Balancer in step with DNS hostnames.
+//!
+//! A Network Load Balancer takes addresses, a database has a hostname whose addresses change.
+//! A run asks DNS for the hostnames and ELBv2 for the targets, compares the two, registers what
+//! is missing, deregisters what is stale, and publishes metrics.
+//!
+//! The decision is [`plan`], which is pure. [`dns`], [`target_group`] and [`metrics`] are the
+//! edges, each the only place that knows its library. [`reconcile`] connects them for a fleet of
+//! target groups, and [`function`] for an invocation.
+
+pub mod binding;
+pub mod config;
+pub mod dns;
+pub mod event;
+pub mod function;
+pub mod hostname;
+pub mod limiter;
+pub mod metrics;
+pub mod network;
+pub mod plan;
+pub mod reconcile;
+pub mod report;
+pub mod target;
+pub mod target_group;

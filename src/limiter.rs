@@ -1,0 +1,124 @@
+//! A token bucket with two priorities, which keeps one execution environment within its share of
+//! the account's ELBv2 quota.
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+/// Hands out requests at a rate, with bursts of [`BURST_SECONDS`] seconds' worth.
+///
+/// No crate was found that lets what was begun go before what was not, which is what keeps a
+/// changed target group from queueing behind the health checks of a thousand unchanged ones.
+#[derive(Debug)]
+pub struct Limiter {
+    per_second: Option<f64>,
+    bucket: Mutex<Bucket>,
+    continuing: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    filled_at: Instant,
+}
+
+/// Who goes first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Priority {
+    /// A target group that is being reconciled.
+    Continue,
+    /// A target group that has not been looked at.
+    Start,
+}
+
+impl Limiter {
+    /// A full bucket; `None` sets no limit.
+    pub fn new(per_second: Option<NonZeroU32>) -> Self {
+        let per_second = per_second.map(|rate| f64::from(rate.get()));
+        Self {
+            per_second,
+            bucket: Mutex::new(Bucket {
+                tokens: per_second.unwrap_or_default() * BURST_SECONDS,
+                filled_at: Instant::now(),
+            }),
+            continuing: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether `count` requests could go out at once.
+    pub fn holds(&self, count: usize) -> bool {
+        self.per_second.is_none_or(|rate| self.filled(rate).tokens >= count as f64)
+    }
+
+    /// Waits for a turn. Dropping the future gives nothing away.
+    pub async fn acquire(&self, priority: Priority) {
+        let Some(rate) = self.per_second else { return };
+        let _queued = (priority == Priority::Continue).then(|| Queued::new(&self.continuing));
+        loop {
+            let pause = {
+                let mut bucket = self.filled(rate);
+                let yields = priority == Priority::Start && self.continuing.load(Ordering::Relaxed) > 0;
+                if bucket.tokens >= 1.0 && !yields {
+                    bucket.tokens -= 1.0;
+                    return;
+                }
+                (1.0 - bucket.tokens).max(SHORTEST_PAUSE_TOKENS) / rate
+            };
+            sleep(Duration::from_secs_f64(pause)).await;
+        }
+    }
+
+    /// Takes a token for a request that goes out without asking, as the SDK's retries do.
+    pub fn take_unasked(&self) {
+        self.change(-1.0);
+    }
+
+    /// Puts a token back.
+    pub fn give_back(&self) {
+        self.change(1.0);
+    }
+
+    fn change(&self, tokens: f64) {
+        if let Some(rate) = self.per_second {
+            self.filled(rate).tokens += tokens;
+        }
+    }
+
+    fn filled(&self, rate: f64) -> MutexGuard<'_, Bucket> {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let earned = now.duration_since(bucket.filled_at).as_secs_f64() * rate;
+        bucket.tokens = (bucket.tokens + earned).min(rate * BURST_SECONDS);
+        bucket.filled_at = now;
+        bucket
+    }
+}
+
+/// Counts a waiting request for as long as it waits.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl<'a> Queued<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Seconds' worth of requests that may go out at once: the quota's own bucket holds four.
+const BURST_SECONDS: f64 = 4.0;
+
+/// How much of a token to wait for at the least, so that one who yields does not spin.
+const SHORTEST_PAUSE_TOKENS: f64 = 0.1;

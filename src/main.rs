@@ -1,0 +1,59 @@
+//! The Lambda `bootstrap`: reads the environment, builds the clients once, and serves invocations.
+
+use std::{env, error::Error, process::ExitCode};
+
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
+use lambda_runtime_api_client::{Client, body::Body};
+use nlb_hostname_targets::{
+    config::Config,
+    function::{Function, RunError, load_sdk_config},
+    report::Reply,
+};
+use serde_json::Value;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    tracing::init_default_subscriber();
+    let function = match start().await {
+        Ok(function) => function,
+        Err(error) => {
+            tracing::error!(%error, "the function can't start");
+            report_init_error(error.as_ref()).await;
+            return ExitCode::FAILURE;
+        }
+    };
+    let serve = async |event: LambdaEvent<Value>| -> Result<Reply, RunError> {
+        function.handle(event.payload, event.context.deadline()).await
+    };
+    match lambda_runtime::run(service_fn(serve)).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the runtime ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start() -> Result<Function, Box<dyn Error + Send + Sync>> {
+    let config = Config::parse(|name| env::var_os(name).map(|value| value.to_string_lossy().into_owned()))?;
+    let sdk = load_sdk_config(&config).await;
+    Ok(Function::new(config, &sdk)?)
+}
+
+/// Tells Lambda why the function does not start, so that whoever invokes it reads more than
+/// `exit status 1`.
+async fn report_init_error(error: &(dyn Error + Send + Sync)) {
+    let diagnostic = Diagnostic { error_type: "InvalidConfiguration".to_owned(), error_message: error.to_string() };
+    let report = async {
+        let client = Client::builder().build()?;
+        let request = lambda_runtime_api_client::build_request()
+            .method("POST")
+            .uri("/2018-06-01/runtime/init/error")
+            .header("lambda-runtime-function-error-type", &diagnostic.error_type)
+            .body(Body::from(serde_json::to_vec(&diagnostic)?))?;
+        client.call(request).await
+    };
+    if let Err(error) = report.await {
+        tracing::warn!(%error, "the Lambda Runtime API did not take the error");
+    }
+}

@@ -1,0 +1,159 @@
+//! The metrics edge: a run's numbers, to CloudWatch or to stdout.
+
+use std::{
+    io::{self, Write},
+    time::{Duration, SystemTime},
+};
+
+use aws_config::SdkConfig;
+use aws_sdk_cloudwatch::{
+    Client,
+    config::timeout::TimeoutConfig,
+    error::DisplayErrorContext,
+    primitives::DateTime,
+    types::{Dimension, MetricDatum, StandardUnit},
+};
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+
+use crate::{config::MetricsDestination, report::GroupReport};
+
+/// Publishes the metrics of runs.
+#[derive(Debug)]
+pub struct Metrics {
+    destination: Destination,
+    namespace: String,
+}
+
+#[derive(Debug)]
+enum Destination {
+    CloudWatch(Client),
+    Emf,
+    Off,
+}
+
+/// The name, unit and value of a metric.
+type Metric = (&'static str, StandardUnit, f64);
+
+impl Metrics {
+    /// Publishes to `destination` under `namespace`.
+    pub fn new(destination: MetricsDestination, namespace: &str, sdk: &SdkConfig) -> Self {
+        Self {
+            destination: match destination {
+                MetricsDestination::CloudWatch => {
+                    let timeouts = TimeoutConfig::builder()
+                        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                        .operation_timeout(OPERATION_TIMEOUT);
+                    let config = aws_sdk_cloudwatch::config::Builder::from(sdk).timeout_config(timeouts.build());
+                    Destination::CloudWatch(Client::from_conf(config.build()))
+                }
+                MetricsDestination::Emf => Destination::Emf,
+                MetricsDestination::Off => Destination::Off,
+            },
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    /// Publishes what `reports` say, until `deadline` at the latest. What can't be sent is a
+    /// logged warning: the targets are right, and that is what counts.
+    pub async fn publish(&self, reports: &[GroupReport], deadline: Instant) {
+        match &self.destination {
+            Destination::CloudWatch(client) => {
+                if timeout_at(deadline, self.put(client, reports)).await.is_err() {
+                    warn!("metrics were not sent: no reply to PutMetricData before the deadline");
+                }
+            }
+            Destination::Emf => {
+                if let Err(error) = self.print(reports) {
+                    warn!(%error, "metrics were not written to stdout");
+                }
+            }
+            Destination::Off => {}
+        }
+    }
+
+    async fn put(&self, client: &Client, reports: &[GroupReport]) {
+        let now = DateTime::from(SystemTime::now());
+        let mut data = Vec::new();
+        for report in reports {
+            let dimension = Dimension::builder().name(DIMENSION).value(report.target_group_arn.dimension()).build();
+            data.extend(metrics(report).into_iter().map(|(name, unit, value)| {
+                MetricDatum::builder()
+                    .metric_name(name)
+                    .dimensions(dimension.clone())
+                    .timestamp(now)
+                    .unit(unit)
+                    .value(value)
+                    .build()
+            }));
+        }
+        while !data.is_empty() {
+            let rest = data.split_off(data.len().min(METRICS_IN_A_CALL));
+            let sent = client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data)).send().await;
+            if let Err(error) = sent {
+                warn!(error = %DisplayErrorContext(&error), "metrics were not sent: PutMetricData failed");
+                // An endpoint that fails once is not asked again for each of many batches.
+                return;
+            }
+            data = rest;
+        }
+    }
+
+    fn print(&self, reports: &[GroupReport]) -> io::Result<()> {
+        let timestamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let mut stdout = io::stdout().lock();
+        for report in reports {
+            let metrics = metrics(report);
+            let names: Vec<_> =
+                metrics.iter().map(|(name, unit, _)| json!({"Name": name, "Unit": unit.as_str()})).collect();
+            let mut document = Map::new();
+            document.insert(
+                "_aws".to_owned(),
+                json!({
+                    "Timestamp": u64::try_from(timestamp).unwrap_or(u64::MAX),
+                    "CloudWatchMetrics": [{
+                        "Namespace": self.namespace,
+                        "Dimensions": [[DIMENSION]],
+                        "Metrics": names,
+                    }],
+                }),
+            );
+            document.insert(DIMENSION.to_owned(), report.target_group_arn.dimension().into());
+            document.extend(metrics.into_iter().map(|(name, _, value)| (name.to_owned(), value.into())));
+            writeln!(stdout, "{}", Value::Object(document))?;
+        }
+        stdout.flush()
+    }
+}
+
+/// What is unknown is left out: a failed look must not read as an empty target group.
+fn metrics(report: &GroupReport) -> Vec<Metric> {
+    let count = |name, number: usize| (name, StandardUnit::Count, number as f64);
+    let mut metrics = vec![
+        count("ResolvedAddresses", report.resolved.len()),
+        count("Registrations", report.registered.len()),
+        count("Deregistrations", report.deregistered.len()),
+        count("WaitingTargets", report.waiting.len()),
+        count("RefusedAddresses", report.refused.len()),
+        count("Failures", usize::from(!report.problems.is_empty())),
+        ("ResolveTime", StandardUnit::Milliseconds, report.resolve_time.as_secs_f64() * 1000.0),
+    ];
+    if let Some(held) = report.held {
+        metrics.extend([count("RegisteredTargets", held.registered), count("HealthyTargets", held.healthy)]);
+    }
+    metrics
+}
+
+/// The dimension by which AWS/NetworkELB's own metrics name a target group.
+const DIMENSION: &str = "TargetGroup";
+
+/// [PutMetricData](https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html)
+/// takes 1,000 metrics and 1 MB in a request; as many of ours are about 200 KB.
+const METRICS_IN_A_CALL: usize = 1000;
+
+/// How long to wait for a reply: the sync is done by then, and Lambda bills the wait.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How long to wait with all retries.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);

@@ -1,0 +1,445 @@
+//! The ELBv2 edge: describes, registers and deregisters targets. No SDK type leaves it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    error::Error,
+    iter,
+    net::IpAddr,
+    num::NonZeroU16,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aws_config::{Region, SdkConfig};
+use aws_sdk_elasticloadbalancingv2::{
+    Client,
+    config::{
+        Builder, ConfigBag, Intercept, RuntimeComponents,
+        interceptors::{BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextRef},
+    },
+    error::{BoxError, ProvideErrorMetadata, SdkError},
+    types::{
+        TargetDescription, TargetGroupIpAddressTypeEnum, TargetHealthDescription, TargetHealthStateEnum, TargetTypeEnum,
+    },
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    limiter::{Limiter, Priority},
+    target::{IpFamily, RegisteredTarget, Target, TargetGroupArn, TargetState},
+};
+
+/// The target groups of an account, as far as ELBv2 lets us see and change them.
+#[derive(Debug)]
+pub struct TargetGroups {
+    sdk: SdkConfig,
+    /// By Region: an ARN names the Region that its target group lives in.
+    clients: Mutex<HashMap<String, Client>>,
+    facts: Mutex<HashMap<TargetGroupArn, Facts>>,
+    limiter: Arc<Limiter>,
+    open: Semaphore,
+}
+
+/// What never changes about a target group, and so is read once in an execution environment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Facts {
+    /// The port that targets are registered on unless another is asked for.
+    pub port: NonZeroU16,
+    /// The family of its addresses.
+    pub family: IpFamily,
+}
+
+/// Why a registration stopped before its end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// The call failed.
+    #[error(transparent)]
+    Failed(ElbError),
+    /// The target group holds as many targets as its quota allows.
+    #[error(transparent)]
+    QuotaReached(ElbError),
+}
+
+/// An ELBv2 call that failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{operation}: {problem}")]
+pub struct ElbError {
+    operation: &'static str,
+    code: Option<String>,
+    problem: String,
+}
+
+impl TargetGroups {
+    /// Calls ELBv2 with `sdk`'s credentials and settings, no faster than `limiter` lets it.
+    pub fn new(sdk: &SdkConfig, limiter: Arc<Limiter>) -> Self {
+        Self {
+            sdk: sdk.clone(),
+            clients: Mutex::default(),
+            facts: Mutex::default(),
+            limiter,
+            open: Semaphore::new(MAX_OPEN_REQUESTS),
+        }
+    }
+
+    /// The static facts, if they were read before.
+    pub fn known_facts(&self, arn: &TargetGroupArn) -> Option<Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(arn).copied()
+    }
+
+    /// The static facts of a target group: read once, then remembered.
+    ///
+    /// # Errors
+    ///
+    /// Where the call fails, or the target group is not of target type `ip`.
+    pub async fn facts(&self, arn: &TargetGroupArn) -> Result<Facts, ElbError> {
+        if let Some(facts) = self.known_facts(arn) {
+            return Ok(facts);
+        }
+        self.limiter.acquire(Priority::Continue).await;
+        let _permit = self.open.acquire().await;
+        let operation = "DescribeTargetGroups";
+        let reply = self
+            .client(arn)
+            .describe_target_groups()
+            .target_group_arns(arn.as_str())
+            .send()
+            .await
+            .map_err(|error| ElbError::new(operation, &error))?;
+        let unusable = |problem: String| ElbError { operation, code: None, problem };
+        let group = reply
+            .target_groups()
+            .iter()
+            .find(|group| group.target_group_arn() == Some(arn.as_str()))
+            .ok_or_else(|| unusable("the reply does not hold the target group".to_owned()))?;
+        match group.target_type() {
+            Some(TargetTypeEnum::Ip) => {}
+            other => {
+                let found = other.map_or("unknown", TargetTypeEnum::as_str);
+                return Err(unusable(format!(
+                    "the target group is of target type `{found}`, and only one of type `ip` can follow a \
+                     hostname: create a target group of type `ip` and bind that"
+                )));
+            }
+        }
+        let port = group.port().and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
+        let facts = Facts {
+            port: port.ok_or_else(|| unusable("the reply does not hold the target group's port".to_owned()))?,
+            family: match group.ip_address_type() {
+                Some(TargetGroupIpAddressTypeEnum::Ipv6) => IpFamily::V6,
+                _ => IpFamily::V4,
+            },
+        };
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).insert(arn.clone(), facts);
+        Ok(facts)
+    }
+
+    /// The targets that DescribeTargetHealth lists, draining ones among them. The caller has
+    /// waited for its turn.
+    ///
+    /// # Errors
+    ///
+    /// Where the call fails.
+    pub async fn describe(&self, arn: &TargetGroupArn) -> Result<Vec<RegisteredTarget>, ElbError> {
+        let _permit = self.open.acquire().await;
+        let reply = self
+            .client(arn)
+            .describe_target_health()
+            .target_group_arn(arn.as_str())
+            .send()
+            .await
+            .map_err(|error| ElbError::new("DescribeTargetHealth", &error))?;
+        // Strict, because the SDK takes a reply that was cut short for a shorter list whose last
+        // member may be half there.
+        let read = |description: &TargetHealthDescription| {
+            let target = description.target()?;
+            let port = target.port().and_then(|port| u16::try_from(port).ok())?;
+            Some(RegisteredTarget {
+                target: Target { address: target.id()?.parse().ok()?, port: NonZeroU16::new(port)? },
+                availability_zone: target.availability_zone().map(ToOwned::to_owned),
+                state: match description.target_health()?.state()? {
+                    TargetHealthStateEnum::Draining => TargetState::Draining,
+                    TargetHealthStateEnum::Healthy => TargetState::Healthy,
+                    _ => TargetState::Other,
+                },
+            })
+        };
+        reply
+            .target_health_descriptions()
+            .iter()
+            .map(|description| {
+                read(description).ok_or_else(|| ElbError {
+                    operation: "DescribeTargetHealth",
+                    code: None,
+                    problem: "the reply holds a target without an IP address, port or state".to_owned(),
+                })
+            })
+            .collect()
+    }
+
+    /// Registers `targets`. While it goes, what AWS accepted is added to `registered`, and what
+    /// it refused for good to `refused`. The caller has waited for the turn of the first call.
+    ///
+    /// A call that AWS refuses because of one target is repeated without it, so that no target
+    /// keeps another out. The Availability Zone is left out first; a target that AWS says is
+    /// outside the VPC is sent again with `all`, because only AWS knows which addresses lie in
+    /// the VPC's subnets, and asking EC2 would need its permissions.
+    ///
+    /// # Errors
+    ///
+    /// Where a call fails for another reason than one of its targets.
+    pub async fn register(
+        &self,
+        arn: &TargetGroupArn,
+        targets: &BTreeSet<Target>,
+        registered: &mut BTreeSet<Target>,
+        refused: &mut BTreeMap<IpAddr, String>,
+    ) -> Result<(), RegisterError> {
+        let mut batches: VecDeque<(Vec<Target>, Zone)> =
+            in_batches(targets.iter().copied()).map(|batch| (batch, Zone::LeftOut)).collect();
+        let mut outside: Vec<Target> = Vec::new();
+        let mut first = true;
+        loop {
+            let Some((batch, zone)) = batches.pop_front() else {
+                if outside.is_empty() {
+                    return Ok(());
+                }
+                batches.extend(in_batches(outside.drain(..)).map(|batch| (batch, Zone::All)));
+                continue;
+            };
+            if !first {
+                self.limiter.acquire(Priority::Continue).await;
+            }
+            first = false;
+            let Err(error) = self.register_batch(arn, &batch, zone).await else {
+                registered.extend(batch);
+                continue;
+            };
+            let verdict = error.verdict();
+            match verdict {
+                Verdict::Failed => return Err(RegisterError::Failed(error)),
+                Verdict::QuotaReached if batch.len() == 1 => return Err(RegisterError::QuotaReached(error)),
+                Verdict::OutsideVpc | Verdict::QuotaReached | Verdict::TargetRefused => {}
+            }
+            let named = error.named_addresses();
+            let (suspects, rest): (Vec<_>, Vec<_>) =
+                batch.iter().partition(|target| batch.len() == 1 || named.contains(&target.address));
+            if suspects.is_empty() {
+                let (left, right) = rest.split_at(rest.len() / 2);
+                batches.push_front((right.to_vec(), zone));
+                batches.push_front((left.to_vec(), zone));
+                continue;
+            }
+            if !rest.is_empty() {
+                batches.push_front((rest, zone));
+            }
+            if verdict == Verdict::OutsideVpc && zone == Zone::LeftOut {
+                outside.extend(suspects);
+            } else {
+                refused.extend(suspects.into_iter().map(|target| (target.address, error.problem.clone())));
+            }
+        }
+    }
+
+    async fn register_batch(&self, arn: &TargetGroupArn, batch: &[Target], zone: Zone) -> Result<(), ElbError> {
+        let _permit = self.open.acquire().await;
+        let zone = match zone {
+            Zone::All => Some("all".to_owned()),
+            Zone::LeftOut => None,
+        };
+        let targets = batch.iter().map(|target| description(target, zone.clone())).collect();
+        self.client(arn)
+            .register_targets()
+            .target_group_arn(arn.as_str())
+            .set_targets(Some(targets))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| ElbError::new("RegisterTargets", &error))
+    }
+
+    /// Deregisters targets exactly as DescribeTargetHealth showed them: without its port, a
+    /// target that was registered on a port of its own stays, and AWS reports success. `done`
+    /// grows while it goes. The caller has waited for the turn of the first call.
+    ///
+    /// # Errors
+    ///
+    /// Where a call fails.
+    pub async fn deregister(
+        &self,
+        arn: &TargetGroupArn,
+        targets: &BTreeSet<RegisteredTarget>,
+        done: &mut BTreeSet<Target>,
+    ) -> Result<(), ElbError> {
+        for (position, batch) in in_batches(targets).enumerate() {
+            if position > 0 {
+                self.limiter.acquire(Priority::Continue).await;
+            }
+            let _permit = self.open.acquire().await;
+            let descriptions =
+                batch.iter().map(|shown| description(&shown.target, shown.availability_zone.clone())).collect();
+            self.client(arn)
+                .deregister_targets()
+                .target_group_arn(arn.as_str())
+                .set_targets(Some(descriptions))
+                .send()
+                .await
+                .map_err(|error| ElbError::new("DeregisterTargets", &error))?;
+            done.extend(batch.iter().map(|shown| shown.target));
+        }
+        Ok(())
+    }
+
+    fn client(&self, arn: &TargetGroupArn) -> Client {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients
+            .entry(arn.region().to_owned())
+            .or_insert_with(|| {
+                let config = Builder::from(&self.sdk)
+                    .region(Region::new(arn.region().to_owned()))
+                    .interceptor(CountAttempts(Arc::clone(&self.limiter)));
+                Client::from_conf(config.build())
+            })
+            .clone()
+    }
+}
+
+impl ElbError {
+    fn new<E: Error + ProvideErrorMetadata + 'static>(operation: &'static str, error: &SdkError<E>) -> Self {
+        let code = error.code().map(ToOwned::to_owned);
+        let problem = match (error, &code) {
+            (SdkError::ServiceError(_), Some(code)) => {
+                let message = error.message().unwrap_or("(no message)");
+                format!("{code}: {message}{}", hint(operation, code))
+            }
+            (SdkError::ServiceError(service), None) => {
+                format!("an error reply that can't be read, HTTP status {}", service.raw().status())
+            }
+            (SdkError::TimeoutError(_), _) => {
+                "no reply in time; a function in a VPC reaches AWS through a NAT gateway or interface endpoints"
+                    .to_owned()
+            }
+            _ => chain(error),
+        };
+        Self { operation, code, problem }
+    }
+
+    /// What a failed RegisterTargets says of its targets. ValidationError is not modelled by the
+    /// API, and only its text tells what is the matter.
+    fn verdict(&self) -> Verdict {
+        match self.code.as_deref() {
+            Some("TooManyTargets") => Verdict::QuotaReached,
+            Some("InvalidTarget" | "TooManyRegistrationsForTargetId") => Verdict::TargetRefused,
+            Some("ValidationError") if OUTSIDE_VPC.iter().any(|phrase| self.problem.contains(phrase)) => {
+                Verdict::OutsideVpc
+            }
+            Some("ValidationError") => Verdict::TargetRefused,
+            _ => Verdict::Failed,
+        }
+    }
+
+    /// The addresses that the message mentions.
+    fn named_addresses(&self) -> BTreeSet<IpAddr> {
+        self.problem
+            .split(|c: char| !(c.is_ascii_hexdigit() || c == '.' || c == ':'))
+            .filter_map(|word| word.trim_end_matches(['.', ':']).parse().ok())
+            .collect()
+    }
+}
+
+/// What a failed RegisterTargets says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Verdict {
+    /// Nothing about a target.
+    Failed,
+    /// A target lies outside the VPC, and needs an Availability Zone.
+    OutsideVpc,
+    /// The target group is full.
+    QuotaReached,
+    /// A target is not accepted.
+    TargetRefused,
+}
+
+/// What to send as a target's Availability Zone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Zone {
+    All,
+    LeftOut,
+}
+
+/// Has the limiter count attempts instead of calls: the token that a call waited for is given
+/// back, and each attempt, the SDK's retries among them, takes its own.
+#[derive(Debug)]
+struct CountAttempts(Arc<Limiter>);
+
+impl Intercept for CountAttempts {
+    fn name(&self) -> &'static str {
+        "CountAttempts"
+    }
+
+    fn read_before_execution(
+        &self,
+        _: &BeforeSerializationInterceptorContextRef<'_>,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.give_back();
+        Ok(())
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.take_unasked();
+        Ok(())
+    }
+}
+
+fn description(target: &Target, zone: Option<String>) -> TargetDescription {
+    TargetDescription::builder()
+        .id(target.address.to_string())
+        .port(target.port.get().into())
+        .set_availability_zone(zone)
+        .build()
+}
+
+fn in_batches<T>(items: impl IntoIterator<Item = T>) -> impl Iterator<Item = Vec<T>> {
+    let mut items = items.into_iter();
+    iter::from_fn(move || Some(items.by_ref().take(BATCH).collect::<Vec<_>>()).filter(|batch| !batch.is_empty()))
+}
+
+/// What to do about an error, where AWS's own message leaves the user alone.
+fn hint(operation: &str, code: &str) -> String {
+    match code {
+        "AccessDenied" | "AccessDeniedException" => {
+            format!(" (the function's role must allow elasticloadbalancing:{operation})")
+        }
+        "TargetGroupNotFound" | "TargetGroupNotFoundException" => {
+            " (was the target group deleted, or does its ARN name another account or Region?)".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// An error with its causes: the SDK's own text stops at `dispatch failure`.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// What the two messages hold by which AWS says that an address needs an Availability Zone: one
+/// for addresses outside the VPC, one for those that are in one of its networks but in no subnet
+/// (aws-load-balancer-controller, issues 3084 and 3714).
+const OUTSIDE_VPC: [&str; 2] = ["outside the VPC", "not in the VPC"];
+
+/// Targets in a call. AWS documents no limit; aws-load-balancer-controller sends 200.
+const BATCH: usize = 200;
+
+/// Requests under way at once, so that a fleet of target groups does not exhaust the 1,024 file
+/// descriptors of an execution environment.
+const MAX_OPEN_REQUESTS: usize = 64;
