@@ -232,7 +232,7 @@ fn failure(error: &NetError, family: IpFamily) -> DnsFailure {
         NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused)) => DnsFailure::Refused,
         NetError::Dns(DnsError::ResponseCode(code)) => DnsFailure::ResponseCode(code.to_string()),
         NetError::Timeout => DnsFailure::TimeOut(REPLY_TIMEOUT),
-        NetError::Proto(_) => DnsFailure::Malformed(error.to_string()),
+        NetError::ForeignClassRecord { .. } | NetError::Proto(_) => DnsFailure::Malformed(error.to_string()),
         NetError::Truncated => {
             DnsFailure::Transport("the reply was cut short, and TCP did not bring the whole".to_owned())
         }

@@ -121,17 +121,21 @@ fn watch_seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u3
     integer(deserializer, 0..=LONGEST_INVOCATION)
 }
 
-/// Whether an SNS record holds what RDS publishes to a topic: its own notification, or the
-/// EventBridge event if a rule forwards it.
+/// Whether an SNS record holds what RDS publishes to a topic: its own notification (of which the
+/// first, sent when the subscription is made, is plain text), or the EventBridge event if a rule
+/// forwards it.
 fn carries_rds_notification(records: &Value) -> bool {
     let records = records.as_array().map(Vec::as_slice).unwrap_or_default();
     records.iter().any(|record| {
-        let message = record
-            .get("EventSource")
-            .filter(|source| *source == SNS)
-            .and_then(|_| record.get("Sns")?.get("Message")?.as_str())
-            .and_then(|message| serde_json::from_str::<Value>(message).ok());
-        message.is_some_and(|message| {
+        let Some(sns) = record.get("EventSource").filter(|source| *source == SNS).and_then(|_| record.get("Sns"))
+        else {
+            return false;
+        };
+        if sns.get("Subject").is_some_and(|subject| subject == RDS_SUBJECT) {
+            return true;
+        }
+        let message = sns.get("Message").and_then(Value::as_str);
+        message.and_then(|message| serde_json::from_str::<Value>(message).ok()).is_some_and(|message| {
             message.get("source").is_some_and(|source| source == RDS)
                 || message.get("Event ID").and_then(Value::as_str).is_some_and(|id| id.contains(RDS_EVENT_ID))
         })
@@ -152,6 +156,9 @@ const RDS: &str = "aws.rds";
 
 /// The `EventSource` of a record that SNS hands to Lambda.
 const SNS: &str = "aws:sns";
+
+/// The subject of RDS's own notifications.
+const RDS_SUBJECT: &str = "RDS Notification Message";
 
 /// How every `Event ID` of an RDS notification ends, before its number.
 const RDS_EVENT_ID: &str = "RDS-EVENT-";

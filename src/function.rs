@@ -6,7 +6,7 @@ use std::{
 };
 
 use aws_config::{
-    BehaviorVersion, SdkConfig,
+    BehaviorVersion, ConfigLoader, SdkConfig,
     retry::{RetryConfig, RetryMode},
     timeout::TimeoutConfig,
 };
@@ -98,7 +98,7 @@ impl Function {
     /// Where the event is wrong, or any target group failed.
     pub async fn handle(&self, event: Value, deadline: SystemTime) -> Result<Reply, RunError> {
         let started = Instant::now();
-        let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = deadline.duration_since(SystemTime::now()).unwrap_or(UNKNOWN_DEADLINE);
         let cutoff = started + left.saturating_sub(RESERVE.min(left / 2));
         let request = Request::from_event(event)?;
         let groups = request.groups.as_deref().unwrap_or(&self.config.groups);
@@ -138,7 +138,7 @@ impl Function {
 /// One attempt that hangs is given up after [`ATTEMPT_TIMEOUT`], all of a call's after
 /// [`OPERATION_TIMEOUT`], so that a dead endpoint is named in an error before a function with a
 /// time-out of 15 s or more is ended.
-pub async fn load_sdk_config(config: &Config) -> SdkConfig {
+pub fn sdk_config(config: &Config) -> ConfigLoader {
     let mode = if config.adaptive_retries { RetryMode::Adaptive } else { RetryMode::Standard };
     let retries = RetryConfig::standard()
         .with_retry_mode(mode)
@@ -148,11 +148,7 @@ pub async fn load_sdk_config(config: &Config) -> SdkConfig {
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
         .operation_timeout(OPERATION_TIMEOUT);
-    aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .retry_config(retries)
-        .timeout_config(timeouts.build())
-        .load()
-        .await
+    aws_config::defaults(BehaviorVersion::v2026_01_12()).retry_config(retries).timeout_config(timeouts.build())
 }
 
 fn causes(reports: &[GroupReport]) -> String {
@@ -161,6 +157,10 @@ fn causes(reports: &[GroupReport]) -> String {
         .map(|report| format!("{} of {}: {}", report.names(), report.target_group_arn, report.problems.join("; ")));
     causes.collect::<Vec<_>>().join(" | ")
 }
+
+/// How long a run may take whose deadline was over before it began, which means that it is not
+/// known: cargo-lambda 1.9 sends one in the year 1970.
+const UNKNOWN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long before the deadline what is still open is given up, so that metrics and the reply
 /// go out.

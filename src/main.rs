@@ -6,7 +6,7 @@ use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
 use lambda_runtime_api_client::{Client, body::Body};
 use nlb_hostname_targets::{
     config::Config,
-    function::{Function, RunError, load_sdk_config},
+    function::{Function, RunError, sdk_config},
     report::Reply,
 };
 use serde_json::Value;
@@ -36,7 +36,7 @@ async fn main() -> ExitCode {
 
 async fn start() -> Result<Function, Box<dyn Error + Send + Sync>> {
     let config = Config::parse(|name| env::var_os(name).map(|value| value.to_string_lossy().into_owned()))?;
-    let sdk = load_sdk_config(&config).await;
+    let sdk = sdk_config(&config).load().await;
     Ok(Function::new(config, &sdk)?)
 }
 

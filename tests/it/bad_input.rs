@@ -1,0 +1,305 @@
+//! Every row of the contract's tables, given wrongly: the error names the field or variable, the
+//! value and what is accepted, and nothing is asked or changed anywhere.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    ARN, World,
+    aws::TargetGroup,
+    binding, parse,
+    runtime_api::{Bootstrap, RuntimeApi},
+};
+
+/// A binding with one field set to `value`, or without it.
+fn with(field: &str, value: Option<Value>) -> Value {
+    let mut binding = binding("db.test", ARN);
+    match value {
+        Some(value) => binding[field] = value,
+        None => drop(binding.as_object_mut().unwrap().remove(field)),
+    }
+    binding
+}
+
+/// Wrong bindings, each with the words that its error has to hold.
+fn wrong_bindings() -> Vec<(Value, Vec<&'static str>)> {
+    let long = format!("{}.test", "a.".repeat(125).trim_end_matches('.'));
+    let long_label = format!("{}.test", "a".repeat(64));
+    let mut wrong = vec![
+        (with("hostname", None), vec!["missing field `hostname`"]),
+        (with("target_group_arn", None), vec!["missing field `target_group_arn`"]),
+        (with("prot", Some(json!(5432))), vec!["unknown field `prot`", "`port`"]),
+        (json!("db.test"), vec!["struct Binding"]),
+    ];
+    let mut row = |field: &'static str, values: Vec<Value>, accepted: &'static str| {
+        for value in values {
+            wrong.push((with(field, Some(value)), vec![field, accepted]));
+        }
+    };
+    row("hostname", vec![json!(5), json!(null), json!(["db.test"]), json!({})], "a DNS name");
+    row("hostname", vec![json!(""), json!(".")], "empty");
+    row("hostname", vec![json!("10.0.1.10"), json!("10.0.1.10."), json!("::1"), json!("[fd00::1]")], "IP address");
+    row("hostname", vec![json!("db..test"), json!(".db.test"), json!("db.test..")], "empty label");
+    row("hostname", vec![json!(long)], "253");
+    row("hostname", vec![json!(long_label)], "63");
+    row(
+        "hostname",
+        vec![
+            json!("db test"),
+            json!("https://db.test"),
+            json!("db.test:5432"),
+            json!("dätabase.test"),
+            json!("*.test"),
+        ],
+        "only letters",
+    );
+    let service = |from: &str, to: &str| json!(ARN.replace(from, to));
+    row("target_group_arn", vec![json!(7), json!(null), json!([])], "the ARN of a target group");
+    row(
+        "target_group_arn",
+        vec![
+            json!(""),
+            json!("db"),
+            service("targetgroup/", "loadbalancer/net/"),
+            service("elasticloadbalancing", "ec2"),
+            service("us-east-1", ""),
+            service("123456789012", "12345"),
+            service("arn:aws", "arn:gcp"),
+            service("/0123456789abcdef", ""),
+            service("/0123456789abcdef", "/0123/5"),
+            json!(format!("{ARN}\n")),
+        ],
+        "arn:PARTITION:elasticloadbalancing:REGION:ACCOUNT:targetgroup/NAME/ID",
+    );
+    row(
+        "port",
+        vec![json!(0), json!(65536), json!(-1), json!(5432.5), json!("5432"), json!(null), json!(true)],
+        "an integer from 1 to 65535",
+    );
+    row("deregister_after_seconds", vec![json!(-1), json!(1.5), json!("60"), json!(null)], "an integer from 0 to");
+    row("deregister_after_seconds", vec![json!(300)], "not yet available");
+    row("ownership", vec![json!("owned"), json!(1), json!(null), json!("Exclusive")], "`exclusive` or `shared`");
+    row("ownership", vec![json!("shared")], "not yet available");
+    row("lookups", vec![json!(0), json!(51), json!("5"), json!(null), json!(2.5)], "an integer from 1 to 50");
+    row("lookups", vec![json!(5)], "not yet available");
+    wrong
+}
+
+#[test]
+fn wrong_bindings_in_the_environment() {
+    for (binding, words) in wrong_bindings() {
+        let text = json!([with("port", Some(json!(1))), binding]).to_string();
+        let message = parse(&[("BINDINGS", &text)]).unwrap_err().to_string();
+        for word in words.iter().chain(&["BINDINGS[1]"]) {
+            assert!(message.contains(word), "{text}\n{message}\nlacks {word}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn wrong_bindings_in_the_event() {
+    let world = World::new().await;
+    for (binding, words) in wrong_bindings() {
+        let event = json!({"bindings": [with("port", Some(json!(1))), binding]});
+        let message = world.failure(event.clone()).await;
+        for word in words.iter().chain(&["bindings[1]"]) {
+            assert!(message.contains(word), "{event}\n{message}\nlacks {word}");
+        }
+    }
+    assert!(world.aws.calls().is_empty() && world.dns.queries().is_empty());
+}
+
+#[test]
+fn the_values_that_a_row_accepts() {
+    let long = format!("{}a", "a.".repeat(126));
+    assert_eq!(long.len(), 253);
+    for hostname in
+        ["db.test", "db.test.", "DB.Test", "_pg._tcp.x-y.test", "localhost", "db", &long, "xn--dtabase-5wa.test"]
+    {
+        let text = json!([with("hostname", Some(json!(hostname)))]).to_string();
+        parse(&[("BINDINGS", &text)]).unwrap_or_else(|error| panic!("{hostname}: {error}"));
+    }
+    for partition in ["aws", "aws-cn", "aws-us-gov", "aws-iso-b"] {
+        let arn = ARN.replace("arn:aws:", &format!("arn:{partition}:"));
+        let text = json!([with("target_group_arn", Some(json!(arn)))]).to_string();
+        assert_eq!(parse(&[("BINDINGS", &text)]).unwrap().groups[0].arn.as_str(), arn);
+    }
+    for (field, value) in [
+        ("port", json!(1)),
+        ("port", json!(65535)),
+        ("deregister_after_seconds", json!(0)),
+        ("ownership", json!("exclusive")),
+        ("lookups", json!(1)),
+    ] {
+        let text = json!([with(field, Some(value))]).to_string();
+        parse(&[("BINDINGS", &text)]).unwrap_or_else(|error| panic!("{text}: {error}"));
+    }
+}
+
+#[test]
+fn bindings_of_one_group_that_state_different_values() {
+    for (field, one, other) in
+        [("ownership", json!("exclusive"), json!("shared")), ("deregister_after_seconds", json!(0), json!(60))]
+    {
+        let mut second = with(field, Some(other));
+        second["hostname"] = json!("other.test");
+        let text = json!([with(field, Some(one)), second]).to_string();
+        let message = parse(&[("BINDINGS", &text)]).unwrap_err().to_string();
+        for word in ["target_group_arn", "different values", field, ARN] {
+            assert!(message.contains(word), "{message}\nlacks {word}");
+        }
+    }
+}
+
+#[test]
+fn bindings_that_are_no_json_array() {
+    for text in
+        ["db.test", "{}", "5", "[", "[{}", "[] []", "\"[]\"", "null", r#"[{"hostname":"a.test","hostname":"b.test"}]"#]
+    {
+        let message = parse(&[("BINDINGS", text)]).unwrap_err().to_string();
+        assert!(message.contains("BINDINGS") && message.contains("a JSON array of bindings"), "{text}: {message}");
+    }
+}
+
+#[test]
+fn wrong_variables() {
+    let rows: [(&str, &[&str], &str); 8] = [
+        (
+            "DNS_SERVERS",
+            &[
+                "dns.test",
+                "10.0.0.2,",
+                "10.0.0.2:0",
+                "10.0.0.2:65536",
+                "[fd00::1",
+                "10.0.0.256",
+                "10.0.0.2;10.0.0.3",
+                "0.0.0.0",
+            ],
+            "`IP`, `IP:port` or `[v6]:port`",
+        ),
+        ("ALLOWED_CIDRS", &["10.0.0.0/33", "10.0.0.0", "private", "10.0.0.0/8,", "fd00::/129"], "networks such as"),
+        ("METRICS", &["statsd", "CloudWatch", "on"], "`cloudwatch`, `emf` or `off`"),
+        ("METRICS_NAMESPACE", &["AWS/NetworkELB", ":x", "größe", "a\nb"], "letters"),
+        ("POLL_INTERVAL_SECONDS", &["-1", "1.5", "fast", "61", "+5"], "an integer from 0 to 60"),
+        ("ELB_REQUESTS_PER_SECOND", &["-1", "1.5", "many", "1001", "99999999999999999999"], "an integer from 0"),
+        ("AWS_MAX_ATTEMPTS", &["0", "-1", "three"], "an integer of 1 or more"),
+        ("AWS_RETRY_MODE", &["legacy", "Standard"], "`standard` or `adaptive`"),
+    ];
+    for (variable, values, accepted) in rows {
+        for value in values {
+            let message = parse(&[(variable, value)]).unwrap_err().to_string();
+            for word in [variable, value, accepted] {
+                assert!(message.contains(word), "{message}\nlacks {word}");
+            }
+        }
+    }
+    let long = "n".repeat(256);
+    assert!(parse(&[("METRICS_NAMESPACE", &long)]).is_err());
+    let message = parse(&[("POLL_INTERVAL_SECONDS", "5")]).unwrap_err().to_string();
+    assert!(message.contains("not yet available"), "{message}");
+}
+
+#[test]
+fn all_wrong_variables_are_named_at_once() {
+    let message = parse(&[("METRICS", "x"), ("DNS_SERVERS", "y"), ("BINDINGS", "z")]).unwrap_err().to_string();
+    for variable in ["METRICS", "DNS_SERVERS", "BINDINGS"] {
+        assert!(message.contains(variable), "{message}");
+    }
+}
+
+#[test]
+fn the_values_that_a_variable_accepts() {
+    for (variable, values) in [
+        ("DNS_SERVERS", &["10.0.0.2", "10.0.0.2:5353, fd00::1", "[fd00::1]:53,10.0.0.2", ""] as &[_]),
+        ("ALLOWED_CIDRS", &["10.0.0.0/8", "10.0.0.0/8, fd00::/8", "0.0.0.0/0", " "]),
+        ("METRICS", &["cloudwatch", "emf", "off"]),
+        ("METRICS_NAMESPACE", &["NlbHostnameTargets", "team/data #1.x-y_z:a"]),
+        ("POLL_INTERVAL_SECONDS", &["0"]),
+        ("ELB_REQUESTS_PER_SECOND", &["0", "10", "1000"]),
+        ("BINDINGS", &["[]", ""]),
+        ("AWS_MAX_ATTEMPTS", &["1", "10"]),
+    ] {
+        for value in values {
+            parse(&[(variable, value)]).unwrap_or_else(|error| panic!("{variable}={value}: {error}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_without_bindings_names_the_variable() {
+    let world = World::new().await;
+    for event in [json!({}), json!(null), json!({"dry_run": true}), json!({"source": "aws.rds"})] {
+        let message = world.failure(event).await;
+        assert!(message.contains("BINDINGS") && message.contains("hostname"), "{message}");
+    }
+    let message = world.failure(json!({"bindings": []})).await;
+    assert!(message.contains("bindings") && message.contains("at least one"), "{message}");
+}
+
+#[tokio::test]
+async fn wrong_events_change_nothing() {
+    let world = World::new().await;
+    world.dns.set_a("db.test", &["10.0.1.10"]);
+    let arn = world.aws.create_target_group(TargetGroup::new("db"));
+    let world = world.set("BINDINGS", json!([binding("db.test", &arn)]));
+    let sns = |source: &str, message: &str| json!({"Records": [{"EventSource": source, "Sns": {"Message": message}}]});
+    for (event, words) in [
+        (json!("go"), vec!["a string"]),
+        (json!(5), vec!["a number"]),
+        (json!([]), vec!["an array"]),
+        (json!([{}]), vec!["an array"]),
+        (json!(true), vec!["a boolean"]),
+        (json!({"dryrun": true}), vec!["dryrun", "`dry_run`"]),
+        (json!({"dry_run": true, "extra": 1}), vec!["extra"]),
+        (json!({"dry_run": "true"}), vec!["dry_run", "true or false"]),
+        (json!({"dry_run": null}), vec!["dry_run", "true or false"]),
+        (json!({"dry_run": 1}), vec!["dry_run", "true or false"]),
+        (json!({"watch_seconds": -1}), vec!["watch_seconds", "an integer from 0 to 900"]),
+        (json!({"watch_seconds": 1.5}), vec!["watch_seconds", "an integer from 0 to 900"]),
+        (json!({"watch_seconds": "60"}), vec!["watch_seconds", "an integer from 0 to 900"]),
+        (json!({"watch_seconds": 901}), vec!["watch_seconds", "an integer from 0 to 900"]),
+        (json!({"watch_seconds": 60}), vec!["watch_seconds", "not yet available"]),
+        (json!({"bindings": {}}), vec!["bindings"]),
+        (json!({"bindings": null}), vec!["bindings"]),
+        (json!({"bindings": "db.test"}), vec!["bindings"]),
+        (json!({"source": 5}), vec!["source"]),
+        (json!({"source": "aws.events", "dry_run": true}), vec!["source", "dry_run"]),
+        (json!({"Records": []}), vec!["Records", "RDS notification"]),
+        (sns("aws:sqs", "{\"Event ID\":\"x#RDS-EVENT-0049\"}"), vec!["Records"]),
+        (sns("aws:sns", "hello"), vec!["Records", "RDS notification"]),
+        (sns("aws:sns", "{\"AlarmName\":\"x\"}"), vec!["Records", "RDS notification"]),
+    ] {
+        let message = world.failure(event.clone()).await;
+        for word in words {
+            assert!(message.contains(word), "{event}\n{message}\nlacks {word}");
+        }
+    }
+    assert!(world.aws.calls().is_empty() && world.dns.queries().is_empty());
+}
+
+#[tokio::test]
+async fn a_group_that_does_not_exist_is_named() {
+    let world = World::new().await;
+    world.dns.set_a("db.test", &["10.0.1.10"]);
+    let message = world.failure(json!({"bindings": [binding("db.test", ARN)]})).await;
+    for word in [ARN, "db.test", "TargetGroupNotFound", "another account or Region"] {
+        assert!(message.contains(word), "{message}\nlacks {word}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_environment_ends_the_real_binary_with_a_readable_init_error() {
+    let api = RuntimeApi::start().await;
+    let environment = [("METRICS", "statsd"), ("AWS_MAX_ATTEMPTS", "0")];
+    let mut bootstrap = Bootstrap::start(env!("CARGO_BIN_EXE_bootstrap"), &api, environment);
+    let error = tokio::time::timeout(Duration::from_secs(20), api.init_error()).await.unwrap().unwrap();
+    assert_eq!(error.error_type, "InvalidConfiguration");
+    for word in ["METRICS is `statsd`", "`cloudwatch`, `emf` or `off`", "AWS_MAX_ATTEMPTS is `0`"] {
+        assert!(error.error_message.contains(word), "{}\nlacks {word}", error.error_message);
+    }
+    assert!(!bootstrap.wait_for_exit().await.success());
+    let log = [bootstrap.stdout(), bootstrap.stderr()].concat().join("\n");
+    assert!(log.contains("METRICS is `statsd`") && !log.contains("panicked"), "{log}");
+}

@@ -1,0 +1,18 @@
+//! The tests, in one binary: everything drives the public interface over real sockets.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a wrong test shall stop where it is wrong"
+)]
+
+mod bad_input; // every row of the contract's tables, given wrongly
+mod dns; // what name servers do, and what becomes of it
+mod events; // what invokes the function
+mod metrics; // what is published
+mod plan; // properties of the pure plan
+mod rules; // the contract's rules, by their numbers
+mod runtime; // the real binary against the Lambda Runtime API
+mod support;

@@ -1,0 +1,109 @@
+//! What is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    World,
+    aws::{Fault, FaultKind, TargetGroup},
+    binding,
+};
+
+#[tokio::test]
+async fn each_run_publishes_every_metric_of_each_group_under_awss_own_dimension() {
+    let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11", "54.1.2.3"], &["10.0.1.9", "10.0.1.11"]).await;
+    world.aws.add_target(&arn, "10.0.1.7:5432", "draining");
+    world.sync().await.unwrap();
+    let metrics = world.aws.metrics();
+    let found: BTreeMap<_, _> = metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
+    let expected = [
+        ("ResolvedAddresses", 2.0),
+        ("RegisteredTargets", 2.0),
+        ("HealthyTargets", 1.0),
+        ("Registrations", 1.0),
+        ("Deregistrations", 1.0),
+        ("WaitingTargets", 0.0),
+        ("RefusedAddresses", 1.0),
+        ("Failures", 0.0),
+    ];
+    for (name, value) in expected {
+        assert_eq!(found.get(name), Some(&value), "{name}");
+    }
+    assert!(found["ResolveTime"] > 0.0);
+    assert_eq!(metrics.len(), 9);
+    let resource = arn.split(':').next_back().unwrap();
+    for metric in &metrics {
+        assert_eq!(metric.namespace, "NlbHostnameTargets");
+        assert_eq!(metric.dimensions, BTreeMap::from([("TargetGroup".to_owned(), resource.to_owned())]));
+        let unit = if metric.name == "ResolveTime" { "Milliseconds" } else { "Count" };
+        assert_eq!(metric.unit, unit);
+    }
+    assert_eq!(world.aws.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_namespace_is_a_setting() {
+    let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
+    let world = world.set("METRICS_NAMESPACE", "team/data");
+    world.sync().await.unwrap();
+    assert!(world.aws.metrics().iter().all(|metric| metric.namespace == "team/data"));
+}
+
+#[tokio::test]
+async fn a_group_that_could_not_be_looked_at_does_not_read_as_an_empty_one() {
+    let (world, _) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
+    world.aws.fault(Fault::on("DescribeTargetHealth", FaultKind::error(403, "AccessDenied", "no")));
+    world.failure(json!({})).await;
+    let names: BTreeSet<_> = world.aws.metrics().into_iter().map(|metric| metric.name).collect();
+    assert!(!names.contains("RegisteredTargets") && !names.contains("HealthyTargets"), "{names:?}");
+    assert_eq!(world.metric("Failures"), Some(1.0));
+    assert_eq!(world.metric("ResolvedAddresses"), Some(1.0));
+}
+
+#[tokio::test]
+async fn many_groups_share_as_few_calls_as_the_api_allows() {
+    let world = World::new().await;
+    world.dns.set_a("db.test", &["10.0.1.10"]);
+    let mut bindings = Vec::new();
+    for number in 0..230 {
+        let arn = world.aws.create_target_group(TargetGroup::new(&format!("g{number}")));
+        world.aws.add_target(&arn, "10.0.1.10:5432", "healthy");
+        bindings.push(binding("db.test", &arn));
+    }
+    let world = world.set("ELB_REQUESTS_PER_SECOND", 0);
+    world.run(json!({"bindings": bindings})).await.unwrap();
+    // 230 × 9 metrics, 1,000 in a call.
+    assert_eq!(world.aws.calls_of("PutMetricData").len(), 3);
+    assert_eq!(world.aws.metrics().len(), 230 * 9);
+    assert_eq!(world.aws.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn off_and_emf_call_nothing() {
+    for destination in ["off", "emf"] {
+        let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
+        let world = world.set("METRICS", destination);
+        world.sync().await.unwrap();
+        assert!(world.aws.calls_of("PutMetricData").is_empty());
+    }
+}
+
+/// What the real binary prints, for [`crate::runtime`] to hold an invocation's output against.
+pub(crate) fn check_emf(lines: &[String], resource: &str) {
+    let documents: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let document = documents.iter().find(|document| document.get("_aws").is_some()).expect("an EMF document");
+    let directive = &document["_aws"]["CloudWatchMetrics"][0];
+    assert_eq!(directive["Namespace"], "NlbHostnameTargets");
+    assert_eq!(directive["Dimensions"], json!([["TargetGroup"]]));
+    assert!(document["_aws"]["Timestamp"].as_u64().unwrap() > 1_700_000_000_000);
+    assert_eq!(document["TargetGroup"], resource);
+    let metrics = directive["Metrics"].as_array().unwrap();
+    assert_eq!(metrics.len(), 9);
+    for metric in metrics {
+        let name = metric["Name"].as_str().unwrap();
+        assert!(document[name].is_number(), "{name}");
+        assert_eq!(metric["Unit"], if name == "ResolveTime" { "Milliseconds" } else { "Count" });
+    }
+    assert_eq!(document["Registrations"], 1.0);
+}

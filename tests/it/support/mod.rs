@@ -1,0 +1,126 @@
+//! A world to run the function in: a name server, a small AWS, and an environment.
+
+pub(crate) mod aws;
+pub(crate) mod dns;
+pub(crate) mod runtime_api;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use aws_config::Region;
+use aws_sdk_elasticloadbalancingv2::config::Credentials;
+use nlb_hostname_targets::{
+    config::{Config, ConfigError},
+    function::{Function, RunError, sdk_config},
+};
+use serde_json::{Value, json};
+
+use aws::{FakeAws, TargetGroup};
+use dns::FakeDns;
+
+/// What a test runs the function against.
+pub(crate) struct World {
+    pub(crate) dns: FakeDns,
+    pub(crate) aws: FakeAws,
+    environment: BTreeMap<String, String>,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let dns = FakeDns::start().await;
+        let environment = BTreeMap::from([("DNS_SERVERS".to_owned(), dns.address().to_string())]);
+        Self { dns, aws: FakeAws::start().await, environment }
+    }
+
+    pub(crate) fn set(mut self, variable: &str, value: impl ToString) -> Self {
+        self.environment.insert(variable.to_owned(), value.to_string());
+        self
+    }
+
+    pub(crate) fn dns_servers(self, servers: &[SocketAddr]) -> Self {
+        let list: Vec<_> = servers.iter().map(ToString::to_string).collect();
+        self.set("DNS_SERVERS", list.join(","))
+    }
+
+    /// A target group on port 5432 that is bound to `db.test`, and the world that knows so.
+    pub(crate) async fn with_database(addresses: &[&str], registered: &[&str]) -> (Self, String) {
+        let world = Self::new().await;
+        world.dns.set_a("db.test", addresses);
+        let arn = world.aws.create_target_group(TargetGroup::new("db"));
+        for address in registered {
+            world.aws.add_target(&arn, &format!("{address}:5432"), "healthy");
+        }
+        let world = world.set("BINDINGS", json!([binding("db.test", &arn)]));
+        (world, arn)
+    }
+
+    pub(crate) async fn function(&self) -> Function {
+        let config =
+            Config::parse(|name| self.environment.get(name).cloned()).expect("the test's environment is right");
+        let sdk = sdk_config(&config)
+            .endpoint_url(self.aws.url())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::new("AKIDEXAMPLE", "secret", None, None, "test"))
+            .load()
+            .await;
+        Function::new(config, &sdk).expect("there is a name server")
+    }
+
+    /// One invocation of a new execution environment, with 30 s to go.
+    pub(crate) async fn run(&self, event: Value) -> Result<Value, RunError> {
+        invoke(&self.function().await, event).await
+    }
+
+    /// The first group of the reply to a plain run.
+    pub(crate) async fn sync(&self) -> Result<Value, RunError> {
+        self.run(json!({})).await.map(|mut reply| reply["groups"][0].take())
+    }
+
+    /// The message of a run that has to fail.
+    pub(crate) async fn failure(&self, event: Value) -> String {
+        self.run(event).await.expect_err("the run has to fail").to_string()
+    }
+
+    /// The actions that were called, in their order.
+    pub(crate) fn actions(&self) -> Vec<String> {
+        self.aws.calls().into_iter().map(|call| call.action).collect()
+    }
+
+    /// The value of a metric, where it was published exactly once.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = self.aws.metrics();
+        let mut values = metrics.iter().filter(|metric| metric.name == name).map(|metric| metric.value);
+        let value = values.next();
+        assert_eq!(values.next(), None, "{name} was published more than once");
+        value
+    }
+
+    /// The sum of what was published of a metric, over all groups and runs.
+    pub(crate) fn sum(&self, name: &str) -> f64 {
+        self.aws.metrics().iter().filter(|metric| metric.name == name).map(|metric| metric.value).sum()
+    }
+}
+
+pub(crate) async fn invoke(function: &Function, event: Value) -> Result<Value, RunError> {
+    invoke_within(function, event, Duration::from_secs(30)).await
+}
+
+pub(crate) async fn invoke_within(function: &Function, event: Value, time: Duration) -> Result<Value, RunError> {
+    let reply = function.handle(event, SystemTime::now() + time).await?;
+    Ok(serde_json::to_value(reply).expect("a reply is JSON"))
+}
+
+pub(crate) fn binding(hostname: &str, arn: &str) -> Value {
+    json!({"hostname": hostname, "target_group_arn": arn})
+}
+
+/// Parses an environment of these variables and nothing else.
+pub(crate) fn parse(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::parse(|name| variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned()))
+}
+
+/// A well-formed ARN, of a target group that exists nowhere.
+pub(crate) const ARN: &str = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/db/0123456789abcdef";
