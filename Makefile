@@ -1,0 +1,59 @@
+# `make` lists the targets. All that is needed beforehand is Rust (cargo) and Python 3.10 or newer; the
+# other tools are installed into .venv/, as pinned in tools/requirements.txt.
+
+PYTHON ?= python3
+# Where `make watch` serves the function and `make invoke` finds it.
+PORT ?= 9000
+
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := $(VENV)/installed
+
+# `cargo lambda` is found by cargo, and zig by `cargo lambda build`.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint unit e2e build watch invoke clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(TOOLS) ## See it work: a local AWS and DNS, a failover, a DNS failure, the metrics
+	@$(BIN)/python -m local
+
+test: lint unit e2e ## Check everything, as CI does
+
+lint: $(TOOLS) ## Formatting and lints, of Rust and of Python
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	$(BIN)/ruff format --config tools/ruff.toml --check local tests/e2e
+	$(BIN)/ruff check --config tools/ruff.toml local tests/e2e
+
+unit: ## The Rust tests
+	cargo test --locked
+
+e2e: $(TOOLS) ## The function against a local AWS, started by cargo lambda
+	cargo build --locked
+	$(BIN)/python -m pytest tests/e2e
+
+build: $(TOOLS) ## The release binary, in target/lambda/bootstrap/
+	cargo lambda build --release --locked
+
+watch: $(TOOLS) ## Serve the function with your own environment, rebuilt when the code changes
+	cargo lambda watch --invoke-address 127.0.0.1 --invoke-port $(PORT)
+
+invoke: $(TOOLS) ## Invoke what `make watch` serves: make invoke EVENT=events/dry-run.json
+	@test -f "$(EVENT)" || { echo "EVENT must name a file: make invoke EVENT=events/dry-run.json"; exit 2; }
+	@$(BIN)/python -c 'import socket; socket.create_connection(("127.0.0.1", $(PORT)), 2)' 2>/dev/null || \
+		{ echo "Nothing listens on 127.0.0.1:$(PORT): start the function with 'make watch' in another terminal."; exit 1; }
+	@cargo lambda invoke bootstrap --invoke-address 127.0.0.1 --invoke-port $(PORT) --data-file "$(EVENT)" --output-format json
+
+clean: ## Remove what the builds and the tools left
+	rm -rf target $(VENV) .pytest_cache .ruff_cache
+
+$(TOOLS): tools/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; name one with make PYTHON=...")'
+	@echo "Installing the tools into $(VENV)/ (once; a minute or two)"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement tools/requirements.txt
+	@touch $@

@@ -1,0 +1,159 @@
+"""The local AWS: ministack or moto's server, and the load balancer that is made in it.
+
+Both are kinder than ELBv2. A target is healthy at once, and gone at once when it is deregistered; it is known by its
+address alone, so that a second port of one address, or a wrong port, is not noticed; any address is accepted,
+whatever its Availability Zone; there are no quotas and no throttling. The tests in tests/it emulate all of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from local.process import LOOPBACK, TOOLS, Process, free_port, running, wait_for
+
+NAMESPACE = "NlbHostnameTargets"
+METRICS = (
+    "ResolvedAddresses",
+    "RegisteredTargets",
+    "HealthyTargets",
+    "Registrations",
+    "Deregistrations",
+    "WaitingTargets",
+    "RefusedAddresses",
+    "Failures",
+    "ResolveTime",
+)
+
+
+@dataclass(frozen=True)
+class TargetGroup:
+    """An IP target group behind a listener of an internal NLB."""
+
+    arn: str
+    port: int
+
+    @property
+    def dimension(self) -> str:
+        """What CloudWatch calls it: targetgroup/NAME/ID."""
+        return self.arn.rsplit(":", 1)[1]
+
+
+class Cloud:
+    """A running local AWS."""
+
+    def __init__(self, name: str, endpoint: str) -> None:
+        self.name = name
+        self.endpoint = endpoint
+
+    def client(self, service: str) -> Any:
+        """A boto3 client of the service. One attempt, so that a server that is not up says so at once."""
+        config = Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1})
+        return boto3.client(service, endpoint_url=self.endpoint, config=config)
+
+    @cached_property
+    def elb(self) -> Any:
+        """The client of ELBv2."""
+        return self.client("elbv2")
+
+    def create_target_group(self, name: str, port: int, ip_address_type: str = "ipv4") -> TargetGroup:
+        """Makes a VPC with two subnets, an internal NLB in it, an IP target group and a listener."""
+        ec2 = self.client("ec2")
+        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        made = [
+            ec2.create_subnet(VpcId=vpc, CidrBlock=cidr, AvailabilityZone=zone)
+            for cidr, zone in (("10.0.1.0/24", "eu-west-1a"), ("10.0.2.0/24", "eu-west-1b"))
+        ]
+        subnets = [x["Subnet"]["SubnetId"] for x in made]
+        balancer = self.elb.create_load_balancer(Name=name, Type="network", Scheme="internal", Subnets=subnets)
+        group = self.elb.create_target_group(
+            Name=name,
+            TargetType="ip",
+            IpAddressType=ip_address_type,
+            Protocol="TCP",
+            Port=port,
+            VpcId=vpc,
+            HealthCheckProtocol="TCP",
+        )
+        arn = group["TargetGroups"][0]["TargetGroupArn"]
+        self.elb.create_listener(
+            LoadBalancerArn=balancer["LoadBalancers"][0]["LoadBalancerArn"],
+            Protocol="TCP",
+            Port=port,
+            DefaultActions=[{"Type": "forward", "TargetGroupArn": arn}],
+        )
+        return TargetGroup(arn, port)
+
+    def targets(self, group: TargetGroup) -> dict[str, str]:
+        """The state of each target, by ADDRESS:PORT, as DescribeTargetHealth tells it."""
+        health = self.elb.describe_target_health(TargetGroupArn=group.arn)["TargetHealthDescriptions"]
+        return {f"{x['Target']['Id']}:{x['Target']['Port']}": x["TargetHealth"]["State"] for x in health}
+
+    def metrics(self, group: TargetGroup) -> dict[str, tuple[int, float]]:
+        """Of each metric the function sent in the last hour: how many values, and their sum."""
+        cloudwatch = self.client("cloudwatch")
+        now = datetime.now(timezone.utc)
+        found: dict[str, tuple[int, float]] = {}
+        for name in METRICS:
+            points = cloudwatch.get_metric_statistics(
+                Namespace=NAMESPACE,
+                MetricName=name,
+                Dimensions=[{"Name": "TargetGroup", "Value": group.dimension}],
+                StartTime=now - timedelta(hours=1),
+                EndTime=now + timedelta(minutes=5),
+                Period=60,
+                Statistics=["SampleCount", "Sum"],
+            )["Datapoints"]
+            if points:
+                found[name] = (int(sum(x["SampleCount"] for x in points)), sum(x["Sum"] for x in points))
+        return found
+
+
+@contextmanager
+def ministack(work: Path) -> Iterator[Cloud]:
+    """Runs ministack, with what is needed of it and nothing else."""
+    port = free_port()
+    env = {
+        "BIND_HOST": LOOPBACK,
+        "GATEWAY_PORT": str(port),
+        "SERVICES": "ec2,elbv2,cloudwatch",
+        "LOG_LEVEL": "WARNING",
+        # It would open a fixed port for MQTT, and write its process id into the common temporary directory.
+        "IOT_MTLS_ENABLED": "0",
+        "TMPDIR": str(work),
+        # It would remove the containers of other ministacks.
+        "DOCKER_HOST": f"unix://{work}/no-docker",
+    }
+    with running("ministack", [str(TOOLS / "ministack")], work / "ministack.log", env) as process:
+        yield _ready("ministack", port, process)
+
+
+@contextmanager
+def moto(work: Path) -> Iterator[Cloud]:
+    """Runs moto's server. It does not speak the CBOR protocol in which the function sends metrics."""
+    port = free_port()
+    with running("moto", [str(TOOLS / "moto_server"), "-H", LOOPBACK, "-p", str(port)], work / "moto.log") as process:
+        yield _ready("moto", port, process)
+
+
+def _ready(name: str, port: int, process: Process) -> Cloud:
+    cloud = Cloud(name, f"http://{LOOPBACK}:{port}")
+
+    def answers() -> bool | None:
+        try:
+            cloud.elb.describe_load_balancers()
+        except (BotoCoreError, ClientError):
+            return None
+        return True
+
+    wait_for(f"{name} to answer", answers, 60, process)
+    return cloud
