@@ -13,7 +13,7 @@ TOOLS := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e build watch invoke clean
+.PHONY: help run test lint unit e2e bench build watch invoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ unit: ## The Rust tests
 e2e: $(TOOLS) ## The function against a local AWS, started by cargo lambda
 	cargo build --locked
 	$(BIN)/python -m pytest tests/e2e
+
+bench: build ## The size of the release binary, and how fast it starts
+	$(BIN)/python -m local.bench
 
 build: $(TOOLS) ## The release binary, in target/lambda/bootstrap/
 	cargo lambda build --release --locked

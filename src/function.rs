@@ -10,6 +10,10 @@ use aws_config::{
     retry::{RetryConfig, RetryMode},
     timeout::TimeoutConfig,
 };
+use aws_smithy_http_client::{
+    Builder as HttpClientBuilder,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
 use lambda_runtime::Diagnostic;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -148,7 +152,11 @@ pub fn sdk_config(config: &Config) -> ConfigLoader {
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
         .operation_timeout(OPERATION_TIMEOUT);
-    aws_config::defaults(BehaviorVersion::v2026_01_12()).retry_config(retries).timeout_config(timeouts.build())
+    let http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(http)
+        .retry_config(retries)
+        .timeout_config(timeouts.build())
 }
 
 fn causes(reports: &[GroupReport]) -> String {

@@ -1,8 +1,8 @@
 //! The Lambda `bootstrap`: reads the environment, builds the clients once, and serves invocations.
 
-use std::{env, error::Error, process::ExitCode};
+use std::{env, error::Error, io, process::ExitCode};
 
-use lambda_runtime::{Diagnostic, LambdaEvent, service_fn, tracing};
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use lambda_runtime_api_client::{Client, body::Body};
 use nlb_hostname_targets::{
     config::Config,
@@ -10,14 +10,20 @@ use nlb_hostname_targets::{
     report::Reply,
 };
 use serde_json::Value;
+use tracing::{error, warn};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    tracing::init_default_subscriber();
+    start_logging();
     let function = match start().await {
         Ok(function) => function,
         Err(error) => {
-            tracing::error!(%error, "the function can't start");
+            error!(%error, "the function can't start");
             report_init_error(error.as_ref()).await;
             return ExitCode::FAILURE;
         }
@@ -28,9 +34,27 @@ async fn main() -> ExitCode {
     match lambda_runtime::run(service_fn(serve)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "the runtime ended");
+            error!(%error, "the runtime ended");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Logs to stdout as Lambda's logging configuration says, in the format of lambda_runtime's own
+/// subscriber: without time and target, which CloudWatch Logs and the reader know.
+fn start_logging() {
+    let variable = |name| env::var(name).unwrap_or_default();
+    let level = variable("AWS_LAMBDA_LOG_LEVEL").parse().unwrap_or(LevelFilter::INFO);
+    let filter = match variable("RUST_LOG").parse::<Targets>() {
+        Ok(directives) if env::var_os("RUST_LOG").is_some() => directives,
+        _ => Targets::new().with_default(level),
+    };
+    let format = tracing_subscriber::fmt::layer().with_target(false).without_time().with_writer(io::stdout);
+    let subscriber = tracing_subscriber::registry().with(filter);
+    if variable("AWS_LAMBDA_LOG_FORMAT").eq_ignore_ascii_case("json") {
+        subscriber.with(format.json()).init();
+    } else {
+        subscriber.with(format).init();
     }
 }
 
@@ -54,6 +78,6 @@ async fn report_init_error(error: &(dyn Error + Send + Sync)) {
         client.call(request).await
     };
     if let Err(error) = report.await {
-        tracing::warn!(%error, "the Lambda Runtime API did not take the error");
+        warn!(%error, "the Lambda Runtime API did not take the error");
     }
 }

@@ -17,7 +17,10 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use crate::{config::MetricsDestination, report::GroupReport};
+use crate::{
+    config::MetricsDestination,
+    report::{GroupReport, Outcome},
+};
 
 /// Publishes the metrics of runs.
 #[derive(Debug)]
@@ -131,14 +134,18 @@ impl Metrics {
 fn metrics(report: &GroupReport) -> Vec<Metric> {
     let count = |name, number: usize| (name, StandardUnit::Count, number as f64);
     let mut metrics = vec![
-        count("ResolvedAddresses", report.resolved.len()),
         count("Registrations", report.registered.len()),
         count("Deregistrations", report.deregistered.len()),
         count("WaitingTargets", report.waiting.len()),
-        count("RefusedAddresses", report.refused.len()),
-        count("Failures", usize::from(!report.problems.is_empty())),
-        ("ResolveTime", StandardUnit::Milliseconds, report.resolve_time.as_secs_f64() * 1000.0),
+        count("Failures", usize::from(report.outcome == Outcome::Failed)),
     ];
+    if let Some(took) = report.resolve_time {
+        metrics.extend([
+            count("ResolvedAddresses", report.resolved.len()),
+            count("RefusedAddresses", report.refused.len()),
+            ("ResolveTime", StandardUnit::Milliseconds, took.as_secs_f64() * 1000.0),
+        ]);
+    }
     if let Some(held) = report.held {
         metrics.extend([count("RegisteredTargets", held.registered), count("HealthyTargets", held.healthy)]);
     }

@@ -57,9 +57,9 @@ pub struct GroupReport {
     /// What the target group holds at the end; `None` where that is unknown.
     #[serde(skip)]
     pub held: Option<Held>,
-    /// How long DNS took.
+    /// How long DNS took; `None` where its answer was not looked at.
     #[serde(skip)]
-    pub resolve_time: Duration,
+    pub resolve_time: Option<Duration>,
 }
 
 /// How the reconciliation of a target group ended.
@@ -102,7 +102,7 @@ impl GroupReport {
             refused: BTreeMap::new(),
             problems: Vec::new(),
             held: None,
-            resolve_time: Duration::ZERO,
+            resolve_time: None,
         }
     }
 

@@ -85,16 +85,13 @@ impl TargetGroups {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(arn).copied()
     }
 
-    /// The static facts of a target group: read once, then remembered.
+    /// Reads the static facts of a target group, and remembers them. The caller has waited for
+    /// its turn.
     ///
     /// # Errors
     ///
     /// Where the call fails, or the target group is not of target type `ip`.
-    pub async fn facts(&self, arn: &TargetGroupArn) -> Result<Facts, ElbError> {
-        if let Some(facts) = self.known_facts(arn) {
-            return Ok(facts);
-        }
-        self.limiter.acquire(Priority::Continue).await;
+    pub async fn read_facts(&self, arn: &TargetGroupArn) -> Result<Facts, ElbError> {
         let _permit = self.open.acquire().await;
         let operation = "DescribeTargetGroups";
         let reply = self
