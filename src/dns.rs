@@ -19,7 +19,7 @@ use hickory_resolver::{
 };
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{hostname::Hostname, target::IpFamily};
@@ -45,6 +45,13 @@ pub struct Answer {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub struct ResolveError {
     failures: Vec<(SocketAddr, DnsFailure)>,
+}
+
+impl ResolveError {
+    /// Whether the name exists and only lacks a record of the family.
+    pub fn is_no_data(&self) -> bool {
+        self.failures.iter().any(|(_, failure)| matches!(failure, DnsFailure::NoData(_)))
+    }
 }
 
 impl fmt::Display for ResolveError {
@@ -79,7 +86,7 @@ pub enum DnsFailure {
     #[error("SERVFAIL: the server could not find out")]
     ServFail,
     /// No reply came.
-    #[error("time-out: no reply within {} s", .0.as_secs_f32())]
+    #[error("time-out: no reply within {:.1} s", .0.as_secs_f32())]
     TimeOut(Duration),
     /// It could not be reached.
     #[error("transport: {0}")]
@@ -116,32 +123,41 @@ impl Resolver {
         Ok(Self { servers, open: Semaphore::new(MAX_OPEN_QUERIES) })
     }
 
-    /// Asks for the addresses of `hostname` in one family.
+    /// Asks for the addresses of `hostname` in one family, until `until` at the latest.
     ///
     /// The servers are asked one after another; those that did not reply, once again.
     ///
     /// # Errors
     ///
     /// Where no server answered, or one said that there is no such name or no such record.
-    pub async fn resolve(&self, hostname: &Hostname, family: IpFamily) -> Result<Answer, ResolveError> {
-        // The semaphore is never closed, and to ask without a permit would do no harm either.
-        let _permit = self.open.acquire().await;
+    pub async fn resolve(&self, hostname: &Hostname, family: IpFamily, until: Instant) -> Result<Answer, ResolveError> {
+        let started = Instant::now();
         let mut failures: Vec<Option<DnsFailure>> = vec![None; self.servers.len()];
-        for _ in 0..ROUNDS {
+        'rounds: for _ in 0..ROUNDS {
             for (server, earlier) in self.servers.iter().zip(&mut failures) {
                 if earlier.as_ref().is_some_and(|failure| !failure.is_worth_another_try()) {
                     continue;
                 }
-                match ask(*server, hostname, family).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(failure) if failure.is_final() => {
+                let asked = timeout_at(until, async {
+                    // Never closed; and to ask without a permit would do no harm either.
+                    let _permit = self.open.acquire().await;
+                    ask(*server, hostname, family).await
+                });
+                match asked.await {
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(failure)) if failure.is_final() => {
                         return Err(ResolveError { failures: vec![(*server, failure)] });
                     }
-                    Err(failure) => *earlier = Some(failure),
+                    Ok(Err(failure)) => *earlier = Some(failure),
+                    Err(_) => {
+                        earlier.get_or_insert(DnsFailure::TimeOut(started.elapsed()));
+                        break 'rounds;
+                    }
                 }
             }
         }
-        Err(ResolveError { failures: self.servers.iter().copied().zip(failures.into_iter().flatten()).collect() })
+        let failures = self.servers.iter().zip(failures);
+        Err(ResolveError { failures: failures.filter_map(|(server, failure)| Some((*server, failure?))).collect() })
     }
 }
 
@@ -199,19 +215,17 @@ async fn ask(server: SocketAddr, hostname: &Hostname, family: IpFamily) -> Resul
 /// an answer holds, nobody asked for.
 fn addresses(name: &Name, records: &[Record], family: IpFamily) -> BTreeSet<IpAddr> {
     let internet = || records.iter().filter(|record| record.dns_class == DNSClass::IN);
-    let mut chain = vec![name];
-    let mut followed = 0;
-    while let Some(owner) = chain.get(followed) {
-        let aliases = internet().filter(|record| record.name == **owner).filter_map(|record| match &record.data {
+    let mut chain = BTreeSet::from([name]);
+    let mut ends = vec![name];
+    while let Some(owner) = ends.pop() {
+        let aliases = internet().filter(|record| record.name == *owner).filter_map(|record| match &record.data {
             RData::CNAME(alias) => Some(&alias.0),
             _ => None,
         });
-        let unseen: Vec<&Name> = aliases.filter(|alias| !chain.contains(alias)).collect();
-        chain.extend(unseen);
-        followed += 1;
+        ends.extend(aliases.filter(|alias| chain.insert(alias)));
     }
     internet()
-        .filter(|record| chain.contains(&&record.name))
+        .filter(|record| chain.contains(&record.name))
         .filter_map(|record| match (&record.data, family) {
             (RData::A(address), IpFamily::V4) => Some(IpAddr::V4(address.0)),
             (RData::AAAA(address), IpFamily::V6) => Some(IpAddr::V6(address.0)),
@@ -268,4 +282,4 @@ const ROUNDS: usize = 2;
 
 /// Queries under way at once: the VPC resolver takes 1,024 packets a second from a network
 /// interface, and a Lambda execution environment has 1,024 file descriptors.
-const MAX_OPEN_QUERIES: usize = 64;
+const MAX_OPEN_QUERIES: usize = 256;

@@ -137,7 +137,7 @@ fn carries_rds_notification(records: &Value) -> bool {
         let message = sns.get("Message").and_then(Value::as_str);
         message.and_then(|message| serde_json::from_str::<Value>(message).ok()).is_some_and(|message| {
             message.get("source").is_some_and(|source| source == RDS)
-                || message.get("Event ID").and_then(Value::as_str).is_some_and(|id| id.contains(RDS_EVENT_ID))
+                || (message.get("Event Source").is_some() && message.get("Event Message").is_some())
         })
     })
 }
@@ -159,9 +159,6 @@ const SNS: &str = "aws:sns";
 
 /// The subject of RDS's own notifications.
 const RDS_SUBJECT: &str = "RDS Notification Message";
-
-/// How every `Event ID` of an RDS notification ends, before its number.
-const RDS_EVENT_ID: &str = "RDS-EVENT-";
 
 /// Seconds that Lambda lets an invocation run at most.
 const LONGEST_INVOCATION: u32 = 900;

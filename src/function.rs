@@ -5,15 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_config::{
-    BehaviorVersion, ConfigLoader, SdkConfig,
-    retry::{RetryConfig, RetryMode},
-    timeout::TimeoutConfig,
-};
-use aws_smithy_http_client::{
-    Builder as HttpClientBuilder,
-    tls::{Provider, rustls_provider::CryptoMode},
-};
+use aws_config::SdkConfig;
 use lambda_runtime::Diagnostic;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -57,7 +49,7 @@ pub enum RunError {
     InvalidEvent(#[from] InvalidJson),
     /// There is nothing to do.
     #[error(
-        "no bindings: {BINDINGS} is not set and the event has no `bindings`; give at least one binding, such as \
+        "no bindings: {BINDINGS} is not set or empty, and the event has no `bindings`; give at least one binding, such as \
          [{{\"hostname\": \"db.example.com\", \"target_group_arn\": \"arn:aws:elasticloadbalancing:…\"}}]"
     )]
     NoBindings,
@@ -89,7 +81,7 @@ impl Function {
                 target_groups: TargetGroups::new(sdk, Arc::clone(&limiter)),
                 allowed_networks: config.allowed_networks.clone(),
                 limiter,
-                in_step: Mutex::default(),
+                memories: Mutex::default(),
             },
             config,
         })
@@ -136,29 +128,6 @@ impl Function {
     }
 }
 
-/// The AWS SDK's settings: credentials, Region and endpoints as its environment says, time-outs
-/// and retries set here.
-///
-/// One attempt that hangs is given up after [`ATTEMPT_TIMEOUT`], all of a call's after
-/// [`OPERATION_TIMEOUT`], so that a dead endpoint is named in an error before a function with a
-/// time-out of 15 s or more is ended.
-pub fn sdk_config(config: &Config) -> ConfigLoader {
-    let mode = if config.adaptive_retries { RetryMode::Adaptive } else { RetryMode::Standard };
-    let retries = RetryConfig::standard()
-        .with_retry_mode(mode)
-        .with_max_attempts(config.max_attempts.get())
-        .with_initial_backoff(INITIAL_BACKOFF);
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-        .operation_timeout(OPERATION_TIMEOUT);
-    let http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(http)
-        .retry_config(retries)
-        .timeout_config(timeouts.build())
-}
-
 fn causes(reports: &[GroupReport]) -> String {
     let failed = reports.iter().filter(|report| report.outcome == Outcome::Failed);
     let causes = failed
@@ -176,10 +145,3 @@ const RESERVE: Duration = Duration::from_secs(2);
 
 /// How long before the deadline the reply goes out, whatever the metrics do.
 const REPLY_RESERVE: Duration = Duration::from_millis(500);
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(12);
-
-/// The SDK's own is a second; ELBv2 regains ten requests in that time.
-const INITIAL_BACKOFF: Duration = Duration::from_millis(250);

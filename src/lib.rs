@@ -8,6 +8,7 @@
 //! edges, each the only place that knows its library. [`reconcile`] connects them for a fleet of
 //! target groups, and [`function`] for an invocation.
 
+pub mod aws;
 pub mod binding;
 pub mod config;
 pub mod dns;

@@ -57,6 +57,11 @@ impl Limiter {
         self.per_second.is_none_or(|rate| self.filled(rate).tokens >= count as f64)
     }
 
+    /// How long it takes until `count` more requests may go out, once the bucket is empty.
+    pub fn time_for(&self, count: u32) -> Duration {
+        self.per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(f64::from(count) / rate))
+    }
+
     /// Waits for a turn. Dropping the future gives nothing away.
     pub async fn acquire(&self, priority: Priority) {
         let Some(rate) = self.per_second else { return };

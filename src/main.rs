@@ -1,15 +1,17 @@
 //! The Lambda `bootstrap`: reads the environment, builds the clients once, and serves invocations.
 
-use std::{env, error::Error, io, process::ExitCode};
+use std::{env, error::Error, io, process::ExitCode, time::Duration};
 
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use lambda_runtime_api_client::{Client, body::Body};
 use nlb_hostname_targets::{
+    aws::sdk_config,
     config::Config,
-    function::{Function, RunError, sdk_config},
+    function::{Function, RunError},
     report::Reply,
 };
 use serde_json::Value;
+use tokio::time::timeout;
 use tracing::{error, warn};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -43,15 +45,15 @@ async fn main() -> ExitCode {
 /// Logs to stdout as Lambda's logging configuration says, in the format of lambda_runtime's own
 /// subscriber: without time and target, which CloudWatch Logs and the reader know.
 fn start_logging() {
-    let variable = |name| env::var(name).unwrap_or_default();
-    let level = variable("AWS_LAMBDA_LOG_LEVEL").parse().unwrap_or(LevelFilter::INFO);
-    let filter = match variable("RUST_LOG").parse::<Targets>() {
-        Ok(directives) if env::var_os("RUST_LOG").is_some() => directives,
-        _ => Targets::new().with_default(level),
-    };
+    // An unset or wrong variable must not silence the log, and an empty one parses as a level.
+    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let level = variable("AWS_LAMBDA_LOG_LEVEL").and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
+    let filter = variable("RUST_LOG")
+        .and_then(|directives| directives.parse::<Targets>().ok())
+        .unwrap_or_else(|| Targets::new().with_default(level));
     let format = tracing_subscriber::fmt::layer().with_target(false).without_time().with_writer(io::stdout);
     let subscriber = tracing_subscriber::registry().with(filter);
-    if variable("AWS_LAMBDA_LOG_FORMAT").eq_ignore_ascii_case("json") {
+    if variable("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json")) {
         subscriber.with(format.json()).init();
     } else {
         subscriber.with(format).init();
@@ -59,6 +61,13 @@ fn start_logging() {
 }
 
 async fn start() -> Result<Function, Box<dyn Error + Send + Sync>> {
+    if let Some(missing) = LAMBDA_VARIABLES.iter().find(|name| env::var_os(name).is_none()) {
+        return Err(format!(
+            "{missing} is not set: this is the bootstrap of an AWS Lambda function, which Lambda starts, or on one's own \
+             machine `cargo lambda watch` (`make run`, `make watch`)"
+        )
+        .into());
+    }
     let config = Config::parse(|name| env::var_os(name).map(|value| value.to_string_lossy().into_owned()))?;
     let sdk = sdk_config(&config).load().await;
     Ok(Function::new(config, &sdk)?)
@@ -67,6 +76,9 @@ async fn start() -> Result<Function, Box<dyn Error + Send + Sync>> {
 /// Tells Lambda why the function does not start, so that whoever invokes it reads more than
 /// `exit status 1`.
 async fn report_init_error(error: &(dyn Error + Send + Sync)) {
+    if env::var_os(RUNTIME_API).is_none() {
+        return;
+    }
     let diagnostic = Diagnostic { error_type: "InvalidConfiguration".to_owned(), error_message: error.to_string() };
     let report = async {
         let client = Client::builder().build()?;
@@ -77,7 +89,17 @@ async fn report_init_error(error: &(dyn Error + Send + Sync)) {
             .body(Body::from(serde_json::to_vec(&diagnostic)?))?;
         client.call(request).await
     };
-    if let Err(error) = report.await {
-        warn!(%error, "the Lambda Runtime API did not take the error");
+    match timeout(REPORT_TIMEOUT, report).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => warn!(%error, "the Lambda Runtime API did not take the error"),
+        Err(_) => warn!("the Lambda Runtime API did not reply"),
     }
 }
+
+const RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
+
+/// What Lambda sets, and lambda_runtime panics without.
+const LAMBDA_VARIABLES: [&str; 4] =
+    [RUNTIME_API, "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"];
+
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);

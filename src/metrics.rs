@@ -9,7 +9,6 @@ use aws_config::SdkConfig;
 use aws_sdk_cloudwatch::{
     Client,
     config::timeout::TimeoutConfig,
-    error::DisplayErrorContext,
     primitives::DateTime,
     types::{Dimension, MetricDatum, StandardUnit},
 };
@@ -95,7 +94,7 @@ impl Metrics {
             let rest = data.split_off(data.len().min(METRICS_IN_A_CALL));
             let sent = client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data)).send().await;
             if let Err(error) = sent {
-                warn!(error = %DisplayErrorContext(&error), "metrics were not sent: PutMetricData failed");
+                warn!(error = chain(&error), "metrics were not sent: PutMetricData failed");
                 // An endpoint that fails once is not asked again for each of many batches.
                 return;
             }

@@ -12,8 +12,7 @@ impl AllowedNetworks {
     /// Why `address` must not be registered, or `None` if it may be.
     ///
     /// Loopback, link-local, multicast, unspecified and broadcast addresses are refused whatever
-    /// the list says: no database answers there, and a target in 127.0.0.0/8 or 169.254.0.0/16
-    /// would point the load balancer at itself or at the metadata service.
+    /// the list says: no database answers there.
     pub fn refusal(&self, address: IpAddr) -> Option<String> {
         if let Some(kind) = never_a_target(address.to_canonical()) {
             return Some(format!("{kind} addresses are never registered"));
@@ -69,7 +68,8 @@ pub fn is_public(address: IpAddr) -> bool {
         IpAddr::V4(v4) => {
             let [first, second, ..] = v4.octets();
             let shared = first == 100 && (64..128).contains(&second);
-            !v4.is_private() && !shared && never_a_target(address).is_none()
+            let reserved = first == 0 || first >= 240;
+            !v4.is_private() && !shared && !reserved && never_a_target(address).is_none()
         }
         IpAddr::V6(v6) => v6.segments().first().is_some_and(|first| first & 0xe000 == 0x2000),
     }

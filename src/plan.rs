@@ -1,7 +1,7 @@
 //! The decision: what DNS says and what is registered, turned into what to register and to
 //! deregister. Pure: no I/O, no SDK type.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::target::{RegisteredTarget, Target};
 
@@ -10,6 +10,9 @@ use crate::target::{RegisteredTarget, Target};
 pub struct Desired {
     /// The union of the answers, as targets.
     pub targets: BTreeSet<Target>,
+    /// Addresses that DNS gave as well, and that may not become targets. Nothing is done to those
+    /// that are registered: DNS gives them, so they are not stale.
+    pub refused: BTreeSet<IpAddr>,
     /// Whether every hostname of the group resolved. Where one did not, its addresses are
     /// unknown, and any target may be one of them.
     pub complete: bool,
@@ -25,6 +28,7 @@ pub struct Desired {
 /// | no           | draining          | –                       | nothing      |
 /// | no           | in any other state| yes                     | `deregister` |
 /// | no           | in any other state| no                      | `held`       |
+/// | refused      | in any other state| –                       | `held`       |
 ///
 /// Where DNS gives nothing at all, nothing is deregistered whatever `complete` says: an empty
 /// group is an outage, and a network load balancer whose targets are all unhealthy still tries
@@ -37,7 +41,8 @@ pub struct Plan {
     pub keep: BTreeSet<Target>,
     /// To be deregistered after the registration succeeded, with all that was shown of them.
     pub deregister: BTreeSet<RegisteredTarget>,
-    /// Not given by DNS, but kept because not every hostname resolved.
+    /// Not desired, but kept: not every hostname resolved, or DNS gives the address and it is
+    /// refused.
     pub held: BTreeSet<Target>,
 }
 
@@ -48,7 +53,10 @@ impl Plan {
         for registered in listed.iter().filter(|listed| listed.state.is_registered()) {
             if desired.targets.contains(&registered.target) {
                 plan.keep.insert(registered.target);
-            } else if desired.complete && !desired.targets.is_empty() {
+            } else if desired.complete
+                && !desired.targets.is_empty()
+                && !desired.refused.contains(&registered.target.address)
+            {
                 plan.deregister.insert(registered.clone());
             } else {
                 plan.held.insert(registered.target);

@@ -3,9 +3,9 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use futures_util::{
 };
 use tokio::{
     join, select,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -28,7 +28,7 @@ use crate::{
     plan::{Desired, Plan},
     report::{GroupReport, Outcome},
     target::{IpFamily, RegisteredTarget, Target, TargetGroupArn, TargetState},
-    target_group::{ElbError, Facts, RegisterError, TargetGroups},
+    target_group::{BATCH, ElbError, Facts, RegisterError, TargetGroups},
 };
 
 /// Brings target groups into step with DNS.
@@ -42,15 +42,33 @@ pub struct Reconciler {
     pub allowed_networks: AllowedNetworks,
     /// The budget of ELBv2 requests.
     pub limiter: Arc<Limiter>,
-    /// When each target group was last found or brought in step, and with what.
-    pub in_step: Mutex<HashMap<TargetGroupArn, InStep>>,
+    /// What is known of target groups from earlier runs.
+    pub memories: Mutex<HashMap<TargetGroupArn, Memory>>,
 }
 
-/// What a target group was in step with.
+/// What is known of a target group from earlier runs. It decides nothing but whose turn it is.
 #[derive(Debug)]
-pub struct InStep {
-    targets: BTreeSet<Target>,
-    at: Instant,
+pub struct Memory {
+    /// When the group last had its turn, whatever came of it: one that always fails must not have
+    /// every turn.
+    looked_at: Instant,
+    /// The targets that it was last in step with.
+    in_step: Option<BTreeSet<Target>>,
+}
+
+/// A target group that is to be looked at.
+struct Job<'a> {
+    position: usize,
+    group: &'a Group,
+    /// What DNS said before it was the group's turn.
+    early: Option<Resolution>,
+}
+
+/// Whether there is a place for a group within the budget.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Turn {
+    PutOff,
+    Taken,
 }
 
 /// What DNS said to all hostnames of a target group.
@@ -70,18 +88,16 @@ impl Reconciler {
     /// reports are in the order of the groups.
     pub async fn run(&self, groups: &[Group], dry_run: bool, cutoff: Instant) -> Vec<GroupReport> {
         let mut reports: Vec<_> = groups.iter().map(GroupReport::new).collect();
+        let jobs: VecDeque<_> =
+            groups.iter().enumerate().map(|(position, group)| Job { position, group, early: None }).collect();
         // Where the budget suffices for all, DNS and ELBv2 are asked at the same time. Where it
         // may not, DNS is asked first, to know which groups need it most.
-        let mut queue: Vec<_> = if self.limiter.holds(groups.len()) {
-            groups.iter().enumerate().map(|(position, group)| (position, group, None)).collect()
-        } else {
-            self.by_urgency(groups).await
-        };
-        queue.reverse();
-        let now = Instant::now();
-        let last_start = cutoff - (cutoff.saturating_duration_since(now) / 4).min(TIME_FOR_ONE);
+        let first_looks = groups.iter().filter(|group| self.target_groups.known_facts(&group.arn).is_none()).count();
+        let mut queue =
+            if self.limiter.holds(groups.len() + first_looks) { jobs } else { self.by_urgency(jobs, cutoff).await };
+        let left = cutoff.saturating_duration_since(Instant::now());
+        let last_start = cutoff - TIME_FOR_ONE.max(self.limiter.time_for(REQUESTS_FOR_ONE)).min(left / 2);
         let mut running = FuturesUnordered::new();
-        let mut budget_spent = false;
         loop {
             select! {
                 biased;
@@ -90,56 +106,87 @@ impl Reconciler {
                         *slot = report;
                     }
                 }
-                () = self.limiter.acquire(Priority::Start), if !queue.is_empty() && !budget_spent => {
-                    if let Some((position, group, early)) = queue.pop() {
-                        running.push(async move {
-                            (position, self.reconcile_until(cutoff, group, early, dry_run).await)
-                        });
-                    }
+                () = self.limiter.acquire(Priority::Start), if !queue.is_empty() => {
+                    running.extend(queue.pop_front().map(|job| self.handle(job, Turn::Taken, dry_run, cutoff)));
                 }
-                () = sleep_until(last_start), if !queue.is_empty() && !budget_spent => budget_spent = true,
+                () = sleep_until(last_start), if !queue.is_empty() => {
+                    running.extend(queue.drain(..).map(|job| self.handle(job, Turn::PutOff, dry_run, cutoff)));
+                }
                 else => break,
-            }
-        }
-        for (position, group, early) in queue {
-            if let Some(report) = reports.get_mut(position) {
-                self.put_off(group, early, report);
             }
         }
         reports
     }
 
-    /// Asks DNS for all groups, and orders them: first those whose answer is another than the one
-    /// they were last in step with, then those that were not verified for the longest time.
-    async fn by_urgency<'a>(&self, groups: &'a [Group]) -> Vec<(usize, &'a Group, Option<Resolution>)> {
-        let mut asked = join_all(groups.iter().enumerate().map(async |(position, group)| {
-            let family = self.target_groups.known_facts(&group.arn).map_or(IpFamily::V4, |facts| facts.family);
-            // A name that hangs must not hold up the others; its group asks again in its turn.
-            let early = timeout(EARLY_LOOK, self.resolve(group, family)).await.ok();
-            (position, group, early)
+    /// Puts the groups in order: first those whose answer is another than the one they were last
+    /// in step with, then those whose turn was the longest time ago.
+    async fn by_urgency<'a>(&self, jobs: VecDeque<Job<'a>>, cutoff: Instant) -> VecDeque<Job<'a>> {
+        let until = halfway(cutoff).min(Instant::now() + EARLY_LOOK);
+        let mut jobs = join_all(jobs.into_iter().map(async |mut job| {
+            // Of a group that was never looked at, there is nothing to compare the answer with.
+            if let Some(Ok(facts)) = self.target_groups.known_facts(&job.group.arn) {
+                job.early = Some(self.resolve(job.group, facts.family, until).await);
+            }
+            job
         }))
         .await;
-        let in_step = self.in_step.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.sort_by_cached_key(|(_, group, early)| {
-            let last = in_step.get(&group.arn);
-            let facts = self.target_groups.known_facts(&group.arn);
-            let changed = match (last, facts, early) {
-                (Some(last), Some(facts), Some(early)) => {
-                    let desired = self.look(group, facts, early).desired;
-                    desired.complete && desired.targets != last.targets
+        let memories = self.memories();
+        jobs.sort_by_cached_key(|job| {
+            let memory = memories.get(&job.group.arn);
+            let in_step = memory.and_then(|memory| memory.in_step.as_ref());
+            let facts = self.target_groups.known_facts(&job.group.arn);
+            let changed = match (in_step, facts, &job.early) {
+                (Some(in_step), Some(Ok(facts)), Some(early)) => {
+                    let desired = self.look(job.group, facts, early).desired;
+                    if desired.complete { desired.targets != *in_step } else { !desired.targets.is_subset(in_step) }
                 }
                 _ => false,
             };
-            (Reverse(changed), last.map(|last| last.at))
+            (Reverse(changed), memory.map(|memory| memory.looked_at))
         });
-        asked
+        jobs.into()
     }
 
-    /// A group that the budget had no place for. It has not failed, unless its name did.
-    fn put_off(&self, group: &Group, early: Option<Resolution>, report: &mut GroupReport) {
+    async fn handle(&self, job: Job<'_>, turn: Turn, dry_run: bool, cutoff: Instant) -> (usize, GroupReport) {
+        let Job { position, group, early } = job;
+        let mut report = GroupReport::new(group);
+        match turn {
+            Turn::PutOff => self.put_off(group, early, cutoff, &mut report).await,
+            Turn::Taken => {
+                if !dry_run {
+                    self.memories()
+                        .entry(group.arn.clone())
+                        .and_modify(|memory| memory.looked_at = Instant::now())
+                        .or_insert_with(|| Memory { looked_at: Instant::now(), in_step: None });
+                }
+                self.reconcile_until(cutoff, group, early, dry_run, &mut report).await;
+            }
+        }
+        (position, report)
+    }
+
+    /// A group that the budget has no place for. It has not failed, unless its name did.
+    async fn put_off(&self, group: &Group, early: Option<Resolution>, cutoff: Instant, report: &mut GroupReport) {
         let facts = self.target_groups.known_facts(&group.arn);
-        if let (Some(facts), Some(early)) = (facts, early) {
-            self.look(group, facts, &early).note(report);
+        let family = match &facts {
+            Some(Ok(facts)) => facts.family,
+            // Whether the name resolves at all, either family tells.
+            _ => IpFamily::V4,
+        };
+        let resolution = match early {
+            Some(early) => early,
+            None => self.resolve(group, family, halfway(cutoff)).await,
+        };
+        match facts {
+            Some(Ok(facts)) => self.look(group, facts, &resolution).note(report),
+            Some(Err(error)) => report.problems.push(error.to_string()),
+            None => {
+                let failures = resolution.answers.iter().filter_map(|(hostname, answer)| {
+                    let error = answer.as_ref().err().filter(|error| !error.is_no_data())?;
+                    Some(format!("{hostname}: {error}"))
+                });
+                report.problems.extend(failures);
+            }
         }
         report.outcome = if report.problems.is_empty() { Outcome::Deferred } else { Outcome::Failed };
     }
@@ -150,32 +197,30 @@ impl Reconciler {
         group: &Group,
         early: Option<Resolution>,
         dry_run: bool,
-    ) -> GroupReport {
-        let mut report = GroupReport::new(group);
+        report: &mut GroupReport,
+    ) {
         let waits = Waits::default();
-        let reconciliation = self.reconcile(group, early, dry_run, &mut report, &waits);
-        let result = timeout_at(cutoff, reconciliation).await;
+        let result = timeout_at(cutoff, self.reconcile(cutoff, group, early, dry_run, report, &waits)).await;
         let waiting = waits.names();
         match result {
             Ok(Ok(())) => {}
             Ok(Err(problem)) => report.problems.push(problem),
             // It only waited for its turn, and was not looked at: the budget put it off.
-            Err(_) if waiting.is_empty() && report.held.is_none() => return report,
+            Err(_) if waiting.is_empty() && report.held.is_none() => return,
             Err(_) => {
                 let what = if waiting.is_empty() { "its turn under ELB_REQUESTS_PER_SECOND" } else { &waiting };
                 report.problems.push(format!("given up shortly before the deadline, still waiting for {what}"));
             }
         }
         report.settle();
-        for (address, reason) in &report.refused {
-            warn!(target_group = %group.arn, hostname = report.names(), %address, reason, "refused");
-        }
-        report
+        log(report, dry_run);
     }
 
-    /// What goes wrong is either noted in the report, where the rest goes on, or returned.
+    /// Looks and acts until there is nothing left to do. What goes wrong is either noted in the
+    /// report, where the rest goes on, or returned.
     async fn reconcile(
         &self,
+        cutoff: Instant,
         group: &Group,
         early: Option<Resolution>,
         dry_run: bool,
@@ -186,20 +231,23 @@ impl Reconciler {
         let (known, listed) = join!(
             async {
                 let facts = match self.target_groups.known_facts(arn) {
-                    Some(facts) => facts,
+                    Some(known) => known?,
                     None => {
                         self.limiter.acquire(Priority::Continue).await;
                         waits.on("DescribeTargetGroups", self.target_groups.read_facts(arn)).await?
                     }
                 };
                 let resolution = match early {
-                    Some(early) if early.family == facts.family => early,
-                    _ => waits.on("DNS", self.resolve(group, facts.family)).await,
+                    Some(early) if early.answers.values().all(Result::is_ok) => early,
+                    _ => waits.on("DNS", self.resolve(group, facts.family, halfway(cutoff))).await,
                 };
                 Ok::<_, ElbError>((facts, resolution))
             },
             waits.on("DescribeTargetHealth", self.target_groups.describe(arn)),
         );
+        if let Ok(listed) = &listed {
+            report.count(listed);
+        }
         let (facts, mut resolution) = known.map_err(|error| error.to_string())?;
         let mut listed = match listed {
             Ok(listed) => listed,
@@ -208,89 +256,84 @@ impl Reconciler {
                 return Err(error.to_string());
             }
         };
-        for _ in 0..MOST_LOOKS {
+        let mut refused = BTreeMap::new();
+        let mut quota_reached = false;
+        let mut has_turn = false;
+        loop {
+            // What was true when a slow call began must not undo what a newer run has done since.
             if resolution.is_old() {
-                resolution = waits.on("DNS", self.resolve(group, facts.family)).await;
+                waits.on("DNS", self.refresh(&mut resolution, halfway(cutoff))).await;
             }
             let look = self.look(group, facts, &resolution);
             let plan = Plan::new(&look.desired, &listed);
             look.note(report);
-            report.count(&listed);
+            report.refused.extend(refused.clone());
+            report.kept = plan.held;
             if dry_run {
                 report.registered = plan.register;
                 report.deregistered = plan.deregister.iter().map(|shown| shown.target).collect();
                 return Ok(());
             }
-            if plan.is_empty() {
-                for target in &plan.held {
-                    warn!(
-                        target_group = %arn, hostname = report.names(), %target,
-                        "kept, although no answer holds it: a hostname did not resolve"
-                    );
+            let (turned_down, missing): (Vec<Target>, Vec<Target>) =
+                plan.register.iter().partition(|target| refused.contains_key(&target.address));
+            if missing.is_empty() && (plan.deregister.is_empty() || !turned_down.is_empty()) {
+                if has_turn {
+                    self.limiter.give_back();
+                }
+                for target in &turned_down {
+                    let reason = refused.get(&target.address).map_or("", String::as_str);
+                    report.problems.push(format!("RegisterTargets refused {target}: {reason}"));
                 }
                 if report.problems.is_empty() {
                     self.remember(arn, look.desired.targets);
                 }
                 return Ok(());
             }
-            self.limiter.acquire(Priority::Continue).await;
-            if resolution.is_old() {
-                continue;
-            }
-            if plan.register.is_empty() {
-                self.deregister(group, &plan.deregister, &mut listed, report, waits).await?;
-                continue;
-            }
-            let registered = self.register(group, &plan.register, &mut listed, report, waits).await;
-            match registered {
-                // Where the quota is used up, what is stale has to go first, or nothing new could
-                // ever come; the next look registers.
-                Err(RegisterError::QuotaReached(_)) if !plan.deregister.is_empty() => {
-                    self.limiter.acquire(Priority::Continue).await;
-                    if !resolution.is_old() {
-                        self.deregister(group, &plan.deregister, &mut listed, report, waits).await?;
-                    }
+            if !has_turn {
+                self.limiter.acquire(Priority::Continue).await;
+                has_turn = true;
+                if resolution.is_old() {
+                    continue;
                 }
+            }
+            has_turn = false;
+            if missing.is_empty() || (quota_reached && !plan.deregister.is_empty()) {
+                // Where the quota refused what is missing, as much room is made as that needs.
+                let most = if missing.is_empty() { BATCH } else { missing.len().min(BATCH) };
+                let batch = plan.deregister.into_iter().take(most).collect();
+                self.deregister(arn, &batch, &mut listed, report, waits).await?;
+                quota_reached = false;
+                continue;
+            }
+            let batch = missing.into_iter().take(BATCH).collect();
+            match self.register(arn, &batch, &mut listed, report, &mut refused, waits).await {
+                Err(RegisterError::QuotaReached(_)) if !plan.deregister.is_empty() => quota_reached = true,
                 Err(error) => return Err(error.to_string()),
-                Ok(()) => {
-                    let refused: Vec<_> =
-                        plan.register.iter().filter(|target| !report.registered.contains(target)).collect();
-                    for target in &refused {
-                        let reason = report.refused.get(&target.address).map_or("", String::as_str);
-                        report.problems.push(format!("RegisterTargets refused {target}: {reason}"));
-                    }
-                    if !refused.is_empty() {
-                        return Ok(());
-                    }
-                }
+                Ok(()) => {}
             }
         }
-        Err(format!(
-            "the answer was more than {} s old each time that ELBv2 was ready for a change; the next run tries again",
-            OLDEST_ANSWER.as_secs()
-        ))
     }
 
     async fn register(
         &self,
-        group: &Group,
-        targets: &BTreeSet<Target>,
+        arn: &TargetGroupArn,
+        batch: &BTreeSet<Target>,
         listed: &mut Vec<RegisteredTarget>,
         report: &mut GroupReport,
+        refused: &mut BTreeMap<IpAddr, String>,
         waits: &Waits,
     ) -> Result<(), RegisterError> {
-        let call = self.target_groups.register(&group.arn, targets, &mut report.registered, &mut report.refused);
+        let mut registered = Vec::new();
+        let mut accepted = |targets: &[Target]| {
+            report.registered.extend(targets);
+            registered.extend_from_slice(targets);
+        };
+        let call = self.target_groups.register(arn, batch, &mut accepted, refused);
         let result = waits.on("RegisterTargets", call).await;
-        let registered: BTreeSet<_> = targets.intersection(&report.registered).copied().collect();
-        for target in &registered {
-            info!(
-                target_group = %group.arn, hostname = report.names(), %target,
-                reason = "an answer holds it", "registered"
-            );
-        }
         listed.retain(|shown| !registered.contains(&shown.target));
         listed.extend(registered.into_iter().map(|target| RegisteredTarget {
             target,
+            id: target.address.to_string(),
             availability_zone: None,
             state: TargetState::Other,
         }));
@@ -300,36 +343,46 @@ impl Reconciler {
 
     async fn deregister(
         &self,
-        group: &Group,
-        targets: &BTreeSet<RegisteredTarget>,
+        arn: &TargetGroupArn,
+        batch: &BTreeSet<RegisteredTarget>,
         listed: &mut [RegisteredTarget],
         report: &mut GroupReport,
         waits: &Waits,
     ) -> Result<(), String> {
-        let call = self.target_groups.deregister(&group.arn, targets, &mut report.deregistered);
-        let result = waits.on("DeregisterTargets", call).await;
-        for shown in listed.iter_mut().filter(|shown| targets.contains(shown)) {
-            if report.deregistered.contains(&shown.target) {
-                shown.state = TargetState::Draining;
-                info!(
-                    target_group = %group.arn, hostname = report.names(), target = %shown.target,
-                    reason = "no answer holds it", "deregistered"
-                );
-            }
+        let call = self.target_groups.deregister(arn, batch);
+        waits.on("DeregisterTargets", call).await.map_err(|error| error.to_string())?;
+        report.deregistered.extend(batch.iter().map(|shown| shown.target));
+        for shown in listed.iter_mut().filter(|shown| batch.contains(shown)) {
+            shown.state = TargetState::Draining;
         }
         report.count(listed);
-        result.map_err(|error| error.to_string())
+        Ok(())
     }
 
-    async fn resolve(&self, group: &Group, family: IpFamily) -> Resolution {
+    async fn resolve(&self, group: &Group, family: IpFamily, until: Instant) -> Resolution {
         let asked_at = Instant::now();
-        let answers = join_all(
-            group
-                .hostnames()
-                .into_iter()
-                .map(async |hostname| (hostname.clone(), self.resolver.resolve(hostname, family).await)),
-        );
-        Resolution { family, answers: answers.await.into_iter().collect(), took: asked_at.elapsed() }
+        let answers = self.ask(group.hostnames(), family, until).await;
+        Resolution { family, answers, took: asked_at.elapsed() }
+    }
+
+    /// Asks again for what is too old. What failed stays as it is: a name that hangs would make
+    /// the answers beside it old again.
+    async fn refresh(&self, resolution: &mut Resolution, until: Instant) {
+        let old = resolution.answers.iter().filter(|(_, answer)| is_old(answer)).map(|(hostname, _)| hostname);
+        let answers = self.ask(old.collect(), resolution.family, until).await;
+        resolution.answers.extend(answers);
+    }
+
+    async fn ask(
+        &self,
+        hostnames: BTreeSet<&Hostname>,
+        family: IpFamily,
+        until: Instant,
+    ) -> BTreeMap<Hostname, Result<Answer, ResolveError>> {
+        let answers = hostnames
+            .into_iter()
+            .map(async |hostname| (hostname.clone(), self.resolver.resolve(hostname, family, until).await));
+        join_all(answers).await.into_iter().collect()
     }
 
     /// Judges the answers: which addresses may become targets, and what is the matter with the
@@ -367,6 +420,7 @@ impl Reconciler {
         Look {
             desired: Desired {
                 targets: group.targets(facts.port, |hostname| usable.get(hostname).into_iter().flatten().copied()),
+                refused: refused.keys().copied().collect(),
                 complete: problems.is_empty(),
             },
             resolved: usable.values().flatten().copied().collect(),
@@ -377,15 +431,49 @@ impl Reconciler {
     }
 
     fn remember(&self, arn: &TargetGroupArn, targets: BTreeSet<Target>) {
-        let mut in_step = self.in_step.lock().unwrap_or_else(PoisonError::into_inner);
-        in_step.insert(arn.clone(), InStep { targets, at: Instant::now() });
+        if let Some(memory) = self.memories().get_mut(arn) {
+            memory.in_step = Some(targets);
+        }
+    }
+
+    fn memories(&self) -> MutexGuard<'_, HashMap<TargetGroupArn, Memory>> {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Resolution {
     /// Whether an answer is too old to plan on.
     fn is_old(&self) -> bool {
-        self.answers.values().flatten().any(|answer| answer.at.elapsed() > OLDEST_ANSWER)
+        self.answers.values().any(is_old)
+    }
+}
+
+fn is_old(answer: &Result<Answer, ResolveError>) -> bool {
+    answer.as_ref().is_ok_and(|answer| answer.at.elapsed() > OLDEST_ANSWER)
+}
+
+/// Half of the time that is left: DNS that hangs has to leave some for what else DNS gave.
+fn halfway(cutoff: Instant) -> Instant {
+    let now = Instant::now();
+    now + cutoff.saturating_duration_since(now) / 2
+}
+
+/// A line for each change and each thing that is not as it should be.
+fn log(report: &GroupReport, dry_run: bool) {
+    let group = &report.target_group_arn;
+    let hostname = report.names();
+    for target in &report.registered {
+        info!(target_group = %group, hostname, %target, dry_run, reason = "an answer holds it", "registered");
+    }
+    for target in &report.deregistered {
+        info!(target_group = %group, hostname, %target, dry_run, reason = "no answer holds it", "deregistered");
+    }
+    for target in &report.kept {
+        let reason = "a hostname did not resolve, or ALLOWED_CIDRS refuses its address";
+        warn!(target_group = %group, hostname, %target, reason, "kept");
+    }
+    for (address, reason) in &report.refused {
+        warn!(target_group = %group, hostname, %address, reason, "refused");
     }
 }
 
@@ -427,15 +515,15 @@ impl Waits {
 /// The contract: an answer that is older by the time the targets are known is asked for again.
 const OLDEST_ANSWER: Duration = Duration::from_secs(2);
 
-/// How often to look and act at the most: to register, to deregister and to find nothing left
-/// takes three.
-const MOST_LOOKS: usize = 6;
-
 /// How long to wait for DNS before target groups are put in order.
-const EARLY_LOOK: Duration = Duration::from_secs(1);
+const EARLY_LOOK: Duration = Duration::from_secs(2);
 
 /// How long before the cut-off no further target group is begun, so that what is begun can end.
 const TIME_FOR_ONE: Duration = Duration::from_secs(2);
+
+/// What a target group may need within that time: to be described, its facts, a registration and
+/// a deregistration.
+const REQUESTS_FOR_ONE: u32 = 4;
 
 const RUN_IN_THE_VPC: &str = ". If this is a publicly accessible database: its name resolves to its private address \
      only inside its VPC, so the function must run in that VPC";

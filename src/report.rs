@@ -54,6 +54,9 @@ pub struct GroupReport {
     /// Why it failed.
     #[serde(rename = "error", serialize_with = "joined")]
     pub problems: Vec<String>,
+    /// Registered targets that DNS does not give, but that are kept.
+    #[serde(skip)]
+    pub kept: BTreeSet<Target>,
     /// What the target group holds at the end; `None` where that is unknown.
     #[serde(skip)]
     pub held: Option<Held>,
@@ -101,6 +104,7 @@ impl GroupReport {
             waiting: [],
             refused: BTreeMap::new(),
             problems: Vec::new(),
+            kept: BTreeSet::new(),
             held: None,
             resolve_time: None,
         }

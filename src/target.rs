@@ -37,6 +37,8 @@ impl Serialize for Target {
 pub struct RegisteredTarget {
     /// The address and port that it was registered with.
     pub target: Target,
+    /// The id as it was shown: an IPv6 address can be written in more than one way.
+    pub id: String,
     /// The Availability Zone that was shown; sent back when the target is deregistered, as
     /// aws-load-balancer-controller does.
     pub availability_zone: Option<String>,

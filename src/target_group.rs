@@ -1,9 +1,9 @@
 //! The ELBv2 edge: describes, registers and deregisters targets. No SDK type leaves it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     error::Error,
-    iter,
+    mem,
     net::IpAddr,
     num::NonZeroU16,
     sync::{Arc, Mutex, PoisonError},
@@ -24,6 +24,7 @@ use aws_sdk_elasticloadbalancingv2::{
 use tokio::sync::Semaphore;
 
 use crate::{
+    aws::chain,
     limiter::{Limiter, Priority},
     target::{IpFamily, RegisteredTarget, Target, TargetGroupArn, TargetState},
 };
@@ -34,7 +35,8 @@ pub struct TargetGroups {
     sdk: SdkConfig,
     /// By Region: an ARN names the Region that its target group lives in.
     clients: Mutex<HashMap<String, Client>>,
-    facts: Mutex<HashMap<TargetGroupArn, Facts>>,
+    /// What is not of type `ip` stays so, too.
+    facts: Mutex<HashMap<TargetGroupArn, Result<Facts, ElbError>>>,
     limiter: Arc<Limiter>,
     open: Semaphore,
 }
@@ -81,8 +83,8 @@ impl TargetGroups {
     }
 
     /// The static facts, if they were read before.
-    pub fn known_facts(&self, arn: &TargetGroupArn) -> Option<Facts> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(arn).copied()
+    pub fn known_facts(&self, arn: &TargetGroupArn) -> Option<Result<Facts, ElbError>> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(arn).cloned()
     }
 
     /// Reads the static facts of a target group, and remembers them. The caller has waited for
@@ -107,26 +109,25 @@ impl TargetGroups {
             .iter()
             .find(|group| group.target_group_arn() == Some(arn.as_str()))
             .ok_or_else(|| unusable("the reply does not hold the target group".to_owned()))?;
-        match group.target_type() {
-            Some(TargetTypeEnum::Ip) => {}
-            other => {
-                let found = other.map_or("unknown", TargetTypeEnum::as_str);
-                return Err(unusable(format!(
-                    "the target group is of target type `{found}`, and only one of type `ip` can follow a \
-                     hostname: create a target group of type `ip` and bind that"
-                )));
+        let facts = match group.target_type() {
+            Some(TargetTypeEnum::Ip) => {
+                let port = group.port().and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
+                Ok(Facts {
+                    port: port.ok_or_else(|| unusable("the reply does not hold the target group's port".to_owned()))?,
+                    family: match group.ip_address_type() {
+                        Some(TargetGroupIpAddressTypeEnum::Ipv6) => IpFamily::V6,
+                        _ => IpFamily::V4,
+                    },
+                })
             }
-        }
-        let port = group.port().and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
-        let facts = Facts {
-            port: port.ok_or_else(|| unusable("the reply does not hold the target group's port".to_owned()))?,
-            family: match group.ip_address_type() {
-                Some(TargetGroupIpAddressTypeEnum::Ipv6) => IpFamily::V6,
-                _ => IpFamily::V4,
-            },
+            other => Err(unusable(format!(
+                "the target group is of target type `{}`, and only one of type `ip` can follow a hostname: create a \
+                 target group of type `ip` and bind that",
+                other.map_or("unknown", TargetTypeEnum::as_str)
+            ))),
         };
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).insert(arn.clone(), facts);
-        Ok(facts)
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).insert(arn.clone(), facts.clone());
+        facts
     }
 
     /// The targets that DescribeTargetHealth lists, draining ones among them. The caller has
@@ -151,6 +152,7 @@ impl TargetGroups {
             let port = target.port().and_then(|port| u16::try_from(port).ok())?;
             Some(RegisteredTarget {
                 target: Target { address: target.id()?.parse().ok()?, port: NonZeroU16::new(port)? },
+                id: target.id()?.to_owned(),
                 availability_zone: target.availability_zone().map(ToOwned::to_owned),
                 state: match description.target_health()?.state()? {
                     TargetHealthStateEnum::Draining => TargetState::Draining,
@@ -172,8 +174,9 @@ impl TargetGroups {
             .collect()
     }
 
-    /// Registers `targets`. While it goes, what AWS accepted is added to `registered`, and what
-    /// it refused for good to `refused`. The caller has waited for the turn of the first call.
+    /// Registers a batch of at most [`BATCH`] targets. `accepted` hears of what AWS accepted as
+    /// soon as it did, and what AWS refused for good is added to `refused`. The caller has waited
+    /// for the turn of the first call.
     ///
     /// A call that AWS refuses because of one target is repeated without it, so that no target
     /// keeps another out. The Availability Zone is left out first; a target that AWS says is
@@ -186,47 +189,46 @@ impl TargetGroups {
     pub async fn register(
         &self,
         arn: &TargetGroupArn,
-        targets: &BTreeSet<Target>,
-        registered: &mut BTreeSet<Target>,
+        batch: &BTreeSet<Target>,
+        accepted: &mut impl FnMut(&[Target]),
         refused: &mut BTreeMap<IpAddr, String>,
     ) -> Result<(), RegisterError> {
-        let mut batches: VecDeque<(Vec<Target>, Zone)> =
-            in_batches(targets.iter().copied()).map(|batch| (batch, Zone::LeftOut)).collect();
+        let mut parts: Vec<(Vec<Target>, Zone)> = vec![(batch.iter().copied().collect(), Zone::LeftOut)];
         let mut outside: Vec<Target> = Vec::new();
         let mut first = true;
         loop {
-            let Some((batch, zone)) = batches.pop_front() else {
+            let Some((part, zone)) = parts.pop() else {
                 if outside.is_empty() {
                     return Ok(());
                 }
-                batches.extend(in_batches(outside.drain(..)).map(|batch| (batch, Zone::All)));
+                parts.push((mem::take(&mut outside), Zone::All));
                 continue;
             };
             if !first {
                 self.limiter.acquire(Priority::Continue).await;
             }
             first = false;
-            let Err(error) = self.register_batch(arn, &batch, zone).await else {
-                registered.extend(batch);
+            let Err(error) = self.send(arn, &part, zone).await else {
+                accepted(&part);
                 continue;
             };
             let verdict = error.verdict();
             match verdict {
                 Verdict::Failed => return Err(RegisterError::Failed(error)),
-                Verdict::QuotaReached if batch.len() == 1 => return Err(RegisterError::QuotaReached(error)),
+                Verdict::QuotaReached if part.len() == 1 => return Err(RegisterError::QuotaReached(error)),
                 Verdict::OutsideVpc | Verdict::QuotaReached | Verdict::TargetRefused => {}
             }
             let named = error.named_addresses();
             let (suspects, rest): (Vec<_>, Vec<_>) =
-                batch.iter().partition(|target| batch.len() == 1 || named.contains(&target.address));
+                part.iter().partition(|target| part.len() == 1 || named.contains(&target.address));
             if suspects.is_empty() {
                 let (left, right) = rest.split_at(rest.len() / 2);
-                batches.push_front((right.to_vec(), zone));
-                batches.push_front((left.to_vec(), zone));
+                parts.push((right.to_vec(), zone));
+                parts.push((left.to_vec(), zone));
                 continue;
             }
             if !rest.is_empty() {
-                batches.push_front((rest, zone));
+                parts.push((rest, zone));
             }
             if verdict == Verdict::OutsideVpc && zone == Zone::LeftOut {
                 outside.extend(suspects);
@@ -236,13 +238,14 @@ impl TargetGroups {
         }
     }
 
-    async fn register_batch(&self, arn: &TargetGroupArn, batch: &[Target], zone: Zone) -> Result<(), ElbError> {
+    async fn send(&self, arn: &TargetGroupArn, part: &[Target], zone: Zone) -> Result<(), ElbError> {
         let _permit = self.open.acquire().await;
         let zone = match zone {
             Zone::All => Some("all".to_owned()),
             Zone::LeftOut => None,
         };
-        let targets = batch.iter().map(|target| description(target, zone.clone())).collect();
+        let targets =
+            part.iter().map(|target| description(target.address.to_string(), target.port, zone.clone())).collect();
         self.client(arn)
             .register_targets()
             .target_group_arn(arn.as_str())
@@ -253,36 +256,27 @@ impl TargetGroups {
             .map_err(|error| ElbError::new("RegisterTargets", &error))
     }
 
-    /// Deregisters targets exactly as DescribeTargetHealth showed them: without its port, a
-    /// target that was registered on a port of its own stays, and AWS reports success. `done`
-    /// grows while it goes. The caller has waited for the turn of the first call.
+    /// Deregisters a batch of at most [`BATCH`] targets as DescribeTargetHealth showed them:
+    /// without its port, a target that was registered on a port of its own stays, and AWS reports
+    /// success. The caller has waited for its turn.
     ///
     /// # Errors
     ///
-    /// Where a call fails.
-    pub async fn deregister(
-        &self,
-        arn: &TargetGroupArn,
-        targets: &BTreeSet<RegisteredTarget>,
-        done: &mut BTreeSet<Target>,
-    ) -> Result<(), ElbError> {
-        for (position, batch) in in_batches(targets).enumerate() {
-            if position > 0 {
-                self.limiter.acquire(Priority::Continue).await;
-            }
-            let _permit = self.open.acquire().await;
-            let descriptions =
-                batch.iter().map(|shown| description(&shown.target, shown.availability_zone.clone())).collect();
-            self.client(arn)
-                .deregister_targets()
-                .target_group_arn(arn.as_str())
-                .set_targets(Some(descriptions))
-                .send()
-                .await
-                .map_err(|error| ElbError::new("DeregisterTargets", &error))?;
-            done.extend(batch.iter().map(|shown| shown.target));
-        }
-        Ok(())
+    /// Where the call fails.
+    pub async fn deregister(&self, arn: &TargetGroupArn, batch: &BTreeSet<RegisteredTarget>) -> Result<(), ElbError> {
+        let _permit = self.open.acquire().await;
+        let targets = batch
+            .iter()
+            .map(|shown| description(shown.id.clone(), shown.target.port, shown.availability_zone.clone()))
+            .collect();
+        self.client(arn)
+            .deregister_targets()
+            .target_group_arn(arn.as_str())
+            .set_targets(Some(targets))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| ElbError::new("DeregisterTargets", &error))
     }
 
     fn client(&self, arn: &TargetGroupArn) -> Client {
@@ -324,11 +318,12 @@ impl ElbError {
     fn verdict(&self) -> Verdict {
         match self.code.as_deref() {
             Some("TooManyTargets") => Verdict::QuotaReached,
-            Some("InvalidTarget" | "TooManyRegistrationsForTargetId") => Verdict::TargetRefused,
-            Some("ValidationError") if OUTSIDE_VPC.iter().any(|phrase| self.problem.contains(phrase)) => {
+            Some("InvalidTarget" | "ValidationError")
+                if OUTSIDE_VPC.iter().any(|phrase| self.problem.contains(phrase)) =>
+            {
                 Verdict::OutsideVpc
             }
-            Some("ValidationError") => Verdict::TargetRefused,
+            Some("InvalidTarget" | "TooManyRegistrationsForTargetId" | "ValidationError") => Verdict::TargetRefused,
             _ => Verdict::Failed,
         }
     }
@@ -392,17 +387,8 @@ impl Intercept for CountAttempts {
     }
 }
 
-fn description(target: &Target, zone: Option<String>) -> TargetDescription {
-    TargetDescription::builder()
-        .id(target.address.to_string())
-        .port(target.port.get().into())
-        .set_availability_zone(zone)
-        .build()
-}
-
-fn in_batches<T>(items: impl IntoIterator<Item = T>) -> impl Iterator<Item = Vec<T>> {
-    let mut items = items.into_iter();
-    iter::from_fn(move || Some(items.by_ref().take(BATCH).collect::<Vec<_>>()).filter(|batch| !batch.is_empty()))
+fn description(id: String, port: NonZeroU16, zone: Option<String>) -> TargetDescription {
+    TargetDescription::builder().id(id).port(port.get().into()).set_availability_zone(zone).build()
 }
 
 /// What to do about an error, where AWS's own message leaves the user alone.
@@ -418,25 +404,14 @@ fn hint(operation: &str, code: &str) -> String {
     }
 }
 
-/// An error with its causes: the SDK's own text stops at `dispatch failure`.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
-
-/// What the two messages hold by which AWS says that an address needs an Availability Zone: one
+/// What the messages hold by which AWS says that an address needs an Availability Zone: one is
 /// for addresses outside the VPC, one for those that are in one of its networks but in no subnet
-/// (aws-load-balancer-controller, issues 3084 and 3714).
-const OUTSIDE_VPC: [&str; 2] = ["outside the VPC", "not in the VPC"];
+/// (aws-load-balancer-controller, issues 3084 and 3714, and what its own code looks for).
+const OUTSIDE_VPC: [&str; 3] = ["outside the VPC", "not in the VPC", "ou must specify an Availability Zone"];
 
 /// Targets in a call. AWS documents no limit; aws-load-balancer-controller sends 200.
-const BATCH: usize = 200;
+pub const BATCH: usize = 200;
 
 /// Requests under way at once, so that a fleet of target groups does not exhaust the 1,024 file
 /// descriptors of an execution environment.
-const MAX_OPEN_REQUESTS: usize = 64;
+const MAX_OPEN_REQUESTS: usize = 200;

@@ -268,6 +268,7 @@ async fn wrong_events_change_nothing() {
         (json!({"source": "aws.events", "dry_run": true}), vec!["source", "dry_run"]),
         (json!({"Records": []}), vec!["Records", "RDS notification"]),
         (sns("aws:sqs", "{\"Event ID\":\"x#RDS-EVENT-0049\"}"), vec!["Records"]),
+        (sns("aws:sns", "{\"Event Source\":\"db-instance\"}"), vec!["Records", "RDS notification"]),
         (sns("aws:sns", "hello"), vec!["Records", "RDS notification"]),
         (sns("aws:sns", "{\"AlarmName\":\"x\"}"), vec!["Records", "RDS notification"]),
     ] {
@@ -302,4 +303,18 @@ async fn a_wrong_environment_ends_the_real_binary_with_a_readable_init_error() {
     assert!(!bootstrap.wait_for_exit().await.success());
     let log = [bootstrap.stdout(), bootstrap.stderr()].concat().join("\n");
     assert!(log.contains("METRICS is `statsd`") && !log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn the_binary_started_by_hand_says_what_it_is() {
+    for environment in [vec![], vec![("METRICS", "statsd")]] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_bootstrap"))
+            .env_clear()
+            .envs(environment)
+            .output()
+            .expect("it starts");
+        let log = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains("AWS_LAMBDA_RUNTIME_API is not set") && !log.contains("panicked"), "{log}");
+    }
 }

@@ -29,14 +29,26 @@ fn listed() -> impl Strategy<Value = Vec<RegisteredTarget>> {
         let mut seen = BTreeSet::new();
         let listed = targets.into_iter().filter(|(target, _)| seen.insert(*target));
         listed
-            .map(|(target, state)| RegisteredTarget { target, availability_zone: Some("us-east-1a".to_owned()), state })
+            .map(|(target, state)| RegisteredTarget {
+                target,
+                id: target.address.to_string(),
+                availability_zone: Some("us-east-1a".to_owned()),
+                state,
+            })
             .collect()
     })
 }
 
+/// Of what DNS gives, some addresses are refused.
 fn desired() -> impl Strategy<Value = Desired> {
-    (vec(target(), 0..8), any::<bool>())
-        .prop_map(|(targets, complete)| Desired { targets: targets.into_iter().collect(), complete })
+    (vec(target(), 0..8), any::<bool>(), vec(target(), 0..2)).prop_map(|(targets, complete, refused)| {
+        let refused: BTreeSet<_> = refused.into_iter().map(|target| target.address).collect();
+        Desired {
+            targets: targets.into_iter().filter(|target| !refused.contains(&target.address)).collect(),
+            refused,
+            complete,
+        }
+    })
 }
 
 fn registered(listed: &[RegisteredTarget]) -> BTreeSet<Target> {
@@ -53,6 +65,7 @@ fn carried_out(plan: &Plan, listed: &[RegisteredTarget]) -> Vec<RegisteredTarget
     }
     after.extend(plan.register.iter().map(|target| RegisteredTarget {
         target: *target,
+        id: target.address.to_string(),
         availability_zone: None,
         state: TargetState::Other,
     }));
@@ -65,7 +78,9 @@ proptest! {
     #[test]
     fn an_address_that_dns_gives_is_never_deregistered(desired in desired(), listed in listed()) {
         let plan = Plan::new(&desired, &listed);
-        prop_assert!(plan.deregister.iter().all(|shown| !desired.targets.contains(&shown.target)));
+        let gone: Vec<_> = plan.deregister.iter().map(|shown| shown.target).collect();
+        prop_assert!(gone.iter().all(|target| !desired.targets.contains(target)));
+        prop_assert!(gone.iter().all(|target| !desired.refused.contains(&target.address)));
     }
 
     #[test]
@@ -79,6 +94,7 @@ proptest! {
         mut desired in desired(), one in target(), listed in listed()
     ) {
         desired.complete = true;
+        desired.refused.clear();
         desired.targets.insert(one);
         let after = registered(&carried_out(&Plan::new(&desired, &listed), &listed));
         prop_assert_eq!(after, desired.targets);

@@ -61,6 +61,27 @@ async fn rule_01_stale_targets_go_first_where_the_quota_refuses_the_registration
 }
 
 #[tokio::test]
+async fn rule_01_stale_targets_go_first_however_slow_the_budget_makes_it() {
+    let addresses = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4"];
+    let stale = ["10.0.2.1", "10.0.2.2", "10.0.2.3", "10.0.2.4"];
+    let (world, arn) = World::with_database(&addresses, &stale).await;
+    world.aws.reconfigure(&arn, |group| group.quota(4));
+    let world = world.set("ELB_REQUESTS_PER_SECOND", 1);
+    world.sync().await.unwrap();
+    assert_eq!(world.aws.registered(&arn), addresses.iter().map(|address| format!("{address}:5432")).collect());
+}
+
+#[tokio::test]
+async fn rule_01_no_more_stale_targets_go_first_than_room_is_needed_for() {
+    let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.7", "10.0.1.8", "10.0.1.9"]).await;
+    world.aws.reconfigure(&arn, |group| group.quota(3));
+    world.sync().await.unwrap();
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+    let sizes: Vec<_> = world.aws.calls_of("DeregisterTargets").iter().map(|call| call.targets.len()).collect();
+    assert_eq!(sizes, [1, 2]);
+}
+
+#[tokio::test]
 async fn rule_01_a_quota_without_stale_targets_lets_in_what_fits_and_fails() {
     let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11", "10.0.1.12"], &[]).await;
     world.aws.reconfigure(&arn, |group| group.quota(2));
@@ -109,6 +130,22 @@ async fn rule_02_what_other_hostnames_of_the_group_resolved_to_is_still_register
     let message = world.failure(json!({})).await;
     assert!(message.contains("gone.test: NXDOMAIN"), "{message}");
     assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432", "10.0.1.10:5432"]));
+}
+
+#[tokio::test]
+async fn rule_02_a_hostname_that_hangs_does_not_hold_up_its_siblings() {
+    let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
+    world.dns.set_reply("silent.test", RecordType::A, Reply::Silent);
+    let world = world.set("BINDINGS", json!([binding("db.test", &arn), binding("silent.test", &arn)]));
+    // Also where the time that is left is shorter than what DNS would take.
+    for time in [30, 6] {
+        world.aws.remove_target(&arn, "10.0.1.10:5432");
+        let function = world.function().await;
+        let result = invoke_within(&function, json!({}), Duration::from_secs(time)).await;
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("silent.test: time-out") && !message.contains("db.test: "), "{message}");
+        assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432", "10.0.1.10:5432"]));
+    }
 }
 
 #[tokio::test]
@@ -294,6 +331,15 @@ async fn rule_06_if_no_address_is_left_the_message_speaks_of_publicly_accessible
 }
 
 #[tokio::test]
+async fn rule_06_a_registered_target_whose_address_dns_gives_is_not_touched_although_it_is_refused() {
+    let (world, arn) = World::with_database(&["10.0.1.10", "10.0.2.10"], &["10.0.2.10", "10.0.1.9"]).await;
+    let group = world.set("ALLOWED_CIDRS", "10.0.1.0/24").sync().await.unwrap();
+    assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
+    assert_eq!(group["refused"][0]["address"], "10.0.2.10");
+    drop(arn);
+}
+
+#[tokio::test]
 async fn rule_07_an_ipv6_group_asks_for_aaaa() {
     let world = World::new().await;
     world.dns.set_a("db.test", &["10.0.1.10"]);
@@ -436,7 +482,7 @@ async fn rule_10_a_name_that_hangs_spoils_no_other_group() {
     let time = Duration::from_secs(4);
     let result = tokio::time::timeout(time, invoke_within(&function, json!({}), time)).await;
     let message = result.expect("the reply has to go out before the deadline").unwrap_err().to_string();
-    assert!(message.contains("waiting for DNS"), "{message}");
+    assert!(message.contains("slow.test: time-out"), "{message}");
     assert_eq!(world.aws.registered(&arns[1]), set(&["10.0.1.2:5432"]));
 }
 
@@ -535,6 +581,57 @@ async fn rule_12_a_failed_name_of_a_group_that_is_put_off_is_still_reported() {
     }
     let message = invoke_within(&function, json!({}), Duration::from_secs(4)).await.unwrap_err().to_string();
     assert!(message.starts_with("8 of 8"), "{message}");
+}
+
+#[tokio::test]
+async fn rule_12_where_all_groups_change_at_once_all_are_brought_in_step() {
+    let (world, arns) = fleet(20).await;
+    let world = world.set("ELB_REQUESTS_PER_SECOND", 4);
+    for number in 0..20 {
+        world.dns.set_a(&format!("g{number:02}.test"), &[&format!("10.0.2.{number}")]);
+    }
+    // 20 × 4 requests, of which 16 go out at once: 16 s.
+    let function = world.function().await;
+    let reply = invoke_within(&function, json!({}), Duration::from_secs(40)).await.unwrap();
+    for (number, arn) in arns.iter().enumerate() {
+        assert_eq!(reply["groups"][number]["outcome"], "changed");
+        assert_eq!(world.aws.registered(arn), set(&[&format!("10.0.2.{number}:5432")]));
+    }
+    assert_eq!(world.aws.calls_of("RegisterTargets").len(), 20);
+    assert_eq!(world.aws.calls_of("DeregisterTargets").len(), 20);
+    let calls = world.aws.calls();
+    let requests: Vec<_> = calls.iter().filter(|call| call.action != "PutMetricData").map(|call| call.at).collect();
+    for (count, at) in requests.iter().enumerate() {
+        let allowed = 16.0 + 4.0 * (*at - requests[0]).as_secs_f64();
+        assert!((count as f64) < allowed + 1.0, "request {count} came too soon");
+    }
+}
+
+#[tokio::test]
+async fn rule_12_groups_that_always_fail_take_turns_with_the_others() {
+    let (world, arns) = fleet(8).await;
+    let world = world.set("ELB_REQUESTS_PER_SECOND", 1);
+    for number in 0..4 {
+        world.dns.set_reply(&format!("g{number:02}.test"), RecordType::A, Reply::ServFail);
+    }
+    let function = world.function().await;
+    for _ in 0..4 {
+        invoke_within(&function, json!({}), Duration::from_secs(8)).await.unwrap_err();
+    }
+    let looked_at: BTreeSet<_> =
+        world.aws.calls_of("DescribeTargetHealth").into_iter().filter_map(|call| call.arn).collect();
+    assert_eq!(looked_at, arns.into_iter().collect());
+}
+
+#[tokio::test]
+async fn rule_12_a_failed_name_is_reported_although_its_group_was_never_looked_at() {
+    let (world, arns) = fleet(12).await;
+    let world = world.set("ELB_REQUESTS_PER_SECOND", 1);
+    world.dns.set_reply("g11.test", RecordType::A, Reply::ServFail);
+    let function = world.function().await;
+    let message = invoke_within(&function, json!({}), Duration::from_secs(6)).await.unwrap_err().to_string();
+    assert!(message.starts_with("1 of 12") && message.contains("g11.test: SERVFAIL"), "{message}");
+    drop(arns);
 }
 
 #[tokio::test]

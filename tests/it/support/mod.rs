@@ -13,8 +13,9 @@ use std::{
 use aws_config::Region;
 use aws_sdk_elasticloadbalancingv2::config::Credentials;
 use nlb_hostname_targets::{
+    aws::sdk_config,
     config::{Config, ConfigError},
-    function::{Function, RunError, sdk_config},
+    function::{Function, RunError},
 };
 use serde_json::{Value, json};
 

@@ -1,0 +1,56 @@
+//! How the AWS SDK is set up, and how its errors read.
+
+use std::{error::Error, time::Duration};
+
+use aws_config::{
+    BehaviorVersion, ConfigLoader,
+    retry::{RetryConfig, RetryMode},
+    timeout::TimeoutConfig,
+};
+use aws_smithy_http_client::{
+    Builder as HttpClientBuilder,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
+
+use crate::config::Config;
+
+/// The AWS SDK's settings: credentials, Region and endpoints as its environment says, time-outs
+/// and retries set here.
+///
+/// One attempt that hangs is given up after [`ATTEMPT_TIMEOUT`], all of a call's after
+/// [`OPERATION_TIMEOUT`], so that a dead endpoint is named in an error before a function with a
+/// time-out of 15 s or more is ended.
+pub fn sdk_config(config: &Config) -> ConfigLoader {
+    let mode = if config.adaptive_retries { RetryMode::Adaptive } else { RetryMode::Standard };
+    let retries = RetryConfig::standard()
+        .with_retry_mode(mode)
+        .with_max_attempts(config.max_attempts.get())
+        .with_initial_backoff(INITIAL_BACKOFF);
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(OPERATION_TIMEOUT);
+    let http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(http)
+        .retry_config(retries)
+        .timeout_config(timeouts.build())
+}
+
+/// An error with its causes: the SDK's own text stops at `dispatch failure`.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// The SDK's own is a second; ELBv2 regains ten requests in that time.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
