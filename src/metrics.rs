@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use crate::{
+    aws::chain,
     config::MetricsDestination,
     report::{GroupReport, Outcome},
 };
