@@ -17,8 +17,7 @@ pub struct Request {
 }
 
 /// What invoked the function.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Trigger {
     /// A direct request.
     Direct,
@@ -26,6 +25,23 @@ pub enum Trigger {
     RdsEvent,
     /// A schedule, or any other event that says nothing to us.
     Schedule,
+}
+
+impl Trigger {
+    /// The name that the reply and the log give it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::RdsEvent => "rds-event",
+            Self::Schedule => "schedule",
+        }
+    }
+}
+
+impl Serialize for Trigger {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 impl Request {

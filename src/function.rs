@@ -1,6 +1,7 @@
 //! The Lambda function: an event in, a reply or a function error out.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -32,7 +33,7 @@ pub struct Function {
 }
 
 /// Why an invocation fails. Lambda's own `Errors` metric, its alarms and its retries see it.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum RunError {
     /// Target groups failed; all others were handled, and metrics were sent.
     #[error("{failed} of {all} target groups failed: {causes}")]
@@ -53,6 +54,13 @@ pub enum RunError {
          [{{\"hostname\": \"db.example.com\", \"target_group_arn\": \"arn:aws:elasticloadbalancing:…\"}}]"
     )]
     NoBindings,
+}
+
+/// As it is displayed: lambda_runtime logs a failed invocation by this.
+impl fmt::Debug for RunError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
 }
 
 impl From<RunError> for Diagnostic {
@@ -109,7 +117,7 @@ impl Function {
         let count = |outcome| reports.iter().filter(|report| report.outcome == outcome).count();
         let failed = count(Outcome::Failed);
         info!(
-            trigger = ?request.trigger,
+            trigger = request.trigger.as_str(),
             dry_run = request.dry_run,
             groups = reports.len(),
             in_sync = count(Outcome::InSync),
@@ -118,7 +126,7 @@ impl Function {
             failed,
             registered = reports.iter().map(|report| report.registered.len()).sum::<usize>(),
             deregistered = reports.iter().map(|report| report.deregistered.len()).sum::<usize>(),
-            milliseconds = started.elapsed().as_millis(),
+            milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "run finished"
         );
         if failed > 0 {

@@ -462,11 +462,12 @@ fn halfway(cutoff: Instant) -> Instant {
 fn log(report: &GroupReport, dry_run: bool) {
     let group = &report.target_group_arn;
     let hostname = report.names();
+    let would = if dry_run { "would be " } else { "" };
     for target in &report.registered {
-        info!(target_group = %group, hostname, %target, dry_run, reason = "an answer holds it", "registered");
+        info!(target_group = %group, hostname, %target, reason = "an answer holds it", "{would}registered");
     }
     for target in &report.deregistered {
-        info!(target_group = %group, hostname, %target, dry_run, reason = "no answer holds it", "deregistered");
+        info!(target_group = %group, hostname, %target, reason = "no answer holds it", "{would}deregistered");
     }
     for target in &report.kept {
         let reason = "a hostname did not resolve, or ALLOWED_CIDRS refuses its address";

@@ -499,6 +499,46 @@ async fn rule_10_a_group_that_fails_or_is_throttled_spoils_no_other() {
 }
 
 #[tokio::test]
+async fn rule_09_what_aws_did_although_its_reply_was_lost_is_done_once() {
+    for action in ["RegisterTargets", "DeregisterTargets"] {
+        let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
+        world.aws.fault(Fault::on(action, FaultKind::ResetAfter).times(1));
+        let group = world.sync().await.unwrap();
+        assert_eq!(group["registered"], json!(["10.0.1.10:5432"]), "{action}");
+        assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]), "{action}");
+        assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]), "{action}");
+    }
+}
+
+#[tokio::test]
+async fn rule_10_a_passing_fault_of_aws_is_retried() {
+    let faults = [
+        FaultKind::throttling(),
+        FaultKind::error(400, "Throttling", "Rate exceeded"),
+        FaultKind::error(500, "HealthUnavailable", "not now"),
+        FaultKind::body(503, "<html>Service Unavailable</html>"),
+        FaultKind::ResetBefore,
+    ];
+    for fault in faults {
+        let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
+        world.aws.fault(Fault::on("DescribeTargetHealth", fault.clone()).times(2));
+        world.sync().await.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+    }
+}
+
+#[tokio::test]
+async fn rule_10_a_reply_that_cannot_be_read_changes_nothing() {
+    for body in ["", "no xml", "<html></html>", "<a><b></a>"] {
+        let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
+        world.aws.fault(Fault::on("DescribeTargetHealth", FaultKind::body(200, body)));
+        let message = world.failure(json!({})).await;
+        assert!(message.contains("DescribeTargetHealth") && message.contains("can't be read"), "{body}: {message}");
+        assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432"]));
+    }
+}
+
+#[tokio::test]
 async fn rule_10_a_dead_endpoint_is_reported_before_the_deadline() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
     world.aws.fault(Fault::any(FaultKind::Hang));

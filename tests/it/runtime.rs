@@ -54,6 +54,7 @@ async fn it_reports_a_failed_run_as_a_function_error_and_lives_on() {
     for word in ["db.test", running.arn.as_str(), "NXDOMAIN"] {
         assert!(error.error_message.contains(word), "{}", error.error_message);
     }
+    running.bootstrap.wait_for_line("1 of 1 target groups failed: db.test of arn:").await;
     let error = running.api.invoke(json!({"dryrun": true}), TIME).await.unwrap_err();
     assert_eq!(error.error_type, "InvalidEvent");
     assert!(error.error_message.contains("dryrun"), "{}", error.error_message);
@@ -80,6 +81,7 @@ async fn it_logs_a_line_per_change_and_a_summary_as_json_where_lambda_asks_for_i
     assert_eq!(fields("deregistered")["target"], "10.0.1.9:5432");
     let summary = fields("run finished");
     assert_eq!((summary["changed"].as_u64(), summary["failed"].as_u64()), (Some(1), Some(0)));
+    assert_eq!(summary["trigger"], "schedule");
     assert!(lines.iter().all(|line| !line.to_string().contains("SecretAccessKey")));
 }
 
