@@ -52,6 +52,11 @@ impl ResolveError {
     pub fn is_no_data(&self) -> bool {
         self.failures.iter().any(|(_, failure)| matches!(failure, DnsFailure::NoData(_)))
     }
+
+    /// Whether it was we who had no time left, so that nothing is known of the name.
+    pub fn is_out_of_time(&self) -> bool {
+        self.failures.iter().any(|(_, failure)| matches!(failure, DnsFailure::OutOfTime(_)))
+    }
 }
 
 impl fmt::Display for ResolveError {
@@ -76,6 +81,9 @@ pub enum DnsFailure {
     /// There is no such name.
     #[error("NXDOMAIN: there is no such name")]
     NxDomain,
+    /// No reply came yet, and we could not wait any longer.
+    #[error("time-out: no reply after {:.1} s, and no time left to wait on", .0.as_secs_f32())]
+    OutOfTime(Duration),
     /// It is not willing to answer.
     #[error("REFUSED: the server does not answer this client")]
     Refused,
@@ -150,7 +158,7 @@ impl Resolver {
                     }
                     Ok(Err(failure)) => *earlier = Some(failure),
                     Err(_) => {
-                        earlier.get_or_insert(DnsFailure::TimeOut(started.elapsed()));
+                        *earlier = Some(DnsFailure::OutOfTime(started.elapsed()));
                         break 'rounds;
                     }
                 }
@@ -280,6 +288,5 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often each server that does not reply is asked.
 const ROUNDS: usize = 2;
 
-/// Queries under way at once: the VPC resolver takes 1,024 packets a second from a network
-/// interface, and a Lambda execution environment has 1,024 file descriptors.
+/// Queries under way at once: a Lambda execution environment has 1,024 file descriptors.
 const MAX_OPEN_QUERIES: usize = 256;

@@ -68,13 +68,17 @@ impl Request {
                 return Err(refused(EVENT, format!("it is {kind}; {ACCEPTED}")));
             }
         };
-        if let Some(source) = fields.get("source").and_then(Value::as_str) {
-            if let Some(field) = DIRECT_FIELDS.iter().find(|field| fields.contains_key(**field)) {
-                return Err(refused(
-                    EVENT,
-                    format!("`source` makes it an EventBridge event, which has no `{field}`: leave one of them out"),
-                ));
-            }
+        let source = fields.get("source").and_then(Value::as_str);
+        let envelope = if source.is_some() { "source" } else { "Records" };
+        if fields.contains_key(envelope)
+            && let Some(field) = DIRECT_FIELDS.iter().find(|field| fields.contains_key(**field))
+        {
+            return Err(refused(
+                EVENT,
+                format!("`{envelope}` makes it an event of AWS, which has no `{field}`: leave one of them out"),
+            ));
+        }
+        if let Some(source) = source {
             return Ok(plain(if source == RDS { Trigger::RdsEvent } else { Trigger::Schedule }));
         }
         if let Some(records) = fields.get("Records") {

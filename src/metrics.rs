@@ -64,7 +64,7 @@ impl Metrics {
         match &self.destination {
             Destination::CloudWatch(client) => {
                 if timeout_at(deadline, self.put(client, reports)).await.is_err() {
-                    warn!("metrics were not sent: no reply to PutMetricData before the deadline");
+                    warn!("not all metrics were sent: no reply to PutMetricData before the deadline");
                 }
             }
             Destination::Emf => {
@@ -95,7 +95,7 @@ impl Metrics {
             let rest = data.split_off(data.len().min(METRICS_IN_A_CALL));
             let sent = client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data)).send().await;
             if let Err(error) = sent {
-                warn!(error = chain(&error), "metrics were not sent: PutMetricData failed");
+                warn!(error = chain(&error), "not all metrics were sent: PutMetricData failed");
                 // An endpoint that fails once is not asked again for each of many batches.
                 return;
             }

@@ -65,9 +65,4 @@ impl Plan {
         plan.register = desired.targets.difference(&plan.keep).copied().collect();
         plan
     }
-
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.register.is_empty() && self.deregister.is_empty()
-    }
 }

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::{
@@ -49,8 +49,8 @@ pub struct Reconciler {
 /// What is known of a target group from earlier runs. It decides nothing but whose turn it is.
 #[derive(Debug)]
 pub struct Memory {
-    /// When the group last had its turn, whatever came of it: one that always fails must not have
-    /// every turn.
+    /// When the group last had its turn, whatever came of it: one that always fails must not count
+    /// as the longest unverified in every run.
     looked_at: Instant,
     /// The targets that it was last in step with.
     in_step: Option<BTreeSet<Target>>,
@@ -120,8 +120,11 @@ impl Reconciler {
 
     /// Puts the groups in order: first those whose answer is another than the one they were last
     /// in step with, then those whose turn was the longest time ago.
-    async fn by_urgency<'a>(&self, jobs: VecDeque<Job<'a>>, cutoff: Instant) -> VecDeque<Job<'a>> {
-        let until = halfway(cutoff).min(Instant::now() + EARLY_LOOK);
+    async fn by_urgency<'a>(&self, mut jobs: VecDeque<Job<'a>>, cutoff: Instant) -> VecDeque<Job<'a>> {
+        // Where nothing is remembered, as in a cold start, the first of the bindings must not be
+        // the first each time.
+        jobs.rotate_left(minute_of_epoch().wrapping_mul(STRIDE) % jobs.len().max(1));
+        let until = dns_cutoff(cutoff).min(Instant::now() + EARLY_LOOK);
         let mut jobs = join_all(jobs.into_iter().map(async |mut job| {
             // Of a group that was never looked at, there is nothing to compare the answer with.
             if let Some(Ok(facts)) = self.target_groups.known_facts(&job.group.arn) {
@@ -167,26 +170,31 @@ impl Reconciler {
 
     /// A group that the budget has no place for. It has not failed, unless its name did.
     async fn put_off(&self, group: &Group, early: Option<Resolution>, cutoff: Instant, report: &mut GroupReport) {
-        let facts = self.target_groups.known_facts(&group.arn);
-        let family = match &facts {
-            Some(Ok(facts)) => facts.family,
-            // Whether the name resolves at all, either family tells.
-            _ => IpFamily::V4,
-        };
-        let resolution = match early {
-            Some(early) => early,
-            None => self.resolve(group, family, halfway(cutoff)).await,
-        };
-        match facts {
-            Some(Ok(facts)) => self.look(group, facts, &resolution).note(report),
-            Some(Err(error)) => report.problems.push(error.to_string()),
-            None => {
-                let failures = resolution.answers.iter().filter_map(|(hostname, answer)| {
-                    let error = answer.as_ref().err().filter(|error| !error.is_no_data())?;
-                    Some(format!("{hostname}: {error}"))
-                });
-                report.problems.extend(failures);
+        let facts = match self.target_groups.known_facts(&group.arn).transpose() {
+            Ok(facts) => facts,
+            Err(error) => {
+                report.problems.push(error.to_string());
+                report.outcome = Outcome::Failed;
+                return;
             }
+        };
+        // Whether the name resolves at all, either family tells.
+        let family = facts.map_or(IpFamily::V4, |facts| facts.family);
+        let resolution = match early {
+            Some(early) if early.is_complete() => early,
+            _ => self.resolve(group, family, cutoff).await,
+        };
+        if let Some(facts) = facts.filter(|_| resolution.is_complete()) {
+            self.look(group, facts, &resolution).note(report);
+        } else {
+            // That we had no time to hear of a name, or that its group may be of the other family,
+            // is no failure.
+            let failures = resolution.answers.iter().filter_map(|(hostname, answer)| {
+                let error = answer.as_ref().err()?;
+                let known = !error.is_out_of_time() && (facts.is_some() || !error.is_no_data());
+                known.then(|| format!("{hostname}: {error}"))
+            });
+            report.problems.extend(failures);
         }
         report.outcome = if report.problems.is_empty() { Outcome::Deferred } else { Outcome::Failed };
     }
@@ -205,7 +213,7 @@ impl Reconciler {
         match result {
             Ok(Ok(())) => {}
             Ok(Err(problem)) => report.problems.push(problem),
-            // It only waited for its turn, and was not looked at: the budget put it off.
+            // It only waited for its turn, and nothing was decided: the budget put it off.
             Err(_) if waiting.is_empty() && report.held.is_none() => return,
             Err(_) => {
                 let what = if waiting.is_empty() { "its turn under ELB_REQUESTS_PER_SECOND" } else { &waiting };
@@ -238,8 +246,8 @@ impl Reconciler {
                     }
                 };
                 let resolution = match early {
-                    Some(early) if early.answers.values().all(Result::is_ok) => early,
-                    _ => waits.on("DNS", self.resolve(group, facts.family, halfway(cutoff))).await,
+                    Some(early) if early.is_complete() => early,
+                    _ => waits.on("DNS", self.resolve(group, facts.family, dns_cutoff(cutoff))).await,
                 };
                 Ok::<_, ElbError>((facts, resolution))
             },
@@ -258,11 +266,15 @@ impl Reconciler {
         };
         let mut refused = BTreeMap::new();
         let mut quota_reached = false;
+        let mut registered_when_room_was_made = None;
         let mut has_turn = false;
         loop {
             // What was true when a slow call began must not undo what a newer run has done since.
-            if resolution.is_old() {
-                waits.on("DNS", self.refresh(&mut resolution, halfway(cutoff))).await;
+            // Twice, because a slow name may make the answers beside it old meanwhile.
+            for _ in 0..2 {
+                if resolution.is_old() {
+                    waits.on("DNS", self.refresh(&mut resolution, dns_cutoff(cutoff))).await;
+                }
             }
             let look = self.look(group, facts, &resolution);
             let plan = Plan::new(&look.desired, &listed);
@@ -279,6 +291,9 @@ impl Reconciler {
             if missing.is_empty() && (plan.deregister.is_empty() || !turned_down.is_empty()) {
                 if has_turn {
                     self.limiter.give_back();
+                }
+                if !turned_down.is_empty() {
+                    report.kept.extend(plan.deregister.iter().map(|shown| shown.target));
                 }
                 for target in &turned_down {
                     let reason = refused.get(&target.address).map_or("", String::as_str);
@@ -302,12 +317,21 @@ impl Reconciler {
                 let most = if missing.is_empty() { BATCH } else { missing.len().min(BATCH) };
                 let batch = plan.deregister.into_iter().take(most).collect();
                 self.deregister(arn, &batch, &mut listed, report, waits).await?;
-                quota_reached = false;
+                if quota_reached {
+                    quota_reached = false;
+                    registered_when_room_was_made = Some(report.registered.len());
+                }
                 continue;
             }
             let batch = missing.into_iter().take(BATCH).collect();
             match self.register(arn, &batch, &mut listed, report, &mut refused, waits).await {
-                Err(RegisterError::QuotaReached(_)) if !plan.deregister.is_empty() => quota_reached = true,
+                // Room that helped nothing is not made again: that would empty the group.
+                Err(RegisterError::QuotaReached(_))
+                    if !plan.deregister.is_empty()
+                        && registered_when_room_was_made != Some(report.registered.len()) =>
+                {
+                    quota_reached = true;
+                }
                 Err(error) => return Err(error.to_string()),
                 Ok(()) => {}
             }
@@ -338,6 +362,7 @@ impl Reconciler {
             state: TargetState::Other,
         }));
         report.count(listed);
+        report.refused.extend(refused.clone());
         result
     }
 
@@ -442,6 +467,11 @@ impl Reconciler {
 }
 
 impl Resolution {
+    /// Whether every hostname resolved.
+    fn is_complete(&self) -> bool {
+        self.answers.values().all(Result::is_ok)
+    }
+
     /// Whether an answer is too old to plan on.
     fn is_old(&self) -> bool {
         self.answers.values().any(is_old)
@@ -452,10 +482,16 @@ fn is_old(answer: &Result<Answer, ResolveError>) -> bool {
     answer.as_ref().is_ok_and(|answer| answer.at.elapsed() > OLDEST_ANSWER)
 }
 
-/// Half of the time that is left: DNS that hangs has to leave some for what else DNS gave.
-fn halfway(cutoff: Instant) -> Instant {
+fn minute_of_epoch() -> usize {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    usize::try_from(since_epoch.as_secs() / 60).unwrap_or_default()
+}
+
+/// Three quarters of the time that is left: DNS that hangs has to leave some for what else DNS
+/// gave.
+fn dns_cutoff(cutoff: Instant) -> Instant {
     let now = Instant::now();
-    now + cutoff.saturating_duration_since(now) / 2
+    now + cutoff.saturating_duration_since(now) * 3 / 4
 }
 
 /// A line for each change and each thing that is not as it should be.
@@ -470,7 +506,7 @@ fn log(report: &GroupReport, dry_run: bool) {
         info!(target_group = %group, hostname, %target, reason = "no answer holds it", "{would}deregistered");
     }
     for target in &report.kept {
-        let reason = "a hostname did not resolve, or ALLOWED_CIDRS refuses its address";
+        let reason = "a hostname did not resolve, or ALLOWED_CIDRS or AWS refused an address";
         warn!(target_group = %group, hostname, %target, reason, "kept");
     }
     for (address, reason) in &report.refused {
@@ -516,11 +552,16 @@ impl Waits {
 /// The contract: an answer that is older by the time the targets are known is asked for again.
 const OLDEST_ANSWER: Duration = Duration::from_secs(2);
 
-/// How long to wait for DNS before target groups are put in order.
-const EARLY_LOOK: Duration = Duration::from_secs(2);
+/// How long to wait for DNS before target groups are put in order: long enough for a second name
+/// server where the first is dead.
+const EARLY_LOOK: Duration = Duration::from_secs(3);
 
 /// How long before the cut-off no further target group is begun, so that what is begun can end.
-const TIME_FOR_ONE: Duration = Duration::from_secs(2);
+const TIME_FOR_ONE: Duration = Duration::from_secs(5);
+
+/// How far the order of the bindings is rotated from a minute to the next. A prime, so that it has
+/// no factor in common with most numbers of groups.
+const STRIDE: usize = 37;
 
 /// What a target group may need within that time: to be described, its facts, a registration and
 /// a deregistration.

@@ -218,7 +218,8 @@ impl TargetGroups {
                 Verdict::QuotaReached if part.len() == 1 => return Err(RegisterError::QuotaReached(error)),
                 Verdict::OutsideVpc | Verdict::QuotaReached | Verdict::TargetRefused => {}
             }
-            let named = error.named_addresses();
+            // Of a quota, no target is at fault.
+            let named = if verdict == Verdict::QuotaReached { BTreeSet::new() } else { error.named_addresses() };
             let (suspects, rest): (Vec<_>, Vec<_>) =
                 part.iter().partition(|target| part.len() == 1 || named.contains(&target.address));
             if suspects.is_empty() {

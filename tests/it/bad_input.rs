@@ -266,6 +266,7 @@ async fn wrong_events_change_nothing() {
         (json!({"bindings": "db.test"}), vec!["bindings"]),
         (json!({"source": 5}), vec!["source"]),
         (json!({"source": "aws.events", "dry_run": true}), vec!["source", "dry_run"]),
+        (json!({"Records": [], "dry_run": true}), vec!["Records", "dry_run"]),
         (json!({"Records": []}), vec!["Records", "RDS notification"]),
         (sns("aws:sqs", "{\"Event ID\":\"x#RDS-EVENT-0049\"}"), vec!["Records"]),
         (sns("aws:sns", "{\"Event Source\":\"db-instance\"}"), vec!["Records", "RDS notification"]),

@@ -82,6 +82,15 @@ async fn rule_01_no_more_stale_targets_go_first_than_room_is_needed_for() {
 }
 
 #[tokio::test]
+async fn rule_01_room_that_helps_nothing_does_not_empty_the_group() {
+    let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.7", "10.0.1.8", "10.0.1.9"]).await;
+    world.aws.reconfigure(&arn, |group| group.quota(3).draining_counts(true));
+    let message = world.failure(json!({})).await;
+    assert!(message.contains("TooManyTargets"), "{message}");
+    assert_eq!(world.aws.registered(&arn).len(), 2);
+}
+
+#[tokio::test]
 async fn rule_01_a_quota_without_stale_targets_lets_in_what_fits_and_fails() {
     let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11", "10.0.1.12"], &[]).await;
     world.aws.reconfigure(&arn, |group| group.quota(2));
@@ -672,6 +681,20 @@ async fn rule_12_a_failed_name_is_reported_although_its_group_was_never_looked_a
     let message = invoke_within(&function, json!({}), Duration::from_secs(6)).await.unwrap_err().to_string();
     assert!(message.starts_with("1 of 12") && message.contains("g11.test: SERVFAIL"), "{message}");
     drop(arns);
+}
+
+#[tokio::test]
+async fn rule_12_a_dead_name_server_makes_no_failure_of_a_group_that_is_put_off() {
+    let (world, _) = fleet(12).await;
+    let dead = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let servers = [dead.local_addr().unwrap(), world.dns.address()];
+    let world = world.dns_servers(&servers).set("ELB_REQUESTS_PER_SECOND", 1);
+    let function = world.function().await;
+    for _ in 0..3 {
+        let reply = invoke_within(&function, json!({}), Duration::from_secs(12)).await.unwrap();
+        let groups = reply["groups"].as_array().unwrap();
+        assert!(groups.iter().any(|group| group["outcome"] == "in_sync"), "{reply}");
+    }
 }
 
 #[tokio::test]
