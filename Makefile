@@ -13,26 +13,28 @@ TOOLS := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e bench build watch invoke clean
+.PHONY: help run test lint unit e2e bench build deploy watch invoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(TOOLS) ## See it work: a local AWS and DNS, a failover, a DNS failure, the metrics
+run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS through a failover (3 minutes)
 	@$(BIN)/python -m local
 
 test: lint unit e2e ## Check everything, as CI does
 
-lint: $(TOOLS) ## Formatting and lints, of Rust and of Python
+lint: $(TOOLS) ## Formatting and lints, of Rust, of Python and of the template
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	$(BIN)/ruff format --config tools/ruff.toml --check local tests/e2e
 	$(BIN)/ruff check --config tools/ruff.toml local tests/e2e
+	$(BIN)/cfn-lint template.yaml
+	SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --region eu-west-1
 
 unit: ## The Rust tests
 	cargo test --locked
 
-e2e: $(TOOLS) ## The function against a local AWS, started by cargo lambda
+e2e: $(TOOLS) ## The function and the template against a local AWS
 	cargo build --locked
 	$(BIN)/python -m pytest tests/e2e
 
@@ -41,6 +43,10 @@ bench: build ## The size of the release binary, and how fast it starts
 
 build: $(TOOLS) ## The release binary, in target/lambda/bootstrap/
 	cargo lambda build --release --locked
+
+deploy: $(TOOLS) ## Build and deploy to your AWS account, asking for the parameters
+	sam build
+	sam deploy --guided
 
 watch: $(TOOLS) ## Serve the function with your own environment, rebuilt when the code changes
 	cargo lambda watch --invoke-address 127.0.0.1 --invoke-port $(PORT)
@@ -52,7 +58,7 @@ invoke: $(TOOLS) ## Invoke what `make watch` serves: make invoke EVENT=events/dr
 	@cargo lambda invoke bootstrap --invoke-address 127.0.0.1 --invoke-port $(PORT) --data-file "$(EVENT)" --output-format json
 
 clean: ## Remove what the builds and the tools left
-	rm -rf target $(VENV) .pytest_cache .ruff_cache
+	rm -rf target $(VENV) .aws-sam .pytest_cache .ruff_cache
 
 $(TOOLS): tools/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; name one with make PYTHON=...")'

@@ -12,10 +12,12 @@ from contextlib import closing
 from pathlib import Path
 
 from local.cloud import ministack
+from local.deployment import LEFT_OUT, SCHEDULE_SECONDS, Deployment, deployed, package
 from local.dns import DnsServer
-from local.function import build, serve
 from local.process import Failure, isolate
-from local.scenario import AFTER, BEFORE, HOSTNAME, PORT, Scenario, Step, bindings
+from local.scenario import AFTER, BEFORE, HOSTNAME, PORT, Scenario, Step
+
+EVENT = "rds-instance-failover.json"
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -51,40 +53,52 @@ def demonstrate(work: Path) -> None:
     """The whole of it; returns only if each step's checks hold."""
     if shutil.which("cargo") is None:
         raise Failure("cargo is not on the PATH: install Rust first")
-    say("Building the function (some minutes the first time)")
-    build()
+    say("sam build (some minutes the first time; with the dev profile, which is faster to build)")
+    template = package(work)
+    tell(f"left out, because the local AWS does not know them: {', '.join(LEFT_OUT)}")
 
     say("Starting a local AWS (ministack) and a local DNS server")
     with ministack(work) as cloud, closing(DnsServer()) as dns:
-        tell(f"AWS {cloud.endpoint}, DNS {dns.address}")
+        tell(f"AWS {cloud.endpoint}, which enforces IAM; DNS {dns.address}")
+        dns.answer(HOSTNAME, BEFORE)
 
-        say("Creating a VPC, two subnets, an internal NLB, an IP target group and a listener")
-        group = cloud.create_target_group("orders", PORT)
-        tell(group.arn)
-
-        say("Starting the function with cargo lambda watch")
-        tell(f"BINDINGS={bindings(group)}")
-        with serve(cloud, dns, work, BINDINGS=bindings(group)) as function:
-            scenario = Scenario(cloud, dns, group, function)
-
-            say(f"{HOSTNAME} is {BEFORE}; the schedule invokes the function")
-            show("scheduler.json", scenario.first_sync())
-
-            say("Nothing has changed a minute later, and nothing is done")
-            show("scheduler.json", scenario.second_sync())
-
-            say(f"Failover: {HOSTNAME} moves to {AFTER}; RDS sends an event")
-            show("rds-instance-failover.json", scenario.failover())
-
-            say("DNS fails: the invocation fails and says why, and the targets stay")
-            show("scheduler.json", scenario.dns_failure())
-
-            say("What the function sent to CloudWatch in these four runs")
-            metrics = scenario.metrics()
-            tell(f"namespace NlbHostnameTargets, TargetGroup={group.dimension}\n")
-            table(["METRIC", "VALUES", "SUM"], [[name, *values] for name, values in metrics.items()])
+        say("Creating a VPC and two subnets; sam deploy creates all else")
+        vpc, subnets = cloud.create_network()
+        parameters = {"Hostname": HOSTNAME, "Port": str(PORT), "VpcId": vpc, "SubnetIds": ",".join(subnets)}
+        parameters |= {"DatabaseIdentifiers": "orders", "DnsServers": dns.address, "AlarmEmail": "you@example.com"}
+        for name, value in parameters.items():
+            tell(f"{name}={value}")
+        with deployed(cloud, work, template, "orders", parameters) as stack:
+            print()
+            table(["OUTPUT", "VALUE"], [[name, value] for name, value in stack.outputs.items()])
+            follow(stack, Scenario(cloud, dns, stack.group, stack))
 
         say("Stopping the function, the DNS server and the local AWS")
+
+
+def follow(stack: Deployment, scenario: Scenario) -> None:
+    """The target group follows DNS."""
+    say(f"{HOSTNAME} is {BEFORE}; waiting for the schedule to run the function (a minute)")
+    show("the schedule", scenario.scheduled(BEFORE, SCHEDULE_SECONDS))
+
+    say("RDS sends an event before DNS has changed, and nothing is done")
+    if not stack.rule_matches(EVENT):
+        raise Failure(f"the rule for RDS events does not match events/{EVENT}")
+    show(f"the rule, which matches events/{EVENT}", scenario.second_sync(EVENT))
+
+    say(f"Failover: {HOSTNAME} moves to {AFTER}; RDS sends an event")
+    show(f"the rule, which matches events/{EVENT}", scenario.failover())
+
+    say(f"{HOSTNAME} moves back to {BEFORE}; without an event, the schedule sees it (up to a minute)")
+    show("the schedule", scenario.scheduled(BEFORE, SCHEDULE_SECONDS))
+
+    say("DNS fails: the invocation fails and says why, and the targets stay")
+    show("hand, with events/scheduler.json", scenario.dns_failure())
+
+    say("What the function sent to CloudWatch in these five runs")
+    metrics = scenario.metrics(runs=5, changes=3)
+    tell(f"namespace NlbHostnameTargets, TargetGroup={stack.group.dimension}\n")
+    table(["METRIC", "VALUES", "SUM"], [[name, *values] for name, values in metrics.items()])
 
 
 def say(headline: str) -> None:
@@ -97,10 +111,12 @@ def tell(text: str) -> None:
     print(textwrap.indent(text, "    "), flush=True)
 
 
-def show(event: str, step: Step) -> None:
+def show(trigger: str, step: Step) -> None:
     """What an invocation did to the target group."""
-    tell(f"cargo lambda invoke --data-file events/{event}")
-    if step.invocation.error is not None:
+    tell(f"invoked by: {trigger}")
+    if step.invocation is None:
+        pass
+    elif step.invocation.error is not None:
         tell(f"function error: {step.invocation.error}")
     else:
         reply = step.invocation.group

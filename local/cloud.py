@@ -1,5 +1,7 @@
 """The local AWS: ministack or moto's server, and the load balancer that is made in it.
 
+ministack enforces IAM: a function that it runs has what its role's policies give it, whoever else calls has everything.
+
 Both are kinder than ELBv2. A target is healthy at once, and gone at once when it is deregistered; it is known by its
 address alone, so that a second port of one address, or a wrong port, is not noticed; any address is accepted,
 whatever its Availability Zone; there are no quotas and no throttling. The tests in tests/it emulate all of that.
@@ -7,6 +9,7 @@ whatever its Availability Zone; there are no quotas and no throttling. The tests
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +23,22 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local.process import LOOPBACK, TOOLS, Process, free_port, running, wait_for
+
+# What the template needs of ministack.
+SERVICES = (
+    "cloudformation",
+    "cloudwatch",
+    "ec2",
+    "elbv2",
+    "events",
+    "iam",
+    "lambda",
+    "logs",
+    "s3",
+    "scheduler",
+    "sns",
+    "sts",
+)
 
 NAMESPACE = "NlbHostnameTargets"
 METRICS = (
@@ -65,15 +84,19 @@ class Cloud:
         """The client of ELBv2."""
         return self.client("elbv2")
 
-    def create_target_group(self, name: str, port: int, ip_address_type: str = "ipv4") -> TargetGroup:
-        """Makes a VPC with two subnets, an internal NLB in it, an IP target group and a listener."""
+    def create_network(self) -> tuple[str, list[str]]:
+        """Makes a VPC with two subnets; the ids of all three."""
         ec2 = self.client("ec2")
         vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
         made = [
             ec2.create_subnet(VpcId=vpc, CidrBlock=cidr, AvailabilityZone=zone)
             for cidr, zone in (("10.0.1.0/24", "eu-west-1a"), ("10.0.2.0/24", "eu-west-1b"))
         ]
-        subnets = [x["Subnet"]["SubnetId"] for x in made]
+        return vpc, [x["Subnet"]["SubnetId"] for x in made]
+
+    def create_target_group(self, name: str, port: int, ip_address_type: str = "ipv4") -> TargetGroup:
+        """Makes a VPC with two subnets, an internal NLB in it, an IP target group and a listener."""
+        vpc, subnets = self.create_network()
         balancer = self.elb.create_load_balancer(Name=name, Type="network", Scheme="internal", Subnets=subnets)
         group = self.elb.create_target_group(
             Name=name,
@@ -125,8 +148,12 @@ def ministack(work: Path) -> Iterator[Cloud]:
     env = {
         "BIND_HOST": LOOPBACK,
         "GATEWAY_PORT": str(port),
-        "SERVICES": "ec2,elbv2,cloudwatch",
+        "SERVICES": ",".join(SERVICES),
+        "MINISTACK_REGION": os.environ["AWS_REGION"],
+        "AUTH": "true",
         "LOG_LEVEL": "WARNING",
+        # It hands this on to the functions that it runs.
+        "AWS_ENDPOINT_URL": f"http://{LOOPBACK}:{port}",
         # It would open a fixed port for MQTT, and write its process id into the common temporary directory.
         "IOT_MTLS_ENABLED": "0",
         "TMPDIR": str(work),

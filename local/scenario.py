@@ -1,4 +1,4 @@
-"""What `make run` shows and tests/e2e asserts: a first sync, a failover, a DNS failure, the metrics.
+"""What `make run` shows and tests/e2e asserts: first sync, failover, the way back, a DNS failure, the metrics.
 
 Every step does one thing, checks what came of it and raises Failure if that is not what the function promises.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from local.cloud import METRICS, Cloud, TargetGroup
 from local.dns import DnsServer
-from local.function import EVENTS, Function, Invocation
-from local.process import Failure
+from local.function import EVENTS, Invocation
+from local.process import Failure, wait_for
 
 HOSTNAME = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com"
 PORT = 5432
@@ -27,7 +28,15 @@ class Step:
 
     before: Targets
     after: Targets
-    invocation: Invocation
+    # None where the schedule invoked the function: nobody sees that reply.
+    invocation: Invocation | None
+
+
+class Invocable(Protocol):
+    """The function, wherever it runs."""
+
+    def invoke(self, event: Any) -> Invocation:
+        """Gives it an event and waits for what comes of it."""
 
 
 def bindings(group: TargetGroup, *hostnames: str) -> str:
@@ -41,10 +50,14 @@ def expect(truth: bool, promise: str, found: object) -> None:
         raise Failure(f"expected {promise}, found {found}")
 
 
-def expect_targets(targets: Targets, *registered: str) -> None:
+def expect_targets(targets: Targets, *wanted: str) -> None:
     """These targets are registered, and any other is at most draining still."""
-    found = {target for target, state in targets.items() if state != "draining"}
-    expect(found == set(registered), f"the registered targets {sorted(registered)}", targets)
+    expect(registered(targets) == set(wanted), f"the registered targets {sorted(wanted)}", targets)
+
+
+def registered(targets: Targets) -> set[str]:
+    """Those that are not draining."""
+    return {target for target, state in targets.items() if state != "draining"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,18 @@ class Scenario:
     cloud: Cloud
     dns: DnsServer
     group: TargetGroup
-    function: Function
+    function: Invocable
+
+    def scheduled(self, address: str, seconds: float) -> Step:
+        """The hostname moves; nobody says so; the schedule's next run brings the group in step."""
+        before = self.cloud.targets(self.group)
+        self.dns.answer(HOSTNAME, address)
+
+        def in_step() -> Targets | None:
+            targets = self.cloud.targets(self.group)
+            return targets if registered(targets) == {f"{address}:{PORT}"} else None
+
+        return Step(before, wait_for(f"{address}:{PORT} to be the only target", in_step, seconds), None)
 
     def first_sync(self) -> Step:
         """The group is empty; the schedule invokes the function; the address is registered."""
@@ -68,9 +92,9 @@ class Scenario:
         expect(reply["deregistered"] == [], "nothing deregistered", reply)
         return step
 
-    def second_sync(self) -> Step:
+    def second_sync(self, event: str = "scheduler.json") -> Step:
         """Nothing has changed, and nothing is done."""
-        step = self._invoke("scheduler.json")
+        step = self._invoke(event)
         reply = step.invocation.group
         expect(step.after == step.before, f"the targets as before, {step.before}", step.after)
         expect(reply["outcome"] == "in_sync", "the outcome in_sync", reply)
@@ -98,12 +122,19 @@ class Scenario:
         expect(step.after == step.before, f"the targets as before, {step.before}", step.after)
         return step
 
-    def metrics(self) -> dict[str, tuple[int, float]]:
-        """After the four steps above, CloudWatch has each metric of each of the four runs."""
-        found = self.cloud.metrics(self.group)
+    def metrics(self, runs: int = 4, changes: int = 2) -> dict[str, tuple[int, float]]:
+        """CloudWatch has each metric of each run, one of which failed, and the changes that they made."""
+
+        def complete() -> dict[str, tuple[int, float]] | None:
+            found = self.cloud.metrics(self.group)
+            return found if found and all(count >= runs for count, _ in found.values()) else None
+
+        # A scheduled run sends them after the targets were seen to change.
+        found = wait_for(f"the metrics of {runs} runs", complete, 10)
         expect(set(found) == set(METRICS), f"the metrics {sorted(METRICS)}", sorted(found))
-        expect(all(count == 4 for count, _ in found.values()), "four values of each metric", found)
-        sums = {"Registrations": 2, "Deregistrations": 1, "Failures": 1, "RefusedAddresses": 0, "WaitingTargets": 0}
+        expect(all(count == runs for count, _ in found.values()), f"{runs} values of each metric", found)
+        sums = {"Registrations": changes, "Deregistrations": changes - 1}
+        sums |= {"Failures": 1, "RefusedAddresses": 0, "WaitingTargets": 0}
         for name, wanted in sums.items():
             expect(found[name][1] == wanted, f"{name} to add up to {wanted}", found[name][1])
         return found

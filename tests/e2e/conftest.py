@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from local.cloud import Cloud, ministack
+from local.deployment import package
 from local.dns import DnsServer
 from local.function import build
 from local.process import isolate
@@ -27,6 +28,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def _built() -> None:
     isolate()
     build()
+
+
+@pytest.fixture(scope="session")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as `sam build` leaves it, beside the built function."""
+    return package(tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture(scope="session")
