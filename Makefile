@@ -38,7 +38,7 @@ e2e: $(TOOLS) ## The function and the template against a local AWS
 	cargo build --locked
 	$(BIN)/python -m pytest tests/e2e
 
-bench: build ## The size of the release binary, and how fast it starts
+bench: build ## The release binary: its size, how fast it starts, and what a run takes
 	$(BIN)/python -m local.bench
 
 build: $(TOOLS) ## The release binary, in target/lambda/bootstrap/

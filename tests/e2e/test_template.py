@@ -176,7 +176,7 @@ def test_the_function_and_what_runs_it(cloud: Cloud, deploy: Deploy, network: di
     function = functions.get_function_configuration(FunctionName=name)
     assert (function["Runtime"], function["Handler"]) == ("provided.al2023", "bootstrap")
     assert function["Architectures"] == ["x86_64"]
-    assert (function["MemorySize"], function["Timeout"]) == (256, 30)
+    assert (function["MemorySize"], function["Timeout"]) == (128, 30)
     assert function["LoggingConfig"]["LogFormat"] == "JSON"
     assert function["LoggingConfig"]["LogGroup"] == deployment.outputs["LogGroupName"]
     assert "VpcConfig" not in function or not function["VpcConfig"].get("SubnetIds")
