@@ -32,6 +32,8 @@ lint: $(TOOLS) ## Formatting and lints, of Rust, of Python and of the template
 	SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --region eu-west-1
 
 unit: ## The Rust tests
+	@# They list the AWS actions that they saw, for tests/e2e.
+	@rm -f $${CARGO_TARGET_DIR:-target}/tmp/aws-actions
 	cargo test --locked
 
 e2e: $(TOOLS) ## The function and the template against a local AWS

@@ -1,6 +1,7 @@
 """The local AWS: ministack or moto's server, and the load balancer that is made in it.
 
-ministack enforces IAM: a function that it runs has what its role's policies give it, whoever else calls has everything.
+ministack enforces IAM: a function that it runs may call of ELBv2 what its role's policies give it, whoever else calls
+may do everything. PutMetricData it does not enforce, because the function's CBOR protocol hides the action from it.
 
 Both are kinder than ELBv2. A target is healthy at once, and gone at once when it is deregistered; it is known by its
 address alone, so that a second port of one address, or a wrong port, is not noticed; any address is accepted,

@@ -11,7 +11,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fmt,
-    io::{self, Read},
+    fs::OpenOptions,
+    io::{self, Read, Write},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -602,6 +603,7 @@ impl Asked {
             asked.targets = asked.sent_targets();
             "elasticloadbalancing"
         };
+        note_action(service, &asked.action);
         match signed_scope(head) {
             Some((region, scope)) if scope == service => asked.region = region,
             _ => {
@@ -632,6 +634,19 @@ impl Asked {
             })
         };
         (1..).map_while(member).collect()
+    }
+}
+
+/// Adds the action to the list of all that the function asked for in any test, which `tests/e2e` holds against the
+/// template's policy: `target/tmp/aws-actions`, a line for each action and test process.
+fn note_action(service: &str, action: &str) {
+    static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let prefix = if service == "monitoring" { "cloudwatch" } else { service };
+    let line = format!("{prefix}:{action}\n");
+    if SEEN.lock().expect("no test panics while it holds this").insert(line.clone()) {
+        let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/aws-actions");
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the target folder can be written to");
     }
 }
 
