@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS through a failover (3 minutes)
+run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS through a failover (2 minutes)
 	@$(BIN)/python -m local
 
 test: lint unit e2e ## Check everything, as CI does

@@ -20,6 +20,8 @@ from local.scenario import AFTER, BEFORE, HOSTNAME, PORT, Scenario, Step
 EVENT = "rds-instance-failover.json"
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# The database of events/rds-instance-failover.json.
+DATABASE = "arn:aws:rds:eu-west-1:123456789012:db:orders"
 
 _started = time.monotonic()
 
@@ -65,7 +67,7 @@ def demonstrate(work: Path) -> None:
         say("Creating a VPC and two subnets; sam deploy creates all else")
         vpc, subnets = cloud.create_network()
         parameters = {"Hostname": HOSTNAME, "Port": str(PORT), "VpcId": vpc, "SubnetIds": ",".join(subnets)}
-        parameters |= {"DatabaseIdentifiers": "orders", "DnsServers": dns.address, "AlarmEmail": "you@example.com"}
+        parameters |= {"DatabaseArns": DATABASE, "DnsServers": dns.address, "AlarmEmail": "you@example.com"}
         for name, value in parameters.items():
             tell(f"{name}={value}")
         with deployed(cloud, work, template, "orders", parameters) as stack:
@@ -78,8 +80,8 @@ def demonstrate(work: Path) -> None:
 
 def follow(stack: Deployment, scenario: Scenario) -> None:
     """The target group follows DNS."""
-    say(f"{HOSTNAME} is {BEFORE}; waiting for the schedule to run the function (a minute)")
-    show("the schedule", scenario.scheduled(BEFORE, SCHEDULE_SECONDS))
+    say(f"{HOSTNAME} is {BEFORE}; the first run need not wait for the schedule")
+    show("hand, with events/scheduler.json", scenario.first_sync())
 
     say("RDS sends an event before DNS has changed, and nothing is done")
     if not stack.rule_matches(EVENT):
@@ -89,7 +91,7 @@ def follow(stack: Deployment, scenario: Scenario) -> None:
     say(f"Failover: {HOSTNAME} moves to {AFTER}; RDS sends an event")
     show(f"the rule, which matches events/{EVENT}", scenario.failover())
 
-    say(f"{HOSTNAME} moves back to {BEFORE}; without an event, the schedule sees it (up to a minute)")
+    say(f"{HOSTNAME} moves back to {BEFORE}; no event: waiting for the schedule (up to a minute)")
     show("the schedule", scenario.scheduled(BEFORE, SCHEDULE_SECONDS))
 
     say("DNS fails: the invocation fails and says why, and the targets stay")

@@ -81,7 +81,7 @@ class Scenario:
         return Step(before, wait_for(f"{address}:{PORT} to be the only target", in_step, seconds), None)
 
     def first_sync(self) -> Step:
-        """The group is empty; the schedule invokes the function; the address is registered."""
+        """The group is empty; the function is invoked; the address is registered."""
         self.dns.answer(HOSTNAME, BEFORE)
         step = self._invoke("scheduler.json")
         reply = step.invocation.group
@@ -123,7 +123,7 @@ class Scenario:
         return step
 
     def metrics(self, runs: int = 4, changes: int = 2) -> dict[str, tuple[int, float]]:
-        """CloudWatch has each metric of each run, one of which failed, and the changes that they made."""
+        """CloudWatch has each metric of at least so many runs, a failure, and the changes that they made."""
 
         def complete() -> dict[str, tuple[int, float]] | None:
             found = self.cloud.metrics(self.group)
@@ -132,11 +132,11 @@ class Scenario:
         # A scheduled run sends them after the targets were seen to change.
         found = wait_for(f"the metrics of {runs} runs", complete, 10)
         expect(set(found) == set(METRICS), f"the metrics {sorted(METRICS)}", sorted(found))
-        expect(all(count == runs for count, _ in found.values()), f"{runs} values of each metric", found)
-        sums = {"Registrations": changes, "Deregistrations": changes - 1}
-        sums |= {"Failures": 1, "RefusedAddresses": 0, "WaitingTargets": 0}
+        sums = {"Registrations": changes, "Deregistrations": changes - 1, "RefusedAddresses": 0, "WaitingTargets": 0}
         for name, wanted in sums.items():
             expect(found[name][1] == wanted, f"{name} to add up to {wanted}", found[name][1])
+        # The schedule may have come in between, once more.
+        expect(found["Failures"][1] >= 1, "a failure", found["Failures"])
         return found
 
     def _invoke(self, event: str) -> Step:
