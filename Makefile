@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # Where `make watch` serves the function and `make invoke` finds it.
 PORT ?= 9000
+# What `make deploy` builds for: x86_64 or arm64.
+ARCHITECTURE ?= x86_64
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,8 +49,8 @@ build: $(TOOLS) ## The release binary, in target/lambda/bootstrap/
 	cargo lambda build --release --locked
 
 deploy: $(TOOLS) ## Build and deploy to your AWS account, asking for the parameters
-	sam build
-	sam deploy --guided
+	sam build --parameter-overrides Architecture=$(ARCHITECTURE)
+	sam deploy --guided --parameter-overrides Architecture=$(ARCHITECTURE)
 
 watch: $(TOOLS) ## Serve the function with your own environment, rebuilt when the code changes
 	cargo lambda watch --invoke-address 127.0.0.1 --invoke-port $(PORT)

@@ -42,8 +42,9 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Logs to stdout as Lambda's logging configuration says, in the format of lambda_runtime's own
-/// subscriber: without time and target, which CloudWatch Logs and the reader know.
+/// Logs to stdout as Lambda's logging configuration says. A line of text has no time, which
+/// CloudWatch Logs adds; one of JSON has, because without it Lambda takes every line for INFO
+/// ([log levels](https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html)).
 fn start_logging() {
     // An unset or wrong variable must not silence the log, and an empty one parses as a level.
     let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
@@ -51,12 +52,12 @@ fn start_logging() {
     let filter = variable("RUST_LOG")
         .and_then(|directives| directives.parse::<Targets>().ok())
         .unwrap_or_else(|| Targets::new().with_default(level));
-    let format = tracing_subscriber::fmt::layer().with_target(false).without_time().with_writer(io::stdout);
+    let format = tracing_subscriber::fmt::layer().with_target(false).with_writer(io::stdout);
     let subscriber = tracing_subscriber::registry().with(filter);
     if variable("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json")) {
         subscriber.with(format.json()).init();
     } else {
-        subscriber.with(format).init();
+        subscriber.with(format.without_time()).init();
     }
 }
 

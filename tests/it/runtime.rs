@@ -73,6 +73,11 @@ async fn it_logs_a_line_per_change_and_a_summary_as_json_where_lambda_asks_for_i
         let line = lines.iter().find(|line| line["fields"]["message"] == message);
         line.unwrap_or_else(|| panic!("no line says {message}: {lines:?}"))["fields"].clone()
     };
+    for line in &lines {
+        let time = line["timestamp"].as_str().expect("each line has a time, or Lambda takes it for INFO");
+        assert!(time.starts_with("20") && time.contains('T') && time.ends_with('Z'), "{time}");
+        assert!(line["level"].is_string());
+    }
     let registered = fields("registered");
     assert_eq!(registered["target"], "10.0.1.10:5432");
     assert_eq!(registered["hostname"], "db.test");
