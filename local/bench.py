@@ -74,8 +74,8 @@ class Runtime(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-def runs(binary: Path, groups: int) -> tuple[list[float], float]:
-    """Milliseconds of processor time of each of RUNS runs with that many target groups, and the most MB of memory."""
+def runs(binary: Path, groups: int) -> tuple[list[float], list[float], float]:
+    """Of RUNS runs with that many target groups: milliseconds of processor time, seconds that each lasted, most MB."""
 
     class Api(Runtime):
         wanted, ready = queue.Queue(), queue.Queue()
@@ -97,16 +97,19 @@ def runs(binary: Path, groups: int) -> tuple[list[float], float]:
         process = subprocess.Popen([binary], env=env, stdout=subprocess.DEVNULL)
         Api.ready.get(timeout=10)
         spent = [processor_ms(process.pid)]
+        lasted = []
         for _ in range(RUNS):
+            began = time.perf_counter()
             Api.wanted.put(None)
             Api.ready.get(timeout=40)
+            lasted.append(time.perf_counter() - began)
             spent.append(processor_ms(process.pid))
         status = Path(f"/proc/{process.pid}/status").read_text()
         process.kill()
         process.wait()
         server.shutdown()
     most = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    return [after - before for before, after in pairwise(spent)], most / 1000
+    return [after - before for before, after in pairwise(spent)], lasted, most / 1000
 
 
 def processor_ms(pid: int) -> float:
@@ -160,10 +163,10 @@ def main() -> None:
         f" best {took[0]:.1f} ms, worst {took[-1]:.1f} ms, {STARTS} starts"
     )
     for groups in GROUPS:
-        (first, *rest), most = runs(BINARY, groups)
+        (first, *rest), (first_lasted, *rest_lasted), most = runs(BINARY, groups)
         print(
             f"run, {groups:3} groups        {first:.1f} ms of processor time, then {statistics.median(rest):.1f} ms;"
-            f" {most:.1f} MB at most"
+            f" {most:.1f} MB at most; {first_lasted:.2f} s long, then {statistics.median(rest_lasted):.2f} s"
         )
 
 
