@@ -1,7 +1,7 @@
 //! Bindings, and the target groups that they name.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::{Debug, Display},
     net::IpAddr,
     num::NonZeroU16,
@@ -13,6 +13,8 @@ use serde_json::Value;
 
 use crate::{
     hostname::Hostname,
+    kind::HostnameKind,
+    plan::Policy,
     target::{Target, TargetGroupArn},
 };
 
@@ -60,8 +62,11 @@ pub struct Group {
     pub arn: TargetGroupArn,
     /// Whose targets may be deregistered.
     pub ownership: Ownership,
-    /// How long, in seconds, an address must be missing from DNS before its target goes.
-    pub deregister_after_seconds: u32,
+    /// How long, in seconds, an address must be missing from DNS before its target goes; `None`:
+    /// by the kinds of the hostnames.
+    pub deregister_after_seconds: Option<u32>,
+    /// How many answers a run collects, for hostnames of which a binding says so.
+    pub lookups: BTreeMap<Hostname, u32>,
     /// What is bound to it: a hostname, and the port to register its addresses on (`None`: the
     /// target group's own).
     pub members: BTreeSet<(Hostname, Option<NonZeroU16>)>,
@@ -74,8 +79,7 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// Where two bindings of one group state different values for what belongs to the group, or
-    /// one states a value that this version can't honour.
+    /// Where two bindings of one group state different values for what belongs to the group.
     pub fn from_bindings(source: &str, bindings: &[Binding]) -> Result<Vec<Self>, InvalidJson> {
         let mut positions = HashMap::new();
         let mut bound: Vec<(&TargetGroupArn, Vec<&Binding>)> = Vec::new();
@@ -86,7 +90,7 @@ impl Group {
                 None => bound.push((&binding.target_group_arn, vec![binding])),
             }
         }
-        let groups = bound
+        bound
             .into_iter()
             .map(|(arn, together)| {
                 Ok(Self {
@@ -98,19 +102,34 @@ impl Group {
                         "deregister_after_seconds",
                         arn,
                         together.iter().map(|binding| binding.deregister_after_seconds),
-                    )?
-                    .unwrap_or_default(),
+                    )?,
+                    lookups: together
+                        .iter()
+                        .filter_map(|binding| Some((binding.hostname.clone(), binding.lookups?)))
+                        .fold(BTreeMap::new(), |mut lookups, (hostname, number)| {
+                            let most = lookups.entry(hostname).or_insert(number);
+                            *most = number.max(*most);
+                            lookups
+                        }),
                     members: together.iter().map(|binding| (binding.hostname.clone(), binding.port)).collect(),
                 })
             })
-            .collect::<Result<_, _>>()?;
-        for (index, binding) in bindings.iter().enumerate() {
-            binding.refuse_unavailable().map_err(|(field, accepted)| InvalidJson {
-                at: format!("{source}[{index}].{field}"),
-                problem: format!("not yet available in this version: leave it out, or give {accepted}"),
-            })?;
+            .collect()
+    }
+
+    /// What the group goes by where its hostnames are of these kinds: of their defaults, the
+    /// longest counts.
+    pub fn policy(&self, kinds: impl IntoIterator<Item = HostnameKind>) -> Policy {
+        let by_kind = || kinds.into_iter().map(HostnameKind::deregister_after_seconds).max().unwrap_or_default();
+        Policy {
+            ownership: self.ownership,
+            deregister_after_seconds: self.deregister_after_seconds.unwrap_or_else(by_kind),
         }
-        Ok(groups)
+    }
+
+    /// What kinds the hostnames are of, as far as the names themselves tell.
+    pub fn kinds_by_name(&self) -> impl Iterator<Item = HostnameKind> {
+        self.hostnames().into_iter().map(Hostname::kind)
     }
 
     /// The hostnames, each once.
@@ -132,23 +151,6 @@ impl Group {
                 answer(hostname).into_iter().map(move |address| Target { address, port })
             })
             .collect()
-    }
-}
-
-impl Binding {
-    /// What later versions bring is refused rather than ignored: a grace period that was asked
-    /// for and not kept would cut connections.
-    fn refuse_unavailable(&self) -> Result<(), (&'static str, &'static str)> {
-        if self.deregister_after_seconds.is_some_and(|seconds| seconds > 0) {
-            return Err(("deregister_after_seconds", "0"));
-        }
-        if self.ownership == Some(Ownership::Shared) {
-            return Err(("ownership", "`exclusive`"));
-        }
-        if self.lookups.is_some_and(|lookups| lookups > 1) {
-            return Err(("lookups", "1"));
-        }
-        Ok(())
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{hostname::Hostname, target::IpFamily};
+use crate::{hostname::Hostname, kind::HostnameKind, target::IpFamily};
 
 /// Asks name servers for the addresses of hostnames. Nothing is cached: each call is a fresh
 /// query.
@@ -37,8 +37,19 @@ pub struct Resolver {
 pub struct Answer {
     /// The addresses of the name or of the names on its CNAME chain.
     pub addresses: BTreeSet<IpAddr>,
+    /// The name, then the names on its CNAME chain, in lower case.
+    pub names: Vec<String>,
+    /// How long a resolver in between may repeat it: the shortest time to live of its records.
+    pub ttl: Duration,
     /// When it came.
     pub at: Instant,
+}
+
+impl Answer {
+    /// What the hostname belongs to, as its CNAME chain tells.
+    pub fn kind(&self) -> HostnameKind {
+        HostnameKind::of(self.names.iter().map(String::as_str))
+    }
 }
 
 /// Why a hostname has no answer: what each name server said that was asked.
@@ -212,34 +223,33 @@ async fn ask(server: SocketAddr, hostname: &Hostname, family: IpFamily) -> Resul
     if lookup.message().metadata.response_code == ResponseCode::NXDomain {
         return Err(DnsFailure::NxDomain);
     }
-    let addresses = addresses(&name, lookup.answers(), family);
-    if addresses.is_empty() {
+    let answer = read(&name, lookup.answers(), family);
+    if answer.addresses.is_empty() {
         return Err(DnsFailure::NoData(family.record_type()));
     }
-    Ok(Answer { addresses, at: Instant::now() })
+    Ok(answer)
 }
 
-/// The addresses in an answer that belong to the name or to a name on its CNAME chain. What else
-/// an answer holds, nobody asked for.
-fn addresses(name: &Name, records: &[Record], family: IpFamily) -> BTreeSet<IpAddr> {
+/// What an answer holds that belongs to the name or to a name on its CNAME chain. What else it
+/// holds, nobody asked for.
+fn read(name: &Name, records: &[Record], family: IpFamily) -> Answer {
     let internet = || records.iter().filter(|record| record.dns_class == DNSClass::IN);
+    let mut answer = Answer { addresses: BTreeSet::new(), names: Vec::new(), ttl: Duration::MAX, at: Instant::now() };
     let mut chain = BTreeSet::from([name]);
     let mut ends = vec![name];
     while let Some(owner) = ends.pop() {
-        let aliases = internet().filter(|record| record.name == *owner).filter_map(|record| match &record.data {
-            RData::CNAME(alias) => Some(&alias.0),
-            _ => None,
-        });
-        ends.extend(aliases.filter(|alias| chain.insert(alias)));
+        answer.names.push(owner.to_lowercase().to_ascii().trim_end_matches('.').to_owned());
+        for record in internet().filter(|record| record.name == *owner) {
+            match (&record.data, family) {
+                (RData::A(address), IpFamily::V4) => drop(answer.addresses.insert(IpAddr::V4(address.0))),
+                (RData::AAAA(address), IpFamily::V6) => drop(answer.addresses.insert(IpAddr::V6(address.0))),
+                (RData::CNAME(alias), _) => ends.extend(chain.insert(&alias.0).then_some(&alias.0)),
+                _ => continue,
+            }
+            answer.ttl = answer.ttl.min(Duration::from_secs(record.ttl.into()));
+        }
     }
-    internet()
-        .filter(|record| chain.contains(&record.name))
-        .filter_map(|record| match (&record.data, family) {
-            (RData::A(address), IpFamily::V4) => Some(IpAddr::V4(address.0)),
-            (RData::AAAA(address), IpFamily::V6) => Some(IpAddr::V6(address.0)),
-            _ => None,
-        })
-        .collect()
+    answer
 }
 
 fn failure(error: &NetError, family: IpFamily) -> DnsFailure {

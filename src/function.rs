@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -17,6 +17,7 @@ use crate::{
     config::{BINDINGS, Config},
     dns::{NoNameServer, Resolver},
     event::Request,
+    fleet::Fleet,
     limiter::Limiter,
     metrics::Metrics,
     reconcile::Reconciler,
@@ -28,7 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Function {
     config: Config,
-    reconciler: Reconciler,
+    fleet: Fleet,
     metrics: Metrics,
 }
 
@@ -75,22 +76,22 @@ impl From<RunError> for Diagnostic {
 }
 
 impl Function {
-    /// A function that talks to AWS as `sdk` says.
+    /// A function that talks to AWS as `sdk` says, and measures grace periods by the clock `now`.
     ///
     /// # Errors
     ///
     /// Where there is no name server to ask.
-    pub fn new(config: Config, sdk: &SdkConfig) -> Result<Self, NoNameServer> {
+    pub fn new(config: Config, sdk: &SdkConfig, now: fn() -> SystemTime) -> Result<Self, NoNameServer> {
         let limiter = Arc::new(Limiter::new(config.elb_requests_per_second));
         Ok(Self {
             metrics: Metrics::new(config.metrics, &config.metrics_namespace, sdk),
-            reconciler: Reconciler {
+            fleet: Fleet::new(Reconciler {
                 resolver: Resolver::new(config.dns_servers.as_deref())?,
                 target_groups: TargetGroups::new(sdk, Arc::clone(&limiter)),
                 allowed_networks: config.allowed_networks.clone(),
                 limiter,
-                memories: Mutex::default(),
-            },
+                now,
+            }),
             config,
         })
     }
@@ -109,7 +110,7 @@ impl Function {
         if groups.is_empty() {
             return Err(RunError::NoBindings);
         }
-        let reports = self.reconciler.run(groups, request.dry_run, cutoff).await;
+        let reports = self.fleet.run(groups, request.dry_run, cutoff).await;
         if !request.dry_run {
             let last_moment = started + left.saturating_sub(REPLY_RESERVE.min(left / 4));
             self.metrics.publish(&reports, last_moment).await;

@@ -4,6 +4,8 @@ use std::{cmp::Ordering, fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::kind::HostnameKind;
+
 /// A name to resolve. It is always fully qualified: no search list is ever applied to it.
 ///
 /// It is shown as it was written; compared, it is without the trailing dot and in lower case, as
@@ -19,6 +21,11 @@ impl Hostname {
     /// The name without a trailing dot, in lower case.
     pub fn canonical(&self) -> &str {
         &self.canonical
+    }
+
+    /// What it belongs to, as far as the name itself tells.
+    pub fn kind(&self) -> HostnameKind {
+        HostnameKind::of([self.canonical()])
     }
 }
 

@@ -4,22 +4,27 @@
 //! A run asks DNS for the hostnames and ELBv2 for the targets, compares the two, registers what
 //! is missing, deregisters what is stale, and publishes metrics.
 //!
-//! The decision is [`plan`], which is pure. [`dns`], [`target_group`] and [`metrics`] are the
-//! edges, each the only place that knows its library. [`reconcile`] connects them for a fleet of
-//! target groups, and [`function`] for an invocation.
+//! The decision is [`plan`], which is pure; [`state`] is what it remembers from run to run, [`sampling`] decides how many
+//! answers it is based on. [`dns`], [`target_group`] and [`metrics`] are the
+//! edges, each the only place that knows its library. [`reconcile`] connects them for one target
+//! group, [`fleet`] for all of them, and [`function`] for an invocation.
 
 pub mod aws;
 pub mod binding;
 pub mod config;
 pub mod dns;
 pub mod event;
+pub mod fleet;
 pub mod function;
 pub mod hostname;
+pub mod kind;
 pub mod limiter;
 pub mod metrics;
 pub mod network;
 pub mod plan;
 pub mod reconcile;
 pub mod report;
+pub mod sampling;
+pub mod state;
 pub mod target;
 pub mod target_group;

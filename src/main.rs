@@ -1,6 +1,12 @@
 //! The Lambda `bootstrap`: reads the environment, builds the clients once, and serves invocations.
 
-use std::{env, error::Error, io, process::ExitCode, time::Duration};
+use std::{
+    env,
+    error::Error,
+    io,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use lambda_runtime_api_client::{Client, body::Body};
@@ -71,7 +77,7 @@ async fn start() -> Result<Function, Box<dyn Error + Send + Sync>> {
     }
     let config = Config::parse(|name| env::var_os(name).map(|value| value.to_string_lossy().into_owned()))?;
     let sdk = sdk_config(&config).load().await;
-    Ok(Function::new(config, &sdk)?)
+    Ok(Function::new(config, &sdk, SystemTime::now)?)
 }
 
 /// Tells Lambda why the function does not start, so that whoever invokes it reads more than

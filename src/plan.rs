@@ -1,9 +1,32 @@
-//! The decision: what DNS says and what is registered, turned into what to register and to
-//! deregister. Pure: no I/O, no SDK type.
+//! The decision: what DNS says, what is registered, what is remembered and the time, turned into
+//! what to register, to deregister and to remember. Pure: no I/O, no SDK type.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use crate::target::{RegisteredTarget, Target};
+use crate::{
+    binding::Ownership,
+    state::{State, Timestamp},
+    target::{RegisteredTarget, Target},
+};
+
+/// What a target group goes by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Policy {
+    /// Whose targets may be deregistered.
+    pub ownership: Ownership,
+    /// How long, in seconds, an address must be missing from DNS before its target goes.
+    pub deregister_after_seconds: u32,
+}
+
+impl Policy {
+    /// Whether anything has to be remembered between runs.
+    pub fn needs_state(self) -> bool {
+        self.ownership == Ownership::Shared || self.deregister_after_seconds > 0
+    }
+}
 
 /// What should be registered, as far as DNS told.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,15 +43,17 @@ pub struct Desired {
 
 /// What to do to one target group.
 ///
-/// | DNS gives it | listed as         | every hostname resolved | then         |
-/// |--------------|-------------------|-------------------------|--------------|
-/// | yes          | not at all        | –                       | `register`   |
-/// | yes          | draining          | –                       | `register`   |
-/// | yes          | in any other state| –                       | `keep`       |
-/// | no           | draining          | –                       | nothing      |
-/// | no           | in any other state| yes                     | `deregister` |
-/// | no           | in any other state| no                      | `held`       |
-/// | refused      | in any other state| –                       | `held`       |
+/// | DNS gives it | listed as         | every hostname resolved | then                              |
+/// |--------------|-------------------|-------------------------|-----------------------------------|
+/// | yes          | not at all        | –                       | `register`                        |
+/// | yes          | draining          | –                       | `register`                        |
+/// | yes          | in any other state| –                       | `keep`                            |
+/// | no           | draining          | –                       | nothing                           |
+/// | no           | in any other state| yes                     | `deregister`, or before its time `waiting` |
+/// | no           | in any other state| no                      | `held`                            |
+/// | refused      | in any other state| –                       | `held`                            |
+///
+/// In a `shared` group, what DNS does not give and is not ours is `foreign` in any case.
 ///
 /// Where DNS gives nothing at all, nothing is deregistered whatever `complete` says: an empty
 /// group is an outage, and a network load balancer whose targets are all unhealthy still tries
@@ -41,26 +66,55 @@ pub struct Plan {
     pub keep: BTreeSet<Target>,
     /// To be deregistered after the registration succeeded, with all that was shown of them.
     pub deregister: BTreeSet<RegisteredTarget>,
+    /// Missing from DNS, each since when; their time has not come.
+    pub waiting: BTreeMap<Target, Timestamp>,
     /// Not desired, but kept: not every hostname resolved, or DNS gives the address and it is
     /// refused.
     pub held: BTreeSet<Target>,
+    /// Somebody else's.
+    pub foreign: BTreeSet<Target>,
+    /// What is to be remembered. In `shared` groups it has to be written before anything is
+    /// registered, so that a reply that gets lost can't make a target of ours a foreign one.
+    pub state: State,
 }
 
 impl Plan {
-    /// Compares what is desired with the targets that DescribeTargetHealth lists.
-    pub fn new(desired: &Desired, listed: &[RegisteredTarget]) -> Self {
+    /// Compares what is desired with the targets that DescribeTargetHealth lists, by what is
+    /// remembered of earlier runs.
+    pub fn new(desired: &Desired, listed: &[RegisteredTarget], state: &State, policy: Policy, now: Timestamp) -> Self {
         let mut plan = Self::default();
+        if policy.ownership == Ownership::Shared {
+            // What DNS gives is adopted. What is not listed any more is really gone.
+            let listed: BTreeSet<_> = listed.iter().map(|listed| listed.target).collect();
+            plan.state.owned = &(&state.owned & &listed) | &desired.targets;
+        }
+        let certain = desired.complete && !desired.targets.is_empty();
         for registered in listed.iter().filter(|listed| listed.state.is_registered()) {
-            if desired.targets.contains(&registered.target) {
-                plan.keep.insert(registered.target);
-            } else if desired.complete
-                && !desired.targets.is_empty()
-                && !desired.refused.contains(&registered.target.address)
-            {
-                plan.deregister.insert(registered.clone());
+            let target = registered.target;
+            // A time that lies ahead was written before the clock was set back.
+            let missing_since = state.missing.get(&target).map_or(now, |since| now.min(*since));
+            if desired.targets.contains(&target) {
+                plan.keep.insert(target);
+            } else if policy.ownership == Ownership::Shared && !state.owned.contains(&target) {
+                plan.foreign.insert(target);
+            } else if desired.refused.contains(&target.address) {
+                plan.held.insert(target);
+            } else if !certain {
+                plan.held.insert(target);
+                plan.state.missing.extend(state.missing.get_key_value(&target));
             } else {
-                plan.held.insert(registered.target);
+                if policy.deregister_after_seconds > 0 {
+                    plan.state.missing.insert(target, missing_since);
+                }
+                if missing_since.plus_seconds(policy.deregister_after_seconds) <= now {
+                    plan.deregister.insert(registered.clone());
+                } else {
+                    plan.waiting.insert(target, missing_since);
+                }
             }
+        }
+        if !policy.needs_state() {
+            plan.state = State::default();
         }
         plan.register = desired.targets.difference(&plan.keep).copied().collect();
         plan

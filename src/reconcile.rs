@@ -1,33 +1,32 @@
-//! The reconciliation of target groups: asks DNS and ELBv2, lets the plan decide, and carries it
-//! out.
+//! The reconciliation of one target group: asks DNS and ELBv2, lets the plan decide, and carries
+//! it out.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use futures_util::{
-    future::join_all,
-    stream::{FuturesUnordered, StreamExt},
-};
+use futures_util::future::join_all;
 use tokio::{
-    join, select,
-    time::{Instant, sleep_until, timeout_at},
+    join,
+    time::{Instant, sleep, timeout_at},
 };
 use tracing::{info, warn};
 
 use crate::{
-    binding::Group,
+    binding::{Group, Ownership},
     dns::{Answer, ResolveError, Resolver},
     hostname::Hostname,
+    kind::HostnameKind,
     limiter::{Limiter, Priority},
     network::{AllowedNetworks, is_public},
-    plan::{Desired, Plan},
-    report::{GroupReport, Outcome},
-    target::{IpFamily, RegisteredTarget, Target, TargetGroupArn, TargetState},
+    plan::{Desired, Plan, Policy},
+    report::GroupReport,
+    sampling::Sampling,
+    state::{State, Tags, Timestamp, is_ours},
+    target::{IpFamily, RegisteredTarget, Target, TargetState},
     target_group::{BATCH, ElbError, Facts, RegisterError, TargetGroups},
 };
 
@@ -42,201 +41,123 @@ pub struct Reconciler {
     pub allowed_networks: AllowedNetworks,
     /// The budget of ELBv2 requests.
     pub limiter: Arc<Limiter>,
-    /// What is known of target groups from earlier runs.
-    pub memories: Mutex<HashMap<TargetGroupArn, Memory>>,
-}
-
-/// What is known of a target group from earlier runs. It decides nothing but whose turn it is.
-#[derive(Debug)]
-pub struct Memory {
-    /// When the group last had its turn, whatever came of it: one that always fails must not count
-    /// as the longest unverified in every run.
-    looked_at: Instant,
-    /// The targets that it was last in step with.
-    in_step: Option<BTreeSet<Target>>,
-}
-
-/// A target group that is to be looked at.
-struct Job<'a> {
-    position: usize,
-    group: &'a Group,
-    /// What DNS said before it was the group's turn.
-    early: Option<Resolution>,
-}
-
-/// Whether there is a place for a group within the budget.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Turn {
-    PutOff,
-    Taken,
+    /// The clock that grace periods are measured by.
+    pub now: fn() -> SystemTime,
 }
 
 /// What DNS said to all hostnames of a target group.
 #[derive(Debug)]
-struct Resolution {
+pub struct Resolution {
     family: IpFamily,
+    /// Of a hostname whose answers are samples, all that were collected.
     answers: BTreeMap<Hostname, Result<Answer, ResolveError>>,
+    samplings: BTreeMap<Hostname, Sampling>,
     took: Duration,
+}
+
+/// What the answers mean for a target group.
+pub struct Look {
+    /// What should be registered.
+    pub desired: Desired,
+    /// The addresses that may become targets.
+    resolved: BTreeSet<IpAddr>,
+    refused: BTreeMap<IpAddr, String>,
+    problems: Vec<String>,
+    took: Duration,
+}
+
+/// What a target group was found or brought in step with.
+#[derive(Clone, Debug)]
+pub struct InStep {
+    /// What DNS gave. Where answers are samples, also what is waiting to be seen again.
+    pub targets: BTreeSet<Target>,
+    /// When the grace of a waiting target is over.
+    pub due: Option<Timestamp>,
 }
 
 /// What a reconciliation waits for, so that one that is given up can name it.
 #[derive(Debug, Default)]
 struct Waits(Mutex<BTreeSet<&'static str>>);
 
+/// One target group in one run.
+struct Reconciliation<'a> {
+    reconciler: &'a Reconciler,
+    group: &'a Group,
+    dry_run: bool,
+    cutoff: Instant,
+    waits: &'a Waits,
+    facts: Facts,
+    resolution: Resolution,
+    policy: Policy,
+    /// Whether more answers are to be collected before absence from them means anything.
+    collecting: bool,
+    listed: Vec<RegisteredTarget>,
+    memory: Memory,
+    /// When `listed` and `memory` were read.
+    read_at: Instant,
+    /// What RegisterTargets refused for good.
+    refused: BTreeMap<IpAddr, String>,
+    /// What went wrong besides, where the rest goes on.
+    problems: Vec<String>,
+}
+
+/// What the tags of a target group say.
+#[derive(Debug, Default)]
+struct Memory {
+    tags: Tags,
+    state: State,
+    /// Whether it could be read and written so far.
+    usable: bool,
+    /// Whether it was written by this run, so that another run may have overwritten it.
+    written: bool,
+}
+
 impl Reconciler {
-    /// Reconciles all `groups`, each by itself, and gives up what is still open at `cutoff`. The
-    /// reports are in the order of the groups.
-    pub async fn run(&self, groups: &[Group], dry_run: bool, cutoff: Instant) -> Vec<GroupReport> {
-        let mut reports: Vec<_> = groups.iter().map(GroupReport::new).collect();
-        let jobs: VecDeque<_> =
-            groups.iter().enumerate().map(|(position, group)| Job { position, group, early: None }).collect();
-        // Where the budget suffices for all, DNS and ELBv2 are asked at the same time. Where it
-        // may not, DNS is asked first, to know which groups need it most.
-        let first_looks = groups.iter().filter(|group| self.target_groups.known_facts(&group.arn).is_none()).count();
-        let mut queue =
-            if self.limiter.holds(groups.len() + first_looks) { jobs } else { self.by_urgency(jobs, cutoff).await };
-        let left = cutoff.saturating_duration_since(Instant::now());
-        let last_start = cutoff - TIME_FOR_ONE.max(self.limiter.time_for(REQUESTS_FOR_ONE)).min(left / 2);
-        let mut running = FuturesUnordered::new();
-        loop {
-            select! {
-                biased;
-                Some((position, report)) = running.next() => {
-                    if let Some(slot) = reports.get_mut(position) {
-                        *slot = report;
-                    }
-                }
-                () = self.limiter.acquire(Priority::Start), if !queue.is_empty() => {
-                    running.extend(queue.pop_front().map(|job| self.handle(job, Turn::Taken, dry_run, cutoff)));
-                }
-                () = sleep_until(last_start), if !queue.is_empty() => {
-                    running.extend(queue.drain(..).map(|job| self.handle(job, Turn::PutOff, dry_run, cutoff)));
-                }
-                else => break,
-            }
-        }
-        reports
-    }
-
-    /// Puts the groups in order: first those whose answer is another than the one they were last
-    /// in step with, then those whose turn was the longest time ago.
-    async fn by_urgency<'a>(&self, mut jobs: VecDeque<Job<'a>>, cutoff: Instant) -> VecDeque<Job<'a>> {
-        // Where nothing is remembered, as in a cold start, the first of the bindings must not be
-        // the first each time.
-        jobs.rotate_left(minute_of_epoch().wrapping_mul(STRIDE) % jobs.len().max(1));
-        let until = dns_cutoff(cutoff).min(Instant::now() + EARLY_LOOK);
-        let mut jobs = join_all(jobs.into_iter().map(async |mut job| {
-            // Of a group that was never looked at, there is nothing to compare the answer with.
-            if let Some(Ok(facts)) = self.target_groups.known_facts(&job.group.arn) {
-                job.early = Some(self.resolve(job.group, facts.family, until).await);
-            }
-            job
-        }))
-        .await;
-        let memories = self.memories();
-        jobs.sort_by_cached_key(|job| {
-            let memory = memories.get(&job.group.arn);
-            let in_step = memory.and_then(|memory| memory.in_step.as_ref());
-            let facts = self.target_groups.known_facts(&job.group.arn);
-            let changed = match (in_step, facts, &job.early) {
-                (Some(in_step), Some(Ok(facts)), Some(early)) => {
-                    let desired = self.look(job.group, facts, early).desired;
-                    if desired.complete { desired.targets != *in_step } else { !desired.targets.is_subset(in_step) }
-                }
-                _ => false,
-            };
-            (Reverse(changed), memory.map(|memory| memory.looked_at))
-        });
-        jobs.into()
-    }
-
-    async fn handle(&self, job: Job<'_>, turn: Turn, dry_run: bool, cutoff: Instant) -> (usize, GroupReport) {
-        let Job { position, group, early } = job;
-        let mut report = GroupReport::new(group);
-        match turn {
-            Turn::PutOff => self.put_off(group, early, cutoff, &mut report).await,
-            Turn::Taken => {
-                if !dry_run {
-                    self.memories()
-                        .entry(group.arn.clone())
-                        .and_modify(|memory| memory.looked_at = Instant::now())
-                        .or_insert_with(|| Memory { looked_at: Instant::now(), in_step: None });
-                }
-                self.reconcile_until(cutoff, group, early, dry_run, &mut report).await;
-            }
-        }
-        (position, report)
-    }
-
-    /// A group that the budget has no place for. It has not failed, unless its name did.
-    async fn put_off(&self, group: &Group, early: Option<Resolution>, cutoff: Instant, report: &mut GroupReport) {
-        let facts = match self.target_groups.known_facts(&group.arn).transpose() {
-            Ok(facts) => facts,
-            Err(error) => {
-                report.problems.push(error.to_string());
-                report.outcome = Outcome::Failed;
-                return;
-            }
-        };
-        // Whether the name resolves at all, either family tells.
-        let family = facts.map_or(IpFamily::V4, |facts| facts.family);
-        let resolution = match early {
-            Some(early) if early.is_complete() => early,
-            _ => self.resolve(group, family, cutoff).await,
-        };
-        if let Some(facts) = facts.filter(|_| resolution.is_complete()) {
-            self.look(group, facts, &resolution).note(report);
-        } else {
-            // That we had no time to hear of a name, or that its group may be of the other family,
-            // is no failure.
-            let failures = resolution.answers.iter().filter_map(|(hostname, answer)| {
-                let error = answer.as_ref().err()?;
-                let known = !error.is_out_of_time() && (facts.is_some() || !error.is_no_data());
-                known.then(|| format!("{hostname}: {error}"))
-            });
-            report.problems.extend(failures);
-        }
-        report.outcome = if report.problems.is_empty() { Outcome::Deferred } else { Outcome::Failed };
-    }
-
-    async fn reconcile_until(
+    /// Reconciles one target group, and gives up at `cutoff`. The caller has waited for the turn
+    /// of the first DescribeTargetHealth. `early` is what DNS said before.
+    ///
+    /// What went wrong is in the report. Returned is what the group is in step with, if it is.
+    pub async fn reconcile(
         &self,
-        cutoff: Instant,
         group: &Group,
         early: Option<Resolution>,
         dry_run: bool,
+        cutoff: Instant,
         report: &mut GroupReport,
-    ) {
+    ) -> Option<InStep> {
         let waits = Waits::default();
-        let result = timeout_at(cutoff, self.reconcile(cutoff, group, early, dry_run, report, &waits)).await;
+        let result = timeout_at(cutoff, self.look_and_act(group, early, dry_run, cutoff, report, &waits)).await;
         let waiting = waits.names();
-        match result {
-            Ok(Ok(())) => {}
-            Ok(Err(problem)) => report.problems.push(problem),
+        let in_step = match result {
+            Ok(Ok(in_step)) => in_step,
+            Ok(Err(problem)) => {
+                report.problems.push(problem);
+                None
+            }
             // It only waited for its turn, and nothing was decided: the budget put it off.
-            Err(_) if waiting.is_empty() && report.held.is_none() => return,
+            Err(_) if waiting.is_empty() && report.held.is_none() => return None,
             Err(_) => {
                 let what = if waiting.is_empty() { "its turn under ELB_REQUESTS_PER_SECOND" } else { &waiting };
                 report.problems.push(format!("given up shortly before the deadline, still waiting for {what}"));
+                None
             }
-        }
+        };
         report.settle();
         log(report, dry_run);
+        in_step
     }
 
-    /// Looks and acts until there is nothing left to do. What goes wrong is either noted in the
-    /// report, where the rest goes on, or returned.
-    async fn reconcile(
+    async fn look_and_act(
         &self,
-        cutoff: Instant,
         group: &Group,
         early: Option<Resolution>,
         dry_run: bool,
+        cutoff: Instant,
         report: &mut GroupReport,
         waits: &Waits,
-    ) -> Result<(), String> {
+    ) -> Result<Option<InStep>, String> {
         let arn = &group.arn;
-        let (known, listed) = join!(
+        let (known, listed, memory) = join!(
             async {
                 let facts = match self.target_groups.known_facts(arn) {
                     Some(known) => known?,
@@ -252,150 +173,74 @@ impl Reconciler {
                 Ok::<_, ElbError>((facts, resolution))
             },
             waits.on("DescribeTargetHealth", self.target_groups.describe(arn)),
+            async {
+                // What a CNAME chain will tell is not known yet.
+                let policy = group.policy(group.kinds_by_name());
+                if policy.needs_state() { Some(self.read_memory(group, waits).await) } else { None }
+            },
         );
+        let read_at = Instant::now();
         if let Ok(listed) = &listed {
             report.count(listed);
         }
-        let (facts, mut resolution) = known.map_err(|error| error.to_string())?;
-        let mut listed = match listed {
-            Ok(listed) => listed,
-            Err(error) => {
-                self.look(group, facts, &resolution).note(report);
-                return Err(error.to_string());
+        let (facts, resolution) = known.map_err(|error| error.to_string())?;
+        let look = self.look(group, facts, &resolution);
+        look.note(report);
+        let listed = listed.map_err(|error| error.to_string())?;
+        let policy = group.policy(resolution.kinds().map(|(_, kind)| kind));
+        let memory = match memory {
+            None if policy.needs_state() => Some(self.read_memory(group, waits).await),
+            known => known,
+        };
+        let mut problems = Vec::new();
+        let memory = match memory {
+            None => Memory::default(),
+            Some(Ok((memory, unreadable))) => {
+                for warning in unreadable {
+                    warn!(target_group = %arn, warning, "state");
+                    report.warnings.push(warning);
+                }
+                memory
+            }
+            // Whose the targets are is not known, and what is registered now could not be
+            // remembered as ours.
+            Some(Err(error)) if policy.ownership == Ownership::Shared => return Err(error.to_string()),
+            Some(Err(error)) => {
+                problems.push(error.to_string());
+                Memory::default()
             }
         };
-        let mut refused = BTreeMap::new();
-        let mut quota_reached = false;
-        let mut registered_when_room_was_made = None;
-        let mut has_turn = false;
-        loop {
-            // What was true when a slow call began must not undo what a newer run has done since.
-            // Twice, because a slow name may make the answers beside it old meanwhile.
-            for _ in 0..2 {
-                if resolution.is_old() {
-                    waits.on("DNS", self.refresh(&mut resolution, dns_cutoff(cutoff))).await;
-                }
-            }
-            let look = self.look(group, facts, &resolution);
-            let plan = Plan::new(&look.desired, &listed);
-            look.note(report);
-            report.refused.extend(refused.clone());
-            report.kept = plan.held;
-            if dry_run {
-                report.registered = plan.register;
-                report.deregistered = plan.deregister.iter().map(|shown| shown.target).collect();
-                return Ok(());
-            }
-            let (turned_down, missing): (Vec<Target>, Vec<Target>) =
-                plan.register.iter().partition(|target| refused.contains_key(&target.address));
-            if missing.is_empty() && (plan.deregister.is_empty() || !turned_down.is_empty()) {
-                if has_turn {
-                    self.limiter.give_back();
-                }
-                if !turned_down.is_empty() {
-                    report.kept.extend(plan.deregister.iter().map(|shown| shown.target));
-                }
-                for target in &turned_down {
-                    let reason = refused.get(&target.address).map_or("", String::as_str);
-                    report.problems.push(format!("RegisterTargets refused {target}: {reason}"));
-                }
-                if report.problems.is_empty() {
-                    self.remember(arn, look.desired.targets);
-                }
-                return Ok(());
-            }
-            if !has_turn {
-                self.limiter.acquire(Priority::Continue).await;
-                has_turn = true;
-                if resolution.is_old() {
-                    continue;
-                }
-            }
-            has_turn = false;
-            if missing.is_empty() || (quota_reached && !plan.deregister.is_empty()) {
-                // Where the quota refused what is missing, as much room is made as that needs.
-                let most = if missing.is_empty() { BATCH } else { missing.len().min(BATCH) };
-                let batch = plan.deregister.into_iter().take(most).collect();
-                self.deregister(arn, &batch, &mut listed, report, waits).await?;
-                if quota_reached {
-                    quota_reached = false;
-                    registered_when_room_was_made = Some(report.registered.len());
-                }
-                continue;
-            }
-            let batch = missing.into_iter().take(BATCH).collect();
-            match self.register(arn, &batch, &mut listed, report, &mut refused, waits).await {
-                // Room that helped nothing is not made again: that would empty the group.
-                Err(RegisterError::QuotaReached(_))
-                    if !plan.deregister.is_empty()
-                        && registered_when_room_was_made != Some(report.registered.len()) =>
-                {
-                    quota_reached = true;
-                }
-                Err(error) => return Err(error.to_string()),
-                Ok(()) => {}
-            }
-        }
-    }
-
-    async fn register(
-        &self,
-        arn: &TargetGroupArn,
-        batch: &BTreeSet<Target>,
-        listed: &mut Vec<RegisteredTarget>,
-        report: &mut GroupReport,
-        refused: &mut BTreeMap<IpAddr, String>,
-        waits: &Waits,
-    ) -> Result<(), RegisterError> {
-        let mut registered = Vec::new();
-        let mut accepted = |targets: &[Target]| {
-            report.registered.extend(targets);
-            registered.extend_from_slice(targets);
+        report.set_policy(policy, group, resolution.kinds());
+        let reconciliation = Reconciliation {
+            reconciler: self,
+            group,
+            dry_run,
+            cutoff,
+            waits,
+            facts,
+            policy,
+            collecting: resolution.is_sampled(),
+            resolution,
+            listed,
+            memory,
+            read_at,
+            refused: BTreeMap::new(),
+            problems,
         };
-        let call = self.target_groups.register(arn, batch, &mut accepted, refused);
-        let result = waits.on("RegisterTargets", call).await;
-        listed.retain(|shown| !registered.contains(&shown.target));
-        listed.extend(registered.into_iter().map(|target| RegisteredTarget {
-            target,
-            id: target.address.to_string(),
-            availability_zone: None,
-            state: TargetState::Other,
-        }));
-        report.count(listed);
-        report.refused.extend(refused.clone());
-        result
+        reconciliation.act(report).await
     }
 
-    async fn deregister(
-        &self,
-        arn: &TargetGroupArn,
-        batch: &BTreeSet<RegisteredTarget>,
-        listed: &mut [RegisteredTarget],
-        report: &mut GroupReport,
-        waits: &Waits,
-    ) -> Result<(), String> {
-        let call = self.target_groups.deregister(arn, batch);
-        waits.on("DeregisterTargets", call).await.map_err(|error| error.to_string())?;
-        report.deregistered.extend(batch.iter().map(|shown| shown.target));
-        for shown in listed.iter_mut().filter(|shown| batch.contains(shown)) {
-            shown.state = TargetState::Draining;
-        }
-        report.count(listed);
-        Ok(())
-    }
-
-    async fn resolve(&self, group: &Group, family: IpFamily, until: Instant) -> Resolution {
+    /// Asks all hostnames of a group once.
+    pub async fn resolve(&self, group: &Group, family: IpFamily, until: Instant) -> Resolution {
         let asked_at = Instant::now();
         let answers = self.ask(group.hostnames(), family, until).await;
-        Resolution { family, answers, took: asked_at.elapsed() }
-    }
-
-    /// Asks again for what is too old. What failed stays as it is: a name that hangs would make
-    /// the answers beside it old again.
-    async fn refresh(&self, resolution: &mut Resolution, until: Instant) {
-        let old = resolution.answers.iter().filter(|(_, answer)| is_old(answer)).map(|(hostname, _)| hostname);
-        let answers = self.ask(old.collect(), resolution.family, until).await;
-        resolution.answers.extend(answers);
+        let samplings = answers.iter().filter_map(|(hostname, answer)| {
+            let answer = answer.as_ref().ok()?;
+            let mut sampling = Sampling::new(group.lookups.get(hostname).copied());
+            sampling.add(&answer.addresses, answer.kind(), Duration::ZERO);
+            Some((hostname.clone(), sampling))
+        });
+        Resolution { family, samplings: samplings.collect(), answers, took: asked_at.elapsed() }
     }
 
     async fn ask(
@@ -412,7 +257,7 @@ impl Reconciler {
 
     /// Judges the answers: which addresses may become targets, and what is the matter with the
     /// hostnames that give none.
-    fn look(&self, group: &Group, facts: Facts, resolution: &Resolution) -> Look {
+    pub fn look(&self, group: &Group, facts: Facts, resolution: &Resolution) -> Look {
         let mut usable: BTreeMap<&Hostname, BTreeSet<IpAddr>> = BTreeMap::new();
         let mut refused = BTreeMap::new();
         let mut problems = Vec::new();
@@ -455,21 +300,325 @@ impl Reconciler {
         }
     }
 
-    fn remember(&self, arn: &TargetGroupArn, targets: BTreeSet<Target>) {
-        if let Some(memory) = self.memories().get_mut(arn) {
-            memory.in_step = Some(targets);
+    /// Reads the tags, and says what of them can't be read.
+    async fn read_memory(&self, group: &Group, waits: &Waits) -> Result<(Memory, Vec<String>), ElbError> {
+        self.limiter.acquire(Priority::Continue).await;
+        let tags = waits.on("DescribeTags", self.target_groups.describe_tags(&group.arn)).await?;
+        let (state, unreadable) = State::read(&tags);
+        Ok((Memory { tags, state, usable: true, written: false }, unreadable))
+    }
+}
+
+impl Reconciliation<'_> {
+    /// Acts until there is nothing left to do. What goes wrong is either noted in the report,
+    /// where the rest goes on, or returned.
+    async fn act(mut self, report: &mut GroupReport) -> Result<Option<InStep>, String> {
+        let reconciler = self.reconciler;
+        let limiter = &reconciler.limiter;
+        let mut quota_reached = false;
+        let mut registered_when_room_was_made = None;
+        let mut has_turn = false;
+        let mut rereads = 0;
+        let mut verified = false;
+        loop {
+            self.refresh_answers().await;
+            let mut look = self.reconciler.look(self.group, self.facts, &self.resolution);
+            let all_resolved = look.desired.complete;
+            let memory_is_missing = self.policy.needs_state() && !self.memory.usable;
+            look.desired.complete = all_resolved && !self.collecting && !memory_is_missing;
+            let now = Timestamp::from((self.reconciler.now)());
+            let plan = Plan::new(&look.desired, &self.listed, &self.memory.state, self.policy, now);
+            look.note(report);
+            report.refused.extend(self.refused.clone());
+            report.problems.extend(self.problems.clone());
+            report.kept.clone_from(&plan.held);
+            report.wait_for(&plan.waiting, self.policy);
+            let tags = if self.memory.usable { self.tags_for(&plan.state, report) } else { self.own_tags() };
+            let changes_state = self.memory.usable && tags != self.own_tags();
+            // In a shared group, nothing is registered that is not remembered as ours.
+            let forgotten = |target: &Target| memory_is_missing && !self.memory.state.owned.contains(target);
+            let (turned_down, missing): (Vec<Target>, Vec<Target>) = plan.register.iter().partition(|target| {
+                self.refused.contains_key(&target.address)
+                    || (self.policy.ownership == Ownership::Shared && forgotten(target))
+            });
+            let deregister = if turned_down.is_empty() { plan.deregister.clone() } else { BTreeSet::new() };
+            let is_done = missing.is_empty() && deregister.is_empty() && !changes_state;
+            if self.dry_run || is_done {
+                if self.collecting {
+                    let seen = |target: &Target| look.desired.refused.contains(&target.address);
+                    let unseen = plan.held.iter().filter(|target| all_resolved && !seen(target));
+                    self.collect(unseen.map(|target| target.address).collect()).await;
+                    self.collecting = false;
+                    continue;
+                }
+                if has_turn {
+                    limiter.give_back();
+                    has_turn = false;
+                }
+                if self.dry_run {
+                    report.registered = plan.register;
+                    report.deregistered = plan.deregister.iter().map(|shown| shown.target).collect();
+                    return Ok(None);
+                }
+                // Two runs that write at once may overwrite each other's state, and what is not
+                // remembered as ours would never go.
+                if self.memory.written && self.policy.ownership == Ownership::Shared && !verified {
+                    verified = true;
+                    self.reread_memory().await?;
+                    continue;
+                }
+                if !turned_down.is_empty() {
+                    report.kept.extend(plan.deregister.iter().map(|shown| shown.target));
+                }
+                for target in &turned_down {
+                    if let Some(reason) = self.refused.get(&target.address) {
+                        report.problems.push(format!("RegisterTargets refused {target}: {reason}"));
+                    }
+                }
+                return Ok(report.problems.is_empty().then(|| self.in_step(look.desired.targets, &plan.waiting)));
+            }
+            if !has_turn {
+                limiter.acquire(Priority::Continue).await;
+                has_turn = true;
+                if self.resolution.is_old() {
+                    continue;
+                }
+            }
+            if self.read_at.elapsed() > OLDEST_ANSWER && rereads < MOST_REREADS {
+                rereads += 1;
+                self.reread(report).await?;
+                continue;
+            }
+            has_turn = false;
+            rereads = 0;
+            verified = false;
+            let state_first = self.policy.ownership == Ownership::Shared;
+            if changes_state && (state_first || (missing.is_empty() && deregister.is_empty())) {
+                if let Err(error) = self.write_tags(tags).await {
+                    self.problems.push(error.to_string());
+                    self.memory.usable = false;
+                }
+            } else if missing.is_empty() || (quota_reached && !deregister.is_empty()) {
+                // Where the quota refused what is missing, as much room is made as that needs.
+                let most = if missing.is_empty() { BATCH } else { missing.len().min(BATCH) };
+                let batch = deregister.into_iter().take(most).collect();
+                self.deregister(&batch, report).await?;
+                if quota_reached {
+                    quota_reached = false;
+                    registered_when_room_was_made = Some(report.registered.len());
+                }
+            } else {
+                let batch = missing.into_iter().take(BATCH).collect();
+                match self.register(&batch, report).await {
+                    // Room that helped nothing is not made again: that would empty the group.
+                    Err(RegisterError::QuotaReached(_))
+                        if !deregister.is_empty() && registered_when_room_was_made != Some(report.registered.len()) =>
+                    {
+                        quota_reached = true;
+                    }
+                    Err(error) => return Err(error.to_string()),
+                    Ok(()) => {}
+                }
+            }
         }
     }
 
-    fn memories(&self) -> MutexGuard<'_, HashMap<TargetGroupArn, Memory>> {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What was true when a slow call began must not undo what a newer run has done since. Twice,
+    /// because a slow name may make the answers beside it old meanwhile.
+    async fn refresh_answers(&mut self) {
+        for _ in 0..2 {
+            if self.resolution.is_old() {
+                let old = self.resolution.answers.iter().filter(|(_, answer)| is_old(answer));
+                let old = old.map(|(hostname, _)| hostname.clone()).collect::<BTreeSet<_>>();
+                self.ask_again(&old, dns_cutoff(self.cutoff)).await;
+            }
+        }
+    }
+
+    /// Collects answers of the names that give samples. `unseen` are the addresses of targets
+    /// that are in none so far.
+    async fn collect(&mut self, mut unseen: BTreeSet<IpAddr>) {
+        let until = dns_cutoff(self.cutoff).min(Instant::now() + LONGEST_COLLECTION);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let pauses: BTreeMap<_, _> = self
+                .resolution
+                .samplings
+                .iter()
+                .filter_map(|(hostname, sampling)| {
+                    let answer = self.resolution.answers.get(hostname)?.as_ref().ok()?;
+                    Some((hostname.clone(), sampling.next(!unseen.is_empty(), answer.ttl, left)?))
+                })
+                .collect();
+            let Some(pause) = pauses.values().max() else { return };
+            sleep(*pause).await;
+            self.ask_again(&pauses.into_keys().collect(), until).await;
+            for answer in self.resolution.answers.values().flatten() {
+                unseen.retain(|address| !answer.addresses.contains(address));
+            }
+        }
+    }
+
+    /// Asks again. A name that gives samples keeps what it gave, and that it fails once is no
+    /// more than one sample less; of others, the newest answer is all that counts.
+    async fn ask_again(&mut self, hostnames: &BTreeSet<Hostname>, until: Instant) {
+        let asking = self.reconciler.ask(hostnames.iter().collect(), self.resolution.family, until);
+        let answers = self.waits.on("DNS", asking).await;
+        for (hostname, mut answer) in answers {
+            let earlier = self.resolution.answers.get(&hostname);
+            if let (Some(Ok(earlier)), Some(sampling)) = (earlier, self.resolution.samplings.get_mut(&hostname)) {
+                match &mut answer {
+                    Ok(answer) => {
+                        sampling.add(&answer.addresses, answer.kind(), answer.at.duration_since(earlier.at));
+                        if sampling.collects() {
+                            answer.addresses.extend(&earlier.addresses);
+                        }
+                    }
+                    Err(_) if sampling.collects() && self.collecting => {
+                        sampling.add(&BTreeSet::new(), earlier.kind(), Duration::ZERO);
+                        continue;
+                    }
+                    Err(_) => {}
+                }
+            }
+            self.resolution.answers.insert(hostname, answer);
+        }
+    }
+
+    /// Reads again what may have changed while this run waited. It has waited for its turn
+    /// already: to wait again for what only then may be acted on might never end.
+    async fn reread(&mut self, report: &mut GroupReport) -> Result<(), String> {
+        self.reconciler.limiter.take_unasked();
+        let describing = self.reconciler.target_groups.describe(&self.group.arn);
+        self.listed = self.waits.on("DescribeTargetHealth", describing).await.map_err(|error| error.to_string())?;
+        report.count(&self.listed);
+        if self.memory.usable {
+            self.reread_memory().await?;
+        }
+        self.read_at = Instant::now();
+        Ok(())
+    }
+
+    async fn reread_memory(&mut self) -> Result<(), String> {
+        self.reconciler.limiter.take_unasked();
+        let describing = self.reconciler.target_groups.describe_tags(&self.group.arn);
+        self.memory.tags = self.waits.on("DescribeTags", describing).await.map_err(|error| error.to_string())?;
+        (self.memory.state, _) = State::read(&self.memory.tags);
+        Ok(())
+    }
+
+    fn own_tags(&self) -> Tags {
+        self.memory
+            .tags
+            .iter()
+            .filter(|(key, _)| is_ours(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
+    /// The tags that hold this state; the report says so where there is no room for all of it.
+    fn tags_for(&self, state: &State, report: &mut GroupReport) -> Tags {
+        let foreign = self.memory.tags.keys().filter(|key| !is_ours(key)).count();
+        let room = MOST_TAGS.saturating_sub(foreign);
+        let (tags, left_out) = state.write(self.policy.ownership, room);
+        if left_out > 0 {
+            report.problems.push(format!(
+                "no room in the target group's tags to remember {left_out} targets ({foreign} of {MOST_TAGS} tags are \
+                 others'), which will not be deregistered: remove tags, or bind the hostnames to several target groups"
+            ));
+        }
+        tags
+    }
+
+    /// Writes the tags, and removes those that are no longer needed.
+    async fn write_tags(&mut self, wanted: Tags) -> Result<(), ElbError> {
+        let target_groups = &self.reconciler.target_groups;
+        let arn = &self.group.arn;
+        let present = self.own_tags();
+        let surplus: Vec<_> = present.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        let mut changed = wanted;
+        changed.retain(|key, value| present.get(key) != Some(value));
+        if !changed.is_empty() {
+            // The surplus ones too, in one call: a run that is killed before it removes them must
+            // leave no time that was dropped.
+            changed.extend(surplus.iter().map(|key| (key.clone(), String::new())));
+            self.waits.on("AddTags", target_groups.add_tags(arn, &changed)).await?;
+            self.memory.tags.extend(changed);
+            self.memory.written = true;
+            if !surplus.is_empty() {
+                self.reconciler.limiter.take_unasked();
+            }
+        }
+        if !surplus.is_empty() {
+            self.waits.on("RemoveTags", target_groups.remove_tags(arn, surplus.clone())).await?;
+            self.memory.tags.retain(|key, _| !surplus.contains(key));
+        }
+        (self.memory.state, _) = State::read(&self.memory.tags);
+        Ok(())
+    }
+
+    async fn register(&mut self, batch: &BTreeSet<Target>, report: &mut GroupReport) -> Result<(), RegisterError> {
+        let mut registered = Vec::new();
+        let mut accepted = |targets: &[Target]| {
+            report.registered.extend(targets);
+            registered.extend_from_slice(targets);
+        };
+        let target_groups = &self.reconciler.target_groups;
+        let call = target_groups.register(&self.group.arn, batch, &mut accepted, &mut self.refused);
+        let result = self.waits.on("RegisterTargets", call).await;
+        self.listed.retain(|shown| !registered.contains(&shown.target));
+        self.listed.extend(registered.into_iter().map(|target| RegisteredTarget {
+            target,
+            id: target.address.to_string(),
+            availability_zone: None,
+            state: TargetState::Other,
+        }));
+        report.count(&self.listed);
+        report.refused.extend(self.refused.clone());
+        result
+    }
+
+    async fn deregister(&mut self, batch: &BTreeSet<RegisteredTarget>, report: &mut GroupReport) -> Result<(), String> {
+        let call = self.reconciler.target_groups.deregister(&self.group.arn, batch);
+        self.waits.on("DeregisterTargets", call).await.map_err(|error| error.to_string())?;
+        report.deregistered.extend(batch.iter().map(|shown| shown.target));
+        for shown in self.listed.iter_mut().filter(|shown| batch.contains(shown)) {
+            shown.state = TargetState::Draining;
+        }
+        report.count(&self.listed);
+        Ok(())
+    }
+
+    fn in_step(&self, mut targets: BTreeSet<Target>, waiting: &BTreeMap<Target, Timestamp>) -> InStep {
+        if self.resolution.is_sampled() {
+            targets.extend(waiting.keys());
+        }
+        let due = waiting.values().min().map(|since| since.plus_seconds(self.policy.deregister_after_seconds));
+        InStep { targets, due }
     }
 }
 
 impl Resolution {
     /// Whether every hostname resolved.
-    fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.answers.values().all(Result::is_ok)
+    }
+
+    /// Whether an answer of a hostname holds but a sample of its addresses.
+    pub fn is_sampled(&self) -> bool {
+        self.samplings.values().any(Sampling::collects)
+    }
+
+    /// The hostnames that did not resolve.
+    pub fn failures(&self) -> impl Iterator<Item = (&Hostname, &ResolveError)> {
+        self.answers.iter().filter_map(|(hostname, answer)| Some((hostname, answer.as_ref().err()?)))
+    }
+
+    /// What kind each hostname is of; one that did not resolve, by its name alone.
+    fn kinds(&self) -> impl Iterator<Item = (&Hostname, HostnameKind)> {
+        self.answers
+            .iter()
+            .map(|(hostname, answer)| (hostname, answer.as_ref().map_or_else(|_| hostname.kind(), Answer::kind)))
     }
 
     /// Whether an answer is too old to plan on.
@@ -482,14 +631,9 @@ fn is_old(answer: &Result<Answer, ResolveError>) -> bool {
     answer.as_ref().is_ok_and(|answer| answer.at.elapsed() > OLDEST_ANSWER)
 }
 
-fn minute_of_epoch() -> usize {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    usize::try_from(since_epoch.as_secs() / 60).unwrap_or_default()
-}
-
 /// Three quarters of the time that is left: DNS that hangs has to leave some for what else DNS
 /// gave.
-fn dns_cutoff(cutoff: Instant) -> Instant {
+pub fn dns_cutoff(cutoff: Instant) -> Instant {
     let now = Instant::now();
     now + cutoff.saturating_duration_since(now) * 3 / 4
 }
@@ -514,18 +658,9 @@ fn log(report: &GroupReport, dry_run: bool) {
     }
 }
 
-/// What the answers mean for a target group.
-struct Look {
-    desired: Desired,
-    resolved: BTreeSet<IpAddr>,
-    refused: BTreeMap<IpAddr, String>,
-    problems: Vec<String>,
-    took: Duration,
-}
-
 impl Look {
     /// Puts it into the report, in place of an earlier look.
-    fn note(&self, report: &mut GroupReport) {
+    pub fn note(&self, report: &mut GroupReport) {
         report.resolved.clone_from(&self.resolved);
         report.refused.clone_from(&self.refused);
         report.problems.clone_from(&self.problems);
@@ -552,20 +687,16 @@ impl Waits {
 /// The contract: an answer that is older by the time the targets are known is asked for again.
 const OLDEST_ANSWER: Duration = Duration::from_secs(2);
 
-/// How long to wait for DNS before target groups are put in order: long enough for a second name
-/// server where the first is dead.
-const EARLY_LOOK: Duration = Duration::from_secs(3);
+/// How often the targets are read again before a change. DNS and ELBv2 may both be so slow that
+/// one is always old when the other is known.
+const MOST_REREADS: u32 = 2;
 
-/// How long before the cut-off no further target group is begun, so that what is begun can end.
-const TIME_FOR_ONE: Duration = Duration::from_secs(5);
+/// How long a run collects answers at most: the next minute's does so too.
+const LONGEST_COLLECTION: Duration = Duration::from_secs(45);
 
-/// How far the order of the bindings is rotated from a minute to the next. A prime, so that it has
-/// no factor in common with most numbers of groups.
-const STRIDE: usize = 37;
-
-/// What a target group may need within that time: to be described, its facts, a registration and
-/// a deregistration.
-const REQUESTS_FOR_ONE: u32 = 4;
+/// Tags that a target group can have, those of others among them
+/// ([tags](https://docs.aws.amazon.com/elasticloadbalancing/latest/network/target-group-tags.html)).
+const MOST_TAGS: usize = 50;
 
 const RUN_IN_THE_VPC: &str = ". If this is a publicly accessible database: its name resolves to its private address \
      only inside its VPC, so the function must run in that VPC";

@@ -6,12 +6,16 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Serialize, ser::Error as _};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     binding::{Group, Ownership},
     event::Trigger,
     hostname::Hostname,
+    kind::HostnameKind,
+    plan::Policy,
+    state::Timestamp,
     target::{RegisteredTarget, Target, TargetGroupArn, TargetState},
 };
 
@@ -37,6 +41,8 @@ pub struct GroupReport {
     pub ownership: Ownership,
     /// Seconds that an address must be missing from DNS before its target goes.
     pub deregister_after_seconds: u32,
+    /// What the hostnames were taken for; of those that did not resolve, by the name alone.
+    pub kinds: Vec<Kind>,
     /// How it ended.
     pub outcome: Outcome,
     /// The addresses that DNS gave, without the refused ones.
@@ -45,15 +51,19 @@ pub struct GroupReport {
     pub registered: BTreeSet<Target>,
     /// What was deregistered.
     pub deregistered: BTreeSet<Target>,
-    /// Targets whose address is missing from DNS and whose time has not come. Always empty while
-    /// there are no grace periods.
-    pub waiting: [(); 0],
+    /// Targets whose address is missing from DNS and whose time has not come: since when each.
+    pub waiting: Vec<Waiting>,
     /// Addresses that were not registered.
     #[serde(serialize_with = "refusals")]
     pub refused: BTreeMap<IpAddr, String>,
+    /// What the user should know: why it failed, or what did not make it fail.
+    pub error: Option<String>,
     /// Why it failed.
-    #[serde(rename = "error", serialize_with = "joined")]
+    #[serde(skip)]
     pub problems: Vec<String>,
+    /// What is not as it should be, and did not make it fail.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
     /// Registered targets that DNS does not give, but that are kept.
     #[serde(skip)]
     pub kept: BTreeSet<Target>,
@@ -63,6 +73,30 @@ pub struct GroupReport {
     /// How long DNS took; `None` where its answer was not looked at.
     #[serde(skip)]
     pub resolve_time: Option<Duration>,
+}
+
+/// What a hostname was taken for, and what follows.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Kind {
+    /// The hostname.
+    pub hostname: Hostname,
+    /// Its kind.
+    pub kind: HostnameKind,
+    /// How many answers a run collects, if nothing makes it more or fewer.
+    pub lookups: u32,
+}
+
+/// A target whose address is missing from DNS.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Waiting {
+    /// The target.
+    pub target: Target,
+    /// Since when.
+    #[serde(serialize_with = "rfc3339")]
+    pub missing_since: Timestamp,
+    /// When it will be deregistered.
+    #[serde(serialize_with = "rfc3339")]
+    pub deregister_at: Timestamp,
 }
 
 /// How the reconciliation of a target group ended.
@@ -96,18 +130,60 @@ impl GroupReport {
             target_group_arn: group.arn.clone(),
             hostnames: group.hostnames().into_iter().cloned().collect(),
             ownership: group.ownership,
-            deregister_after_seconds: group.deregister_after_seconds,
+            deregister_after_seconds: group.policy(group.kinds_by_name()).deregister_after_seconds,
+            kinds: Vec::new(),
             outcome: Outcome::default(),
             resolved: BTreeSet::new(),
             registered: BTreeSet::new(),
             deregistered: BTreeSet::new(),
-            waiting: [],
+            waiting: Vec::new(),
             refused: BTreeMap::new(),
+            error: None,
             problems: Vec::new(),
+            warnings: Vec::new(),
             kept: BTreeSet::new(),
             held: None,
             resolve_time: None,
         }
+    }
+
+    /// Says what the hostnames were taken for, and what follows for the group.
+    pub fn set_policy<'a>(
+        &mut self,
+        policy: Policy,
+        group: &Group,
+        kinds: impl Iterator<Item = (&'a Hostname, HostnameKind)>,
+    ) {
+        self.deregister_after_seconds = policy.deregister_after_seconds;
+        self.kinds = kinds
+            .map(|(hostname, kind)| Kind {
+                hostname: hostname.clone(),
+                kind,
+                lookups: group.lookups.get(hostname).copied().unwrap_or_else(|| kind.lookups()),
+            })
+            .collect();
+    }
+
+    /// Lists the targets that are missing from DNS.
+    pub fn wait_for(&mut self, waiting: &BTreeMap<Target, Timestamp>, policy: Policy) {
+        let listed = waiting.iter().map(|(target, since)| Waiting {
+            target: *target,
+            missing_since: *since,
+            deregister_at: since.plus_seconds(policy.deregister_after_seconds),
+        });
+        self.waiting = listed.collect();
+    }
+
+    /// What the hostnames were taken for and what follows, for the log; `None` where none was
+    /// looked at.
+    pub fn settings(&self) -> Option<String> {
+        let kinds = self
+            .kinds
+            .iter()
+            .map(|Kind { hostname, kind, lookups }| format!("{hostname}: {kind:?}, {lookups} lookups"));
+        let kinds = kinds.collect::<Vec<_>>().join("; ");
+        let seconds = self.deregister_after_seconds;
+        (!kinds.is_empty()).then(|| format!("{kinds}; {:?}, deregistered after {seconds} s", self.ownership))
     }
 
     /// Counts what the target group holds.
@@ -121,6 +197,8 @@ impl GroupReport {
 
     /// Settles the outcome by what was found and done.
     pub fn settle(&mut self) {
+        let messages: Vec<_> = self.problems.iter().chain(&self.warnings).cloned().collect();
+        self.error = (!messages.is_empty()).then(|| messages.join("; "));
         self.outcome = if !self.problems.is_empty() {
             Outcome::Failed
         } else if self.registered.is_empty() && self.deregistered.is_empty() {
@@ -136,6 +214,13 @@ impl GroupReport {
     }
 }
 
+/// To the second, as AWS shows times.
+fn rfc3339<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    let seconds = i64::try_from(time.0 / 1000).map_err(S::Error::custom)?;
+    let text = OffsetDateTime::from_unix_timestamp(seconds).map_err(S::Error::custom)?.format(&Rfc3339);
+    serializer.serialize_str(&text.map_err(S::Error::custom)?)
+}
+
 #[derive(Serialize)]
 struct Refusal<'a> {
     address: &'a IpAddr,
@@ -144,8 +229,4 @@ struct Refusal<'a> {
 
 fn refusals<S: serde::Serializer>(refused: &BTreeMap<IpAddr, String>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(refused.iter().map(|(address, reason)| Refusal { address, reason }))
-}
-
-fn joined<S: serde::Serializer>(problems: &[String], serializer: S) -> Result<S::Ok, S::Error> {
-    if problems.is_empty() { serializer.serialize_none() } else { serializer.collect_str(&problems.join("; ")) }
 }

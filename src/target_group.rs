@@ -18,7 +18,8 @@ use aws_sdk_elasticloadbalancingv2::{
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
     types::{
-        TargetDescription, TargetGroupIpAddressTypeEnum, TargetHealthDescription, TargetHealthStateEnum, TargetTypeEnum,
+        Tag, TargetDescription, TargetGroupIpAddressTypeEnum, TargetHealthDescription, TargetHealthStateEnum,
+        TargetTypeEnum,
     },
 };
 use tokio::sync::Semaphore;
@@ -26,6 +27,7 @@ use tokio::sync::Semaphore;
 use crate::{
     aws::chain,
     limiter::{Limiter, Priority},
+    state::Tags,
     target::{IpFamily, RegisteredTarget, Target, TargetGroupArn, TargetState},
 };
 
@@ -237,6 +239,66 @@ impl TargetGroups {
                 refused.extend(suspects.into_iter().map(|target| (target.address, error.problem.clone())));
             }
         }
+    }
+
+    /// The tags of a target group. The caller has waited for its turn.
+    ///
+    /// # Errors
+    ///
+    /// Where the call fails.
+    pub async fn describe_tags(&self, arn: &TargetGroupArn) -> Result<Tags, ElbError> {
+        let operation = "DescribeTags";
+        let _permit = self.open.acquire().await;
+        let reply = self
+            .client(arn)
+            .describe_tags()
+            .resource_arns(arn.as_str())
+            .send()
+            .await
+            .map_err(|error| ElbError::new(operation, &error))?;
+        let tags = reply.tag_descriptions().iter().find(|group| group.resource_arn() == Some(arn.as_str()));
+        let tags = tags.ok_or_else(|| ElbError {
+            operation,
+            code: None,
+            problem: "the reply does not hold the target group".to_owned(),
+        })?;
+        let read = |tag: &Tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
+        Ok(tags.tags().iter().filter_map(read).collect())
+    }
+
+    /// Writes tags; others stay as they are. The caller has waited for its turn.
+    ///
+    /// # Errors
+    ///
+    /// Where the call fails.
+    pub async fn add_tags(&self, arn: &TargetGroupArn, tags: &Tags) -> Result<(), ElbError> {
+        let _permit = self.open.acquire().await;
+        let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
+        self.client(arn)
+            .add_tags()
+            .resource_arns(arn.as_str())
+            .set_tags(Some(tags))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| ElbError::new("AddTags", &error))
+    }
+
+    /// Removes the tags of these keys. The caller has waited for its turn.
+    ///
+    /// # Errors
+    ///
+    /// Where the call fails.
+    pub async fn remove_tags(&self, arn: &TargetGroupArn, keys: Vec<String>) -> Result<(), ElbError> {
+        let _permit = self.open.acquire().await;
+        self.client(arn)
+            .remove_tags()
+            .resource_arns(arn.as_str())
+            .set_tag_keys(Some(keys))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| ElbError::new("RemoveTags", &error))
     }
 
     async fn send(&self, arn: &TargetGroupArn, part: &[Target], zone: Zone) -> Result<(), ElbError> {

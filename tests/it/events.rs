@@ -78,6 +78,7 @@ async fn the_reply_has_the_shape_of_the_contract() {
                 "hostnames": ["db.test"],
                 "ownership": "exclusive",
                 "deregister_after_seconds": 0,
+                "kinds": [{"hostname": "db.test", "kind": "other", "lookups": 1}],
                 "outcome": "changed",
                 "resolved": ["10.0.1.10"],
                 "registered": ["10.0.1.10:5432"],

@@ -13,6 +13,7 @@ mod dns; // what name servers do, and what becomes of it
 mod events; // what invokes the function
 mod metrics; // what is published
 mod plan; // properties of the pure plan
+mod removal; // when a target goes
 mod rules; // the contract's rules, by their numbers
 mod runtime; // the real binary against the Lambda Runtime API
 mod support;

@@ -7,7 +7,9 @@ use std::{
 };
 
 use nlb_hostname_targets::{
-    plan::{Desired, Plan},
+    binding::Ownership,
+    plan::{Desired, Plan, Policy},
+    state::{State, Timestamp},
     target::{RegisteredTarget, Target, TargetState},
 };
 use proptest::{collection::vec, prelude::*};
@@ -55,6 +57,12 @@ fn registered(listed: &[RegisteredTarget]) -> BTreeSet<Target> {
     listed.iter().filter(|shown| shown.state.is_registered()).map(|shown| shown.target).collect()
 }
 
+/// What a plan is in an `exclusive` group without a grace period.
+fn plain(desired: &Desired, listed: &[RegisteredTarget]) -> Plan {
+    let policy = Policy { ownership: Ownership::Exclusive, deregister_after_seconds: 0 };
+    Plan::new(desired, listed, &State::default(), policy, Timestamp(1_763_802_000_000))
+}
+
 /// What ELBv2 lists after the plan was carried out.
 fn carried_out(plan: &Plan, listed: &[RegisteredTarget]) -> Vec<RegisteredTarget> {
     let mut after: Vec<_> = listed.iter().filter(|shown| !plan.register.contains(&shown.target)).cloned().collect();
@@ -77,7 +85,7 @@ proptest! {
 
     #[test]
     fn an_address_that_dns_gives_is_never_deregistered(desired in desired(), listed in listed()) {
-        let plan = Plan::new(&desired, &listed);
+        let plan = plain(&desired, &listed);
         let gone: Vec<_> = plan.deregister.iter().map(|shown| shown.target).collect();
         prop_assert!(gone.iter().all(|target| !desired.targets.contains(target)));
         prop_assert!(gone.iter().all(|target| !desired.refused.contains(&target.address)));
@@ -85,7 +93,7 @@ proptest! {
 
     #[test]
     fn every_address_that_dns_gives_ends_up_registered(desired in desired(), listed in listed()) {
-        let after = registered(&carried_out(&Plan::new(&desired, &listed), &listed));
+        let after = registered(&carried_out(&plain(&desired, &listed), &listed));
         prop_assert!(after.is_superset(&desired.targets));
     }
 
@@ -96,27 +104,27 @@ proptest! {
         desired.complete = true;
         desired.refused.clear();
         desired.targets.insert(one);
-        let after = registered(&carried_out(&Plan::new(&desired, &listed), &listed));
+        let after = registered(&carried_out(&plain(&desired, &listed), &listed));
         prop_assert_eq!(after, desired.targets);
     }
 
     #[test]
     fn where_a_hostname_did_not_resolve_nothing_is_deregistered(mut desired in desired(), listed in listed()) {
         desired.complete = false;
-        prop_assert!(Plan::new(&desired, &listed).deregister.is_empty());
+        prop_assert!(plain(&desired, &listed).deregister.is_empty());
     }
 
     #[test]
     fn a_group_is_never_emptied(desired in desired(), listed in listed()) {
         let before = registered(&listed);
-        let after = registered(&carried_out(&Plan::new(&desired, &listed), &listed));
+        let after = registered(&carried_out(&plain(&desired, &listed), &listed));
         prop_assert!(before.is_empty() || !after.is_empty());
     }
 
     #[test]
     fn a_second_plan_has_nothing_to_do(desired in desired(), listed in listed()) {
-        let plan = Plan::new(&desired, &listed);
-        let again = Plan::new(&desired, &carried_out(&plan, &listed));
+        let plan = plain(&desired, &listed);
+        let again = plain(&desired, &carried_out(&plan, &listed));
         prop_assert!(again.register.is_empty() && again.deregister.is_empty(), "{:?}", again);
     }
 
@@ -124,18 +132,18 @@ proptest! {
     fn the_order_of_the_list_does_not_matter(desired in desired(), listed in listed().prop_flat_map(|listed| {
         (Just(listed.clone()), Just(listed).prop_shuffle())
     })) {
-        prop_assert_eq!(Plan::new(&desired, &listed.0), Plan::new(&desired, &listed.1));
+        prop_assert_eq!(plain(&desired, &listed.0), plain(&desired, &listed.1));
     }
 
     #[test]
     fn a_draining_target_is_never_deregistered_again(desired in desired(), listed in listed()) {
-        let plan = Plan::new(&desired, &listed);
+        let plan = plain(&desired, &listed);
         prop_assert!(plan.deregister.iter().all(|shown| shown.state != TargetState::Draining));
     }
 
     #[test]
     fn every_registered_target_is_kept_held_or_deregistered(desired in desired(), listed in listed()) {
-        let plan = Plan::new(&desired, &listed);
+        let plan = plain(&desired, &listed);
         let gone: BTreeSet<_> = plan.deregister.iter().map(|shown| shown.target).collect();
         prop_assert_eq!(plan.keep.len() + plan.held.len() + gone.len(), registered(&listed).len());
         let all: BTreeSet<_> = plan.keep.iter().chain(&plan.held).chain(&gone).copied().collect();

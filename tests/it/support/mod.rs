@@ -5,6 +5,7 @@ pub(crate) mod dns;
 pub(crate) mod runtime_api;
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, SystemTime},
@@ -67,7 +68,7 @@ impl World {
             .credentials_provider(Credentials::new("AKIDEXAMPLE", "secret", None, None, "test"))
             .load()
             .await;
-        Function::new(config, &sdk).expect("there is a name server")
+        Function::new(config, &sdk, now).expect("there is a name server")
     }
 
     /// One invocation of a new execution environment, with 30 s to go.
@@ -103,6 +104,23 @@ impl World {
     pub(crate) fn sum(&self, name: &str) -> f64 {
         self.aws.metrics().iter().filter(|metric| metric.name == name).map(|metric| metric.value).sum()
     }
+}
+
+thread_local! {
+    /// How far the clock of the functions of this test is ahead. Each test has a thread of its own.
+    static AHEAD: Cell<i64> = const { Cell::new(0) };
+}
+
+/// The clock that grace periods are measured by.
+fn now() -> SystemTime {
+    let ahead = AHEAD.get();
+    let distance = Duration::from_secs(ahead.unsigned_abs());
+    if ahead < 0 { SystemTime::now() - distance } else { SystemTime::now() + distance }
+}
+
+/// Sets that clock forward, or back.
+pub(crate) fn advance(seconds: i64) {
+    AHEAD.set(AHEAD.get() + seconds);
 }
 
 pub(crate) async fn invoke(function: &Function, event: Value) -> Result<Value, RunError> {

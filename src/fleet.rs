@@ -1,0 +1,236 @@
+//! The reconciliation of all target groups within the time and the request budget of a run.
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{
+    future::join_all,
+    stream::{FuturesUnordered, StreamExt},
+};
+use tokio::{
+    select,
+    time::{Instant, sleep_until},
+};
+use tracing::info;
+
+use crate::{
+    binding::Group,
+    limiter::Priority,
+    reconcile::{InStep, Reconciler, Resolution, dns_cutoff},
+    report::GroupReport,
+    state::Timestamp,
+    target::{IpFamily, TargetGroupArn},
+};
+
+/// Reconciles many target groups, each by itself.
+#[derive(Debug)]
+pub struct Fleet {
+    reconciler: Reconciler,
+    memories: Mutex<HashMap<TargetGroupArn, Memory>>,
+}
+
+/// What is known of a target group from earlier runs. It decides nothing but whose turn it is.
+#[derive(Debug)]
+struct Memory {
+    /// When the group last had its turn, whatever came of it: one that always fails must not count
+    /// as the longest unverified in every run.
+    looked_at: Instant,
+    in_step: Option<InStep>,
+    /// The settings that were last logged.
+    settings: Option<String>,
+}
+
+/// A target group that is to be looked at.
+struct Job<'a> {
+    position: usize,
+    group: &'a Group,
+    /// What DNS said before it was the group's turn.
+    early: Option<Resolution>,
+}
+
+/// Whether there is a place for a group within the budget.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Turn {
+    PutOff,
+    Taken,
+}
+
+impl Fleet {
+    /// Nothing is known yet.
+    pub fn new(reconciler: Reconciler) -> Self {
+        Self { reconciler, memories: Mutex::default() }
+    }
+
+    /// Reconciles all `groups`, each by itself, and gives up what is still open at `cutoff`. The
+    /// reports are in the order of the groups.
+    pub async fn run(&self, groups: &[Group], dry_run: bool, cutoff: Instant) -> Vec<GroupReport> {
+        let limiter = &self.reconciler.limiter;
+        let mut reports: Vec<_> = groups.iter().map(GroupReport::new).collect();
+        let jobs: VecDeque<_> =
+            groups.iter().enumerate().map(|(position, group)| Job { position, group, early: None }).collect();
+        // Where the budget suffices for all, DNS and ELBv2 are asked at the same time. Where it
+        // may not, DNS is asked first, to know which groups need it most.
+        let first_looks =
+            groups.iter().filter(|group| self.reconciler.target_groups.known_facts(&group.arn).is_none()).count();
+        let with_state = groups.iter().filter(|group| group.policy(group.kinds_by_name()).needs_state()).count();
+        let mut queue = if limiter.holds(groups.len() + first_looks + with_state) {
+            jobs
+        } else {
+            self.by_urgency(jobs, cutoff).await
+        };
+        let left = cutoff.saturating_duration_since(Instant::now());
+        let last_start = cutoff - TIME_FOR_ONE.max(limiter.time_for(REQUESTS_FOR_ONE)).min(left / 2);
+        let mut running = FuturesUnordered::new();
+        loop {
+            select! {
+                biased;
+                Some((position, report)) = running.next() => {
+                    if let Some(slot) = reports.get_mut(position) {
+                        *slot = report;
+                    }
+                }
+                () = limiter.acquire(Priority::Start), if !queue.is_empty() => {
+                    running.extend(queue.pop_front().map(|job| self.handle(job, Turn::Taken, dry_run, cutoff)));
+                }
+                () = sleep_until(last_start), if !queue.is_empty() => {
+                    running.extend(queue.drain(..).map(|job| self.handle(job, Turn::PutOff, dry_run, cutoff)));
+                }
+                else => break,
+            }
+        }
+        reports
+    }
+
+    /// Puts the groups in order: first those whose answer is another than the one they were last
+    /// in step with, or where a grace period is over, then those whose turn was the longest time
+    /// ago.
+    async fn by_urgency<'a>(&self, mut jobs: VecDeque<Job<'a>>, cutoff: Instant) -> VecDeque<Job<'a>> {
+        // Where nothing is remembered, as in a cold start, the first of the bindings must not be
+        // the first each time.
+        jobs.rotate_left(minute_of_epoch().wrapping_mul(STRIDE) % jobs.len().max(1));
+        let until = dns_cutoff(cutoff).min(Instant::now() + EARLY_LOOK);
+        let mut jobs = join_all(jobs.into_iter().map(async |mut job| {
+            // Of a group that was never looked at, there is nothing to compare the answer with.
+            if let Some(Ok(facts)) = self.reconciler.target_groups.known_facts(&job.group.arn) {
+                job.early = Some(self.reconciler.resolve(job.group, facts.family, until).await);
+            }
+            job
+        }))
+        .await;
+        let now = Timestamp::from((self.reconciler.now)());
+        let memories = self.memories();
+        jobs.sort_by_cached_key(|job| {
+            let memory = memories.get(&job.group.arn);
+            let in_step = memory.and_then(|memory| memory.in_step.as_ref());
+            let facts = self.reconciler.target_groups.known_facts(&job.group.arn);
+            let urgent = match (in_step, facts, &job.early) {
+                (Some(in_step), Some(Ok(facts)), Some(early)) => {
+                    let desired = self.reconciler.look(job.group, facts, early).desired;
+                    let changed = if desired.complete && !early.is_sampled() {
+                        desired.targets != in_step.targets
+                    } else {
+                        !desired.targets.is_subset(&in_step.targets)
+                    };
+                    changed || in_step.due.is_some_and(|due| due <= now)
+                }
+                _ => false,
+            };
+            (Reverse(urgent), memory.map(|memory| memory.looked_at))
+        });
+        jobs.into()
+    }
+
+    async fn handle(&self, job: Job<'_>, turn: Turn, dry_run: bool, cutoff: Instant) -> (usize, GroupReport) {
+        let Job { position, group, early } = job;
+        let mut report = GroupReport::new(group);
+        match turn {
+            Turn::PutOff => self.put_off(group, early, cutoff, &mut report).await,
+            Turn::Taken => {
+                let began = Instant::now();
+                let in_step = self.reconciler.reconcile(group, early, dry_run, cutoff, &mut report).await;
+                self.remember(group, began, in_step, &report, dry_run);
+            }
+        }
+        (position, report)
+    }
+
+    /// A group that the budget has no place for. It has not failed, unless its name did.
+    async fn put_off(&self, group: &Group, early: Option<Resolution>, cutoff: Instant, report: &mut GroupReport) {
+        let facts = match self.reconciler.target_groups.known_facts(&group.arn).transpose() {
+            Ok(facts) => facts,
+            Err(error) => {
+                report.problems.push(error.to_string());
+                report.settle();
+                return;
+            }
+        };
+        // Whether the name resolves at all, either family tells.
+        let family = facts.map_or(IpFamily::V4, |facts| facts.family);
+        let resolution = match early {
+            Some(early) if early.is_complete() => early,
+            _ => self.reconciler.resolve(group, family, cutoff).await,
+        };
+        if let Some(facts) = facts.filter(|_| resolution.is_complete()) {
+            self.reconciler.look(group, facts, &resolution).note(report);
+        } else {
+            // That we had no time to hear of a name, or that its group may be of the other family,
+            // is no failure.
+            let failures = resolution
+                .failures()
+                .filter(|(_, error)| !error.is_out_of_time() && (facts.is_some() || !error.is_no_data()));
+            report.problems.extend(failures.map(|(hostname, error)| format!("{hostname}: {error}")));
+        }
+        if !report.problems.is_empty() {
+            report.settle();
+        }
+    }
+
+    /// Remembers how a group was left, and logs its settings where they are new.
+    fn remember(&self, group: &Group, began: Instant, in_step: Option<InStep>, report: &GroupReport, dry_run: bool) {
+        let settings = report.settings();
+        let mut memories = self.memories();
+        let memory = memories.entry(group.arn.clone()).or_insert_with(|| Memory {
+            looked_at: began,
+            in_step: None,
+            settings: None,
+        });
+        if settings.is_some() && memory.settings != settings {
+            info!(target_group = %group.arn, hostname = report.names(), settings, "settings");
+            memory.settings = settings;
+        }
+        if !dry_run {
+            memory.looked_at = began;
+            if in_step.is_some() {
+                memory.in_step = in_step;
+            }
+        }
+    }
+
+    fn memories(&self) -> MutexGuard<'_, HashMap<TargetGroupArn, Memory>> {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn minute_of_epoch() -> usize {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    usize::try_from(since_epoch.as_secs() / 60).unwrap_or_default()
+}
+
+/// How long to wait for DNS before target groups are put in order: long enough for a second name
+/// server where the first is dead.
+const EARLY_LOOK: Duration = Duration::from_secs(3);
+
+/// How long before the cut-off no further target group is begun, so that what is begun can end.
+const TIME_FOR_ONE: Duration = Duration::from_secs(5);
+
+/// How far the order of the bindings is rotated from a minute to the next. A prime, so that it has
+/// no factor in common with most numbers of groups.
+const STRIDE: usize = 37;
+
+/// What a target group may need within that time: to be described, its facts, a registration and
+/// a deregistration.
+const REQUESTS_FOR_ONE: u32 = 4;

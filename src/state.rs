@@ -1,0 +1,210 @@
+//! What is remembered of a target group between runs, and how it is written into the tags of that
+//! target group.
+//!
+//! A person can read and repair it. In an `exclusive` group, `nlb-hostname-targets:missing-1`
+//! (and `-2` and so on, where one tag does not suffice) lists the targets whose address is missing
+//! from DNS, each with the time since when, in seconds since the epoch:
+//!
+//! ```text
+//! 10.0.1.8_5432@1763802000.250 10.0.1.9_5432@1763802060.000
+//! ```
+//!
+//! In a `shared` group, `nlb-hostname-targets:owned-1` lists all targets that the function
+//! registered, with the time where one is missing:
+//!
+//! ```text
+//! 10.0.1.8_5432@1763802000.250 10.0.1.10_5432
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    num::NonZeroU16,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use crate::{binding::Ownership, target::Target};
+
+/// What is remembered of a target group.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct State {
+    /// Since when the address of a registered target has been missing from DNS.
+    pub missing: BTreeMap<Target, Timestamp>,
+    /// The targets that this function registered; empty in `exclusive` groups.
+    pub owned: BTreeSet<Target>,
+}
+
+/// A time in milliseconds since the epoch. It is written in seconds: `1763802000.250`.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Timestamp(pub u64);
+
+/// Tags of a target group by their keys.
+pub type Tags = BTreeMap<String, String>;
+
+impl State {
+    /// Reads the tags; those that are not ours are passed over. A tag of ours that can't be read
+    /// counts as empty, and is described in the list.
+    pub fn read(tags: &Tags) -> (Self, Vec<String>) {
+        let mut state = Self::default();
+        let mut unreadable = Vec::new();
+        for (key, value) in tags {
+            let Some(family) = family(key) else { continue };
+            match value.split_ascii_whitespace().map(str::parse).collect::<Result<Vec<Entry>, _>>() {
+                Ok(entries) => {
+                    for Entry { target, missing_since } in entries {
+                        if family == OWNED {
+                            state.owned.insert(target);
+                        }
+                        if let Some(since) = missing_since {
+                            // Of two times the later one, so that no target goes too early.
+                            let known = state.missing.entry(target).or_insert(since);
+                            *known = since.max(*known);
+                        }
+                    }
+                }
+                Err(InvalidEntry(entry)) => unreadable.push(format!(
+                    "the tag {key} can't be read (`{entry}` is not of the form ADDRESS_PORT or ADDRESS_PORT@SECONDS), and \
+                     counts as empty"
+                )),
+            }
+        }
+        (state, unreadable)
+    }
+
+    /// The tags that say this, and how many targets found no place in `room` tags. Those that
+    /// have been missing longest come first in the tags, so that what has no place is what loses least.
+    pub fn write(&self, ownership: Ownership, room: usize) -> (Tags, usize) {
+        let family = match ownership {
+            Ownership::Exclusive => MISSING,
+            Ownership::Shared => OWNED,
+        };
+        let targets: BTreeSet<_> = self.missing.keys().chain(&self.owned).collect();
+        let mut entries: Vec<_> = targets
+            .into_iter()
+            .map(|target| Entry { target: *target, missing_since: self.missing.get(target).copied() })
+            .collect();
+        entries.sort_by_key(|entry| (entry.missing_since.is_none(), entry.missing_since));
+        let mut values: Vec<String> = Vec::new();
+        let mut left_out = 0;
+        for entry in entries.iter().map(ToString::to_string) {
+            let tags = values.len();
+            match values.last_mut() {
+                Some(value) if value.len() + 1 + entry.len() <= LONGEST_VALUE => *value = format!("{value} {entry}"),
+                _ if tags < room => values.push(entry),
+                _ => left_out += 1,
+            }
+        }
+        let tags = values.into_iter().zip(1..).map(|(value, number)| (format!("{PREFIX}{family}-{number}"), value));
+        (tags.collect(), left_out)
+    }
+}
+
+/// Whether the tag of this key holds our state.
+pub fn is_ours(key: &str) -> bool {
+    family(key).is_some()
+}
+
+fn family(key: &str) -> Option<&'static str> {
+    let (family, number) = key.strip_prefix(PREFIX)?.rsplit_once('-')?;
+    number.parse::<u8>().ok()?;
+    [MISSING, OWNED].into_iter().find(|known| *known == family)
+}
+
+/// What a tag says of a target.
+struct Entry {
+    target: Target,
+    missing_since: Option<Timestamp>,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // ELBv2 takes no brackets in a tag, which an IPv6 address and a port are written with.
+        write!(formatter, "{}_{}", self.target.address, self.target.port)?;
+        match self.missing_since {
+            Some(since) => write!(formatter, "@{since}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FromStr for Entry {
+    type Err = InvalidEntry;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEntry> {
+        let read = || {
+            let (target, since) = match text.split_once('@') {
+                Some((target, since)) => (target, Some(since.parse().ok()?)),
+                None => (text, None),
+            };
+            let (address, port) = target.split_once('_')?;
+            let address: IpAddr = address.parse().ok()?;
+            let port: NonZeroU16 = port.parse().ok()?;
+            Some(Self { target: Target { address, port }, missing_since: since })
+        };
+        read().ok_or_else(|| InvalidEntry(text.to_owned()))
+    }
+}
+
+struct InvalidEntry(String);
+
+impl Timestamp {
+    /// How long after `earlier` this is; nothing where it is before.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// This many seconds later.
+    pub fn plus_seconds(self, seconds: u32) -> Self {
+        Self(self.0.saturating_add(u64::from(seconds) * 1000))
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    /// A clock before the epoch reads as the epoch.
+    fn from(time: SystemTime) -> Self {
+        let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = ImplausibleTime;
+
+    fn from_str(text: &str) -> Result<Self, ImplausibleTime> {
+        let (seconds, fraction) = text.split_once('.').unwrap_or((text, "000"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(seconds) || !digits(fraction) || fraction.len() != 3 {
+            return Err(ImplausibleTime);
+        }
+        let milliseconds: u64 = format!("{seconds}{fraction}").parse().map_err(|_| ImplausibleTime)?;
+        // A time that lost a digit must not read as one long ago.
+        if milliseconds < EARLIEST { Err(ImplausibleTime) } else { Ok(Self(milliseconds)) }
+    }
+}
+
+/// A text that is not a time at which this function can have run.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not a time in seconds since the epoch, after 2020")]
+pub struct ImplausibleTime;
+
+/// What the keys of our tags begin with.
+const PREFIX: &str = "nlb-hostname-targets:";
+
+const MISSING: &str = "missing";
+
+const OWNED: &str = "owned";
+
+/// Characters that the value of a tag may have: the user guide says 255, the API reference 256
+/// ([tags](https://docs.aws.amazon.com/elasticloadbalancing/latest/network/target-group-tags.html)).
+const LONGEST_VALUE: usize = 255;
+
+/// The beginning of 2020, in milliseconds.
+const EARLIEST: u64 = 1_577_836_800_000;
