@@ -1,9 +1,14 @@
 //! What invoked the function, and what it asks for.
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::binding::{Binding, Group, InvalidJson, boolean, from_json, integer};
+use crate::{
+    binding::{Binding, Group, InvalidJson, boolean, from_json, integer},
+    rds_event::{eventbridge_starts_watch, sns_starts_watch},
+};
 
 /// What an invocation asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,6 +19,20 @@ pub struct Request {
     pub groups: Option<Vec<Group>>,
     /// Whether to say what would be done, and write nothing anywhere.
     pub dry_run: bool,
+    /// Whether to keep asking DNS after the run. Never together with `dry_run`.
+    pub watch: Watch,
+}
+
+/// How long DNS is asked after a run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Watch {
+    /// Not at all.
+    No,
+    /// For so many seconds, 900 at most: a direct request asks for it.
+    Seconds(NonZeroU32),
+    /// Until the answer has changed and stayed the same for a while: an event of RDS says that it
+    /// may change, but comes up to minutes before it does.
+    UntilStable,
 }
 
 /// What invoked the function.
@@ -52,7 +71,11 @@ impl Request {
     /// Where it is neither an event that is known nor a well-formed direct request. A mistyped
     /// `dryrun` must never change anything, so what is unknown is refused by name.
     pub fn from_event(event: Value) -> Result<Self, InvalidJson> {
-        let plain = |trigger| Self { trigger, groups: None, dry_run: false };
+        let plain = |trigger| Self { trigger, groups: None, dry_run: false, watch: Watch::No };
+        let rds_event = |starts_watch| Self {
+            watch: if starts_watch { Watch::UntilStable } else { Watch::No },
+            ..plain(Trigger::RdsEvent)
+        };
         let refused = |at: &str, problem: String| InvalidJson { at: at.to_owned(), problem };
         let fields = match &event {
             Value::Null => return Ok(plain(Trigger::Schedule)),
@@ -78,26 +101,24 @@ impl Request {
                 format!("`{envelope}` makes it an event of AWS, which has no `{field}`: leave one of them out"),
             ));
         }
-        if let Some(source) = source {
-            return Ok(plain(if source == RDS { Trigger::RdsEvent } else { Trigger::Schedule }));
+        if source.is_some() {
+            return Ok(eventbridge_starts_watch(&event).map_or_else(|| plain(Trigger::Schedule), rds_event));
         }
         if let Some(records) = fields.get("Records") {
-            if carries_rds_notification(records) {
-                return Ok(plain(Trigger::RdsEvent));
-            }
-            return Err(refused(
-                "Records",
-                format!("it is no SNS record that carries an RDS notification; {ACCEPTED}"),
-            ));
+            return sns_starts_watch(records).map(rds_event).ok_or_else(|| {
+                refused("Records", format!("it is no SNS record that carries an RDS notification; {ACCEPTED}"))
+            });
         }
         let direct: DirectRequest = from_json("", &event).map_err(|error| InvalidJson {
             at: if error.at.is_empty() { EVENT.to_owned() } else { error.at },
             problem: error.problem,
         })?;
-        if direct.watch_seconds > 0 {
+        let watch = NonZeroU32::new(direct.watch_seconds).map_or(Watch::No, Watch::Seconds);
+        if direct.dry_run && watch != Watch::No {
             return Err(refused(
                 "watch_seconds",
-                "not yet available in this version: leave it out, or give 0".to_owned(),
+                "a watch applies changes when it sees them, and `dry_run` applies none: leave one of them out"
+                    .to_owned(),
             ));
         }
         Ok(Self {
@@ -116,6 +137,7 @@ impl Request {
                 })
                 .transpose()?,
             dry_run: direct.dry_run,
+            watch,
         })
     }
 }
@@ -141,27 +163,6 @@ fn watch_seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u3
     integer(deserializer, 0..=LONGEST_INVOCATION)
 }
 
-/// Whether an SNS record holds what RDS publishes to a topic: its own notification (of which the
-/// first, sent when the subscription is made, is plain text), or the EventBridge event if a rule
-/// forwards it.
-fn carries_rds_notification(records: &Value) -> bool {
-    let records = records.as_array().map(Vec::as_slice).unwrap_or_default();
-    records.iter().any(|record| {
-        let Some(sns) = record.get("EventSource").filter(|source| *source == SNS).and_then(|_| record.get("Sns"))
-        else {
-            return false;
-        };
-        if sns.get("Subject").is_some_and(|subject| subject == RDS_SUBJECT) {
-            return true;
-        }
-        let message = sns.get("Message").and_then(Value::as_str);
-        message.and_then(|message| serde_json::from_str::<Value>(message).ok()).is_some_and(|message| {
-            message.get("source").is_some_and(|source| source == RDS)
-                || (message.get("Event Source").is_some() && message.get("Event Message").is_some())
-        })
-    })
-}
-
 /// What a message calls the event as a whole.
 const EVENT: &str = "event";
 
@@ -169,16 +170,6 @@ const ACCEPTED: &str = "accepted are an empty object, an EventBridge event, an S
      notification, and a direct request: an object of `bindings`, `dry_run` and `watch_seconds`";
 
 const DIRECT_FIELDS: [&str; 3] = ["bindings", "dry_run", "watch_seconds"];
-
-/// The `source` of RDS's EventBridge events
-/// ([overview](https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/USER_Events.overview.md)).
-const RDS: &str = "aws.rds";
-
-/// The `EventSource` of a record that SNS hands to Lambda.
-const SNS: &str = "aws:sns";
-
-/// The subject of RDS's own notifications.
-const RDS_SUBJECT: &str = "RDS Notification Message";
 
 /// Seconds that Lambda lets an invocation run at most.
 const LONGEST_INVOCATION: u32 = 900;

@@ -22,6 +22,7 @@ pub mod limiter;
 pub mod metrics;
 pub mod network;
 pub mod plan;
+mod rds_event;
 pub mod reconcile;
 pub mod report;
 pub mod sampling;

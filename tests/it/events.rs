@@ -1,13 +1,18 @@
-//! What invokes the function: the files of `events/`, dry runs, and bindings in the event.
+//! What invokes the function: the files of `events/`, dry runs, bindings in the event, and which
+//! RDS events start a watch.
 
 use std::{
     collections::BTreeSet,
     fs,
+    num::NonZeroU32,
     path::Path,
     time::{Duration, SystemTime},
 };
 
-use nlb_hostname_targets::report::Outcome;
+use nlb_hostname_targets::{
+    event::{Request, Trigger, Watch},
+    report::Outcome,
+};
 use serde_json::{Value, json};
 
 use crate::support::{World, aws::TargetGroup, binding};
@@ -21,13 +26,14 @@ fn event(name: &str) -> Value {
 #[tokio::test]
 async fn the_files_of_events_do_what_their_names_say() {
     let expected = [
-        ("rds-cluster-failover.json", "rds-event"),
-        ("rds-instance-failover.json", "rds-event"),
-        ("rule.json", "schedule"),
-        ("scheduler.json", "schedule"),
-        ("sns-rds-notification.json", "rds-event"),
+        ("rds-cluster-failover.json", "rds-event", Watch::UntilStable),
+        ("rds-instance-failover.json", "rds-event", Watch::UntilStable),
+        ("rule.json", "schedule", Watch::No),
+        ("scheduler.json", "schedule", Watch::No),
+        ("sns-rds-notification.json", "rds-event", Watch::UntilStable),
     ];
-    for (file, trigger) in expected {
+    for (file, trigger, watch) in expected {
+        assert_eq!(Request::from_event(event(file)).unwrap().watch, watch, "{file}");
         let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
         let reply = world.run(event(file)).await.unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!((reply["trigger"].as_str(), reply["dry_run"].as_bool()), (Some(trigger), Some(false)), "{file}");
@@ -37,7 +43,7 @@ async fn the_files_of_events_do_what_their_names_say() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    let tested = expected.iter().map(|(file, _)| *file).chain(["direct.json", "dry-run.json"]);
+    let tested = expected.iter().map(|(file, ..)| *file).chain(["direct.json", "dry-run.json"]);
     assert_eq!(names, tested.map(ToOwned::to_owned).collect(), "every file is used by a test");
 }
 
@@ -104,16 +110,14 @@ async fn plain_runs() {
 async fn an_eventbridge_event_that_sns_forwards_is_an_rds_event() {
     let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
     let message = event("rds-instance-failover.json").to_string();
-    let record = json!({"Records": [{"EventSource": "aws:sns", "Sns": {"Message": message}}]});
-    assert_eq!(world.run(record).await.unwrap()["trigger"], "rds-event");
+    assert_eq!(world.run(sns("", message)).await.unwrap()["trigger"], "rds-event");
 }
 
 #[tokio::test]
 async fn the_plain_text_with_which_rds_greets_a_new_subscription_is_an_rds_event() {
     let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
-    let sns = json!({"Subject": "RDS Notification Message", "Message": "This is a message to notify …"});
-    let record = json!({"Records": [{"EventSource": "aws:sns", "Sns": sns}]});
-    assert_eq!(world.run(record).await.unwrap()["trigger"], "rds-event");
+    assert_eq!(world.run(sns(SUBJECT, GREETING)).await.unwrap()["trigger"], "rds-event");
+    assert_eq!(watch_of(sns(SUBJECT, GREETING)), Watch::No, "it tells of no database");
 }
 
 #[tokio::test]
@@ -166,3 +170,225 @@ async fn groups_of_several_regions_and_partitions_are_called_in_their_own() {
         assert_eq!(world.aws.registered(arn).len(), 1, "{arn}");
     }
 }
+
+#[test]
+fn every_id_of_the_documentation_does_what_its_table_says() {
+    let mut documented = BTreeSet::new();
+    for (heading, watch, least) in
+        [("Ids that start a watch", Watch::UntilStable, 150), ("Ids that start none", Watch::No, 90)]
+    {
+        let ids: Vec<_> = documented_rows(heading).iter().flat_map(|row| ids(&row[0])).collect();
+        assert!(ids.len() >= least, "{heading}: {ids:?}");
+        for id in ids {
+            assert!(documented.insert(id), "{id} is in the tables twice");
+            // The id alone decides: neither this source nor this category does.
+            for (form, event) in forms(id, "RDS DB Instance Event", "db-instance", "notification") {
+                assert_eq!(watch_of(event), watch, "RDS-EVENT-{id:04}, {form}");
+            }
+        }
+    }
+    for unknown in (0..10_000).filter(|id| !documented.contains(id)) {
+        for (form, event) in forms(unknown, "RDS DB Instance Event", "db-instance", "notification") {
+            assert_eq!(watch_of(event), Watch::UntilStable, "RDS-EVENT-{unknown:04}, {form}");
+        }
+    }
+}
+
+#[test]
+fn what_has_no_name_in_dns_starts_no_watch() {
+    let rows = documented_rows("Sources without a name in DNS");
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        let [detail_type, source] = [&row[0], &row[1]].map(|cell| cell.trim_matches('`'));
+        let listed = ids(row[2].split("; not").next().unwrap());
+        for id in listed.into_iter().chain([9999]) {
+            for (form, event) in forms(id, detail_type, source, "notification") {
+                assert_eq!(watch_of(event), Watch::No, "{detail_type}, RDS-EVENT-{id:04}, {form}");
+            }
+        }
+        // Restored, and renamed: these tell of a database.
+        for id in [43, 172] {
+            for (form, event) in forms(id, detail_type, source, "restoration") {
+                assert_eq!(watch_of(event), Watch::UntilStable, "{detail_type}, RDS-EVENT-{id:04}, {form}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_events_of_a_bad_day_start_a_watch() {
+    for (id, detail_type, source, category) in [
+        (4, "RDS DB Instance Event", "db-instance", "availability"),
+        (13, "RDS DB Instance Event", "db-instance", "failover"),
+        (15, "RDS DB Instance Event", "db-instance", "failover"),
+        (49, "RDS DB Instance Event", "db-instance", "failover"),
+        (12, "RDS DB Instance Event", "db-instance", "configuration change"),
+        (26, "RDS DB Instance Event", "db-instance", "maintenance"),
+        (31, "RDS DB Instance Event", "db-instance", "failure"),
+        (385, "RDS DB Instance Event", "db-instance", "notification"),
+        (71, "RDS DB Cluster Event", "db-cluster", "failover"),
+        (151, "RDS DB Cluster Event", "db-cluster", "notification"),
+        (172, "RDS DB Cluster Event", "db-cluster", "notification"),
+        (184, "RDS DB Cluster Event", "db-cluster", "global failover"),
+        (207, "RDS DB Proxy Event", "db-proxy", "configuration change"),
+        (247, "RDS Blue Green Deployment Event", "blue-green-deployment", "notification"),
+        (248, "RDS Blue Green Deployment Event", "blue-green-deployment", "notification"),
+        (368, "RDS DB Shard Group Event", "db-shard-group", "maintenance"),
+        (43, "RDS DB Snapshot Event", "db-snapshot", "restoration"),
+        (9999, "RDS Something New Event", "something-new", "something new"),
+    ] {
+        for (form, event) in forms(id, detail_type, source, category) {
+            assert_eq!(watch_of(event), Watch::UntilStable, "RDS-EVENT-{id:04}, {form}");
+        }
+    }
+}
+
+#[test]
+fn an_id_goes_before_the_categories_and_all_of_these_must_be_harmless() {
+    for (id, categories, watch) in [
+        (9999, vec!["backup"], Watch::No),
+        (9999, vec!["backtrack"], Watch::No),
+        (9999, vec!["low storage"], Watch::No),
+        (9999, vec!["security patching"], Watch::No),
+        (9999, vec!["backup", "low storage"], Watch::No),
+        (9999, vec!["backup", "failure"], Watch::UntilStable),
+        (9999, vec!["notification"], Watch::UntilStable),
+        (9999, vec!["empty"], Watch::UntilStable),
+        (9999, vec![], Watch::UntilStable),
+        (43, vec!["backup"], Watch::UntilStable),
+        (45, vec!["failover"], Watch::No),
+    ] {
+        let id = format!("RDS-EVENT-{id:04}");
+        let event = json!({"source": "aws.rds", "detail": {"EventID": id, "EventCategories": categories}});
+        assert_eq!(watch_of(event), watch, "{id} {categories:?}");
+    }
+}
+
+#[test]
+fn an_event_that_cannot_be_read_starts_a_watch() {
+    let wrong = [json!(null), json!(2), json!([2]), json!({"a": 2}), json!(true), json!("")];
+    let mut events = vec![json!({"source": "aws.rds"})];
+    for value in &wrong {
+        events.push(json!({"source": "aws.rds", "detail": value}));
+        events.push(json!({"source": "aws.rds", "detail-type": value, "detail": {"EventID": value}}));
+        events.push(json!({"source": "aws.rds", "detail": {"EventCategories": value}}));
+        events.push(json!({"source": "aws.rds", "detail": {"EventCategories": ["backup", value]}}));
+    }
+    for id in ["0002", "RDS-EVENT-", "RDS-EVENT-2x", "RDS-EVENT-99999", "RDS-EVENT--2", "rds-event-0002"] {
+        events.push(json!({"source": "aws.rds", "detail": {"EventID": id}}));
+    }
+    // A category is one of a list.
+    events.push(json!({"source": "aws.rds", "detail": {"EventCategories": "backup"}}));
+    for event in &events {
+        assert_eq!(watch_of(event.clone()), Watch::UntilStable, "{event}");
+        assert_eq!(watch_of(sns("", event)), Watch::UntilStable, "{event} by SNS");
+    }
+    for value in &wrong {
+        let message = json!({"Event Source": value, "Event ID": value, "Event Message": value});
+        assert_eq!(watch_of(sns("", &message)), Watch::UntilStable, "{message}");
+        let record = json!({"EventSource": "aws:sns", "Sns": {"Subject": SUBJECT, "Message": value}});
+        assert_eq!(watch_of(json!({"Records": [record]})), Watch::UntilStable, "{record}");
+    }
+    let nested = "[".repeat(100_000);
+    for text in ["{\"Event ID\":", "null", "0", "something new", &nested] {
+        assert_eq!(watch_of(sns(SUBJECT, text)), Watch::UntilStable, "{text:.20}");
+    }
+}
+
+#[test]
+fn the_id_of_a_notification_is_at_the_end_of_a_link() {
+    for (link, watch) in [
+        ("http://docs.amazonwebservices.com/AmazonRDS/latest/UserGuide/USER_Events.html#RDS-EVENT-0002", Watch::No),
+        (
+            "https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/USER_Events.Messages.html#RDS-EVENT-0002 \n",
+            Watch::No,
+        ),
+        ("RDS-EVENT-0002", Watch::No),
+        ("http://docs.amazonwebservices.com/AmazonRDS/latest/UserGuide/USER_Events.html", Watch::UntilStable),
+        ("USER_Events.html#RDS-EVENT-0002#RDS-EVENT-0049", Watch::UntilStable),
+    ] {
+        let message = json!({"Event Source": "db-instance", "Event ID": link, "Event Message": "…"});
+        assert_eq!(watch_of(sns(SUBJECT, message)), watch, "{link}");
+    }
+}
+
+#[test]
+fn one_of_several_records_is_enough() {
+    let record = |id| forms(id, "RDS DB Instance Event", "db-instance", "failover")[1].1["Records"][0].clone();
+    let greeting = sns(SUBJECT, GREETING)["Records"][0].clone();
+    let other = json!({"EventSource": "aws:sqs", "body": "RDS-EVENT-0049"});
+    for (records, watch) in [
+        (json!([record(2), record(49)]), Watch::UntilStable),
+        (json!([record(49), greeting, record(2)]), Watch::UntilStable),
+        (json!([other, record(49), null]), Watch::UntilStable),
+        (json!([record(2), record(1), greeting]), Watch::No),
+        (json!([other, record(2)]), Watch::No),
+    ] {
+        assert_eq!(watch_of(json!({"Records": records})), watch, "{records}");
+    }
+}
+
+#[test]
+fn a_direct_request_says_how_long_it_watches() {
+    let watch = |request| Request::from_event(request).unwrap().watch;
+    let seconds = |seconds| Watch::Seconds(NonZeroU32::new(seconds).unwrap());
+    assert_eq!(watch(json!({"watch_seconds": 1})), seconds(1));
+    assert_eq!(watch(json!({"watch_seconds": 900, "dry_run": false})), seconds(900));
+    for request in [json!({"watch_seconds": 0}), json!({"watch_seconds": 0, "dry_run": true}), json!({"dry_run": true})]
+    {
+        assert_eq!(watch(request.clone()), Watch::No, "{request}");
+    }
+    for plain in [json!({}), json!(null), json!({"source": "my.app", "detail": {"EventID": "RDS-EVENT-0049"}})] {
+        assert_eq!(watch(plain.clone()), Watch::No, "{plain}");
+    }
+}
+
+fn watch_of(event: Value) -> Watch {
+    let request = Request::from_event(event.clone()).unwrap_or_else(|error| panic!("{event}: {error}"));
+    assert_eq!(request.trigger, Trigger::RdsEvent, "{event}");
+    request.watch
+}
+
+/// An event of RDS in each form in which it comes.
+fn forms(id: u16, detail_type: &str, source: &str, category: &str) -> [(&'static str, Value); 3] {
+    let eventbridge = json!({
+        "source": "aws.rds",
+        "detail-type": detail_type,
+        "detail": {"EventID": format!("RDS-EVENT-{id:04}"), "EventCategories": [category]},
+    });
+    let link =
+        format!("http://docs.amazonwebservices.com/AmazonRDS/latest/UserGuide/USER_Events.html#RDS-EVENT-{id:04}");
+    let notification = json!({"Event Source": source, "Event ID": link, "Event Message": "…"});
+    let forwarded = sns("", &eventbridge);
+    [("EventBridge", eventbridge), ("notification", sns(SUBJECT, notification)), ("EventBridge by SNS", forwarded)]
+}
+
+fn sns(subject: &str, message: impl ToString) -> Value {
+    json!({"Records": [{"EventSource": "aws:sns", "Sns": {"Subject": subject, "Message": message.to_string()}}]})
+}
+
+/// The cells of a table of `docs/rds-events.md`, without its head.
+fn documented_rows(heading: &str) -> Vec<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rds-events.md");
+    let text = fs::read_to_string(path).unwrap();
+    let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect(heading);
+    let table = section.trim_start().lines().take_while(|line| line.starts_with('|')).skip(2);
+    table.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+/// The ids of a cell: `0013, 0049–0051`.
+fn ids(cell: &str) -> Vec<u16> {
+    let number = |text: &str| text.parse::<u16>().unwrap_or_else(|error| panic!("{cell}: {text}: {error}"));
+    cell.split(", ")
+        .filter(|item| *item != "not listed")
+        .flat_map(|item| match item.split_once('–') {
+            Some((first, last)) => number(first)..=number(last),
+            None => number(item)..=number(item),
+        })
+        .collect()
+}
+
+const SUBJECT: &str = "RDS Notification Message";
+
+const GREETING: &str = "This is a message to notify that RDS will attempt to send you event notifications of type \
+     db-instance to the topic arn:aws:sns:eu-west-1:123456789012:rds-events";
