@@ -16,8 +16,12 @@ from local.scenario import HOSTNAME, PORT, bindings
 TRIGGERS = {
     "direct.json": "direct",
     "dry-run.json": "direct",
+    "rds-blue-green-switchover.json": "rds-event",
     "rds-cluster-failover.json": "rds-event",
+    "rds-cluster-topology.json": "rds-event",
+    "rds-instance-backup.json": "rds-event",
     "rds-instance-failover.json": "rds-event",
+    "rds-proxy-endpoint.json": "rds-event",
     "rule.json": "schedule",
     "scheduler.json": "schedule",
     "sns-rds-notification.json": "rds-event",

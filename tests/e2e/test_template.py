@@ -372,7 +372,10 @@ def test_rds_events(cloud: Cloud, deploy: Deploy, network: dict[str, str]) -> No
     arns = [f"arn:aws:rds:eu-west-1:123456789012:{x}" for x in ("db:orders", "cluster:orders", "db-proxy:orders")]
     deployment = deploy(**network, DatabaseArns=",".join(arns))
     matched = {x.name for x in EVENTS.iterdir() if x.name.startswith("rds-") and deployment.rule_matches(x.name)}
-    assert matched == {"rds-cluster-failover.json", "rds-instance-failover.json"}
+    # A blue/green deployment has an ARN of its own, and so has each instance of a cluster.
+    assert matched == {
+        f"rds-{x}.json" for x in ("cluster-failover", "instance-backup", "instance-failover", "proxy-endpoint")
+    }
     events = cloud.client("events")
     rule = events.describe_rule(Name=deployment.resources["RdsEvents"])
     pattern = json.loads(rule["EventPattern"])

@@ -26,8 +26,12 @@ fn event(name: &str) -> Value {
 #[tokio::test]
 async fn the_files_of_events_do_what_their_names_say() {
     let expected = [
+        ("rds-blue-green-switchover.json", "rds-event", Watch::UntilStable),
         ("rds-cluster-failover.json", "rds-event", Watch::UntilStable),
+        ("rds-cluster-topology.json", "rds-event", Watch::UntilStable),
+        ("rds-instance-backup.json", "rds-event", Watch::No),
         ("rds-instance-failover.json", "rds-event", Watch::UntilStable),
+        ("rds-proxy-endpoint.json", "rds-event", Watch::UntilStable),
         ("rule.json", "schedule", Watch::No),
         ("scheduler.json", "schedule", Watch::No),
         ("sns-rds-notification.json", "rds-event", Watch::UntilStable),
