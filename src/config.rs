@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     str::FromStr,
+    time::Duration,
 };
 
 use crate::{
@@ -44,6 +45,8 @@ pub struct Config {
     pub metrics: MetricsDestination,
     /// Their namespace.
     pub metrics_namespace: String,
+    /// How often DNS is asked within an invocation; `None`: once.
+    pub poll_interval: Option<Duration>,
     /// ELBv2 requests a second; `None`: no limit of our own.
     pub elb_requests_per_second: Option<NonZeroU32>,
     /// How often the AWS SDK tries a request.
@@ -98,6 +101,12 @@ impl Config {
                     namespace,
                 )
                 .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
+            poll_interval: reader
+                .read(POLL_INTERVAL_SECONDS, "an integer from 0 to 60", |text| {
+                    number::<u64>(text).filter(|seconds| *seconds <= 60).ok_or_else(String::new)
+                })
+                .filter(|seconds| *seconds > 0)
+                .map(Duration::from_secs),
             elb_requests_per_second: reader
                 .read(ELB_REQUESTS_PER_SECOND, "an integer from 0 (no limit) to 1000", |text| {
                     number::<u32>(text).filter(|rate| *rate <= 1000).ok_or_else(String::new)
@@ -114,13 +123,6 @@ impl Config {
                 })
                 .unwrap_or_default(),
         };
-        reader.read(POLL_INTERVAL_SECONDS, "an integer from 0 to 60", |text| {
-            match number::<u32>(text).filter(|seconds| *seconds <= 60) {
-                Some(0) => Ok(()),
-                Some(_) => Err("polling is not yet available in this version: leave it out, or give 0".to_owned()),
-                None => Err(String::new()),
-            }
-        });
         if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
     }
 }

@@ -20,10 +20,11 @@ use tracing::info;
 use crate::{
     binding::Group,
     limiter::Priority,
-    reconcile::{InStep, Reconciler, Resolution, dns_cutoff},
+    reconcile::{InStep, Mode, Reconciler, Resolution, dns_cutoff},
     report::GroupReport,
     state::Timestamp,
     target::{IpFamily, TargetGroupArn},
+    watch::Watcher,
 };
 
 /// Reconciles many target groups, each by itself.
@@ -34,14 +35,14 @@ pub struct Fleet {
 }
 
 /// What is known of a target group from earlier runs. It decides nothing but whose turn it is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Memory {
     /// When the group last had its turn, whatever came of it: one that always fails must not count
     /// as the longest unverified in every run.
-    looked_at: Instant,
+    looked_at: Option<Instant>,
     in_step: Option<InStep>,
     /// The settings that were last logged.
-    settings: Option<String>,
+    settings: String,
 }
 
 /// A target group that is to be looked at.
@@ -67,7 +68,15 @@ impl Fleet {
 
     /// Reconciles all `groups`, each by itself, and gives up what is still open at `cutoff`. The
     /// reports are in the order of the groups.
-    pub async fn run(&self, groups: &[Group], dry_run: bool, cutoff: Instant) -> Vec<GroupReport> {
+    ///
+    /// With a `watcher`, each group is watched once it was reconciled.
+    pub async fn run(
+        &self,
+        groups: &[Group],
+        dry_run: bool,
+        watcher: Option<&Watcher>,
+        cutoff: Instant,
+    ) -> Vec<GroupReport> {
         let limiter = &self.reconciler.limiter;
         let mut reports: Vec<_> = groups.iter().map(GroupReport::new).collect();
         let jobs: VecDeque<_> =
@@ -94,10 +103,10 @@ impl Fleet {
                     }
                 }
                 () = limiter.acquire(Priority::Start), if !queue.is_empty() => {
-                    running.extend(queue.pop_front().map(|job| self.handle(job, Turn::Taken, dry_run, cutoff)));
+                    running.extend(queue.pop_front().map(|job| self.handle(job, Turn::Taken, dry_run, watcher, cutoff)));
                 }
                 () = sleep_until(last_start), if !queue.is_empty() => {
-                    running.extend(queue.drain(..).map(|job| self.handle(job, Turn::PutOff, dry_run, cutoff)));
+                    running.extend(queue.drain(..).map(|job| self.handle(job, Turn::PutOff, dry_run, watcher, cutoff)));
                 }
                 else => break,
             }
@@ -130,29 +139,39 @@ impl Fleet {
             let urgent = match (in_step, facts, &job.early) {
                 (Some(in_step), Some(Ok(facts)), Some(early)) => {
                     let desired = self.reconciler.look(job.group, facts, early).desired;
-                    let changed = if desired.complete && !early.is_sampled() {
-                        desired.targets != in_step.targets
-                    } else {
-                        !desired.targets.is_subset(&in_step.targets)
-                    };
-                    changed || in_step.due.is_some_and(|due| due <= now)
+                    in_step.differs(&desired, early) || in_step.due.is_some_and(|due| due <= now)
                 }
                 _ => false,
             };
-            (Reverse(urgent), memory.map(|memory| memory.looked_at))
+            (Reverse(urgent), memory.and_then(|memory| memory.looked_at))
         });
         jobs.into()
     }
 
-    async fn handle(&self, job: Job<'_>, turn: Turn, dry_run: bool, cutoff: Instant) -> (usize, GroupReport) {
+    async fn handle(
+        &self,
+        job: Job<'_>,
+        turn: Turn,
+        dry_run: bool,
+        watcher: Option<&Watcher>,
+        cutoff: Instant,
+    ) -> (usize, GroupReport) {
         let Job { position, group, early } = job;
         let mut report = GroupReport::new(group);
         match turn {
             Turn::PutOff => self.put_off(group, early, cutoff, &mut report).await,
             Turn::Taken => {
                 let began = Instant::now();
-                let in_step = self.reconciler.reconcile(group, early, dry_run, cutoff, &mut report).await;
-                self.remember(group, began, in_step, &report, dry_run);
+                let reconciler = &self.reconciler;
+                let mode = if dry_run { Mode::DryRun } else { Mode::Full };
+                let mut in_step = reconciler.reconcile(group, early, mode, cutoff, &mut report).await;
+                self.log_settings(group, &report);
+                if let Some(watcher) = watcher {
+                    in_step = watcher.follow(reconciler, group, in_step, &mut report, cutoff).await;
+                }
+                if !dry_run {
+                    self.remember(group, began, in_step);
+                }
             }
         }
         (position, report)
@@ -189,24 +208,23 @@ impl Fleet {
         }
     }
 
-    /// Remembers how a group was left, and logs its settings where they are new.
-    fn remember(&self, group: &Group, began: Instant, in_step: Option<InStep>, report: &GroupReport, dry_run: bool) {
-        let settings = report.settings();
+    fn remember(&self, group: &Group, looked_at: Instant, in_step: Option<InStep>) {
         let mut memories = self.memories();
-        let memory = memories.entry(group.arn.clone()).or_insert_with(|| Memory {
-            looked_at: began,
-            in_step: None,
-            settings: None,
-        });
-        if settings.is_some() && memory.settings != settings {
-            info!(target_group = %group.arn, hostname = report.names(), settings, "settings");
-            memory.settings = settings;
+        let memory = memories.entry(group.arn.clone()).or_default();
+        memory.looked_at = Some(looked_at);
+        if in_step.is_some() {
+            memory.in_step = in_step;
         }
-        if !dry_run {
-            memory.looked_at = began;
-            if in_step.is_some() {
-                memory.in_step = in_step;
-            }
+    }
+
+    /// Logs what a group goes by, once in an execution environment and when it has changed.
+    fn log_settings(&self, group: &Group, report: &GroupReport) {
+        let Some(settings) = report.settings() else { return };
+        let mut memories = self.memories();
+        let logged = &mut memories.entry(group.arn.clone()).or_default().settings;
+        if *logged != settings {
+            info!(target_group = %group.arn, settings, "settings");
+            *logged = settings;
         }
     }
 

@@ -9,20 +9,25 @@ use std::{
 use aws_config::SdkConfig;
 use lambda_runtime::Diagnostic;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{
+    join,
+    sync::mpsc::{self, UnboundedSender},
+    time::{Instant, sleep},
+};
 use tracing::info;
 
 use crate::{
     binding::InvalidJson,
     config::{BINDINGS, Config},
     dns::{NoNameServer, Resolver},
-    event::Request,
+    event::{Request, Watch},
     fleet::Fleet,
     limiter::Limiter,
     metrics::Metrics,
     reconcile::Reconciler,
     report::{GroupReport, Outcome, Reply},
     target_group::TargetGroups,
+    watch::Watcher,
 };
 
 /// Everything that lives as long as the execution environment.
@@ -110,7 +115,25 @@ impl Function {
         if groups.is_empty() {
             return Err(RunError::NoBindings);
         }
-        let reports = self.fleet.run(groups, request.dry_run, cutoff).await;
+        let (progress, mut published) = mpsc::unbounded_channel();
+        let watcher = self.watcher(&request, started, cutoff, progress);
+        let run = async {
+            let reports = self.fleet.run(groups, request.dry_run, watcher.as_ref(), cutoff).await;
+            drop(watcher);
+            reports
+        };
+        // Ends when the watcher is gone, which sends to it.
+        let publish = async {
+            while let Some(first) = published.recv().await {
+                sleep(GATHERING).await;
+                let mut reports = vec![first];
+                while let Ok(another) = published.try_recv() {
+                    reports.push(another);
+                }
+                self.metrics.publish(&reports, cutoff).await;
+            }
+        };
+        let (reports, ()) = join!(run, publish);
         if !request.dry_run {
             let last_moment = started + left.saturating_sub(REPLY_RESERVE.min(left / 4));
             self.metrics.publish(&reports, last_moment).await;
@@ -135,6 +158,27 @@ impl Function {
         }
         Ok(Reply { trigger: request.trigger, dry_run: request.dry_run, groups: reports })
     }
+
+    /// How to go on after the run, if at all.
+    fn watcher(
+        &self,
+        request: &Request,
+        started: Instant,
+        cutoff: Instant,
+        progress: UnboundedSender<GroupReport>,
+    ) -> Option<Watcher> {
+        let last_look = cutoff - LAST_LOOK.min(cutoff.duration_since(started) / 4);
+        match (request.watch, self.config.poll_interval) {
+            _ if request.dry_run => None,
+            (Watch::UntilStable, _) => Some(Watcher::for_change(last_look, progress)),
+            (Watch::Seconds(seconds), _) => {
+                let until = started + Duration::from_secs(seconds.get().into());
+                Some(Watcher::for_change(until.min(last_look), progress))
+            }
+            (Watch::No, Some(interval)) => Some(Watcher::polling(interval, last_look.min(started + POLLING), progress)),
+            (Watch::No, None) => None,
+        }
+    }
 }
 
 fn causes(reports: &[GroupReport]) -> String {
@@ -151,6 +195,16 @@ const UNKNOWN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long before the deadline what is still open is given up, so that metrics and the reply
 /// go out.
 const RESERVE: Duration = Duration::from_secs(2);
+
+/// How long an invocation polls: the next minute's takes over then.
+const POLLING: Duration = Duration::from_secs(57);
+
+/// How long before the cut-off a watch ends, so that the target groups are verified once more.
+const LAST_LOOK: Duration = Duration::from_millis(1500);
+
+/// How long to wait for what the other target groups have to publish, so that it goes into one
+/// call.
+const GATHERING: Duration = Duration::from_millis(500);
 
 /// How long before the deadline the reply goes out, whatever the metrics do.
 const REPLY_RESERVE: Duration = Duration::from_millis(500);

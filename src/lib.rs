@@ -7,7 +7,7 @@
 //! The decision is [`plan`], which is pure; [`state`] is what it remembers from run to run, [`sampling`] decides how many
 //! answers it is based on. [`dns`], [`target_group`] and [`metrics`] are the
 //! edges, each the only place that knows its library. [`reconcile`] connects them for one target
-//! group, [`fleet`] for all of them, and [`function`] for an invocation.
+//! group, [`fleet`] for all of them, [`watch`] does it again and again, and [`function`] for an invocation.
 
 pub mod aws;
 pub mod binding;
@@ -29,3 +29,4 @@ pub mod sampling;
 pub mod state;
 pub mod target;
 pub mod target_group;
+pub mod watch;

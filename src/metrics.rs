@@ -134,8 +134,8 @@ impl Metrics {
 fn metrics(report: &GroupReport) -> Vec<Metric> {
     let count = |name, number: usize| (name, StandardUnit::Count, number as f64);
     let mut metrics = vec![
-        count("Registrations", report.registered.len()),
-        count("Deregistrations", report.deregistered.len()),
+        count("Registrations", report.registrations),
+        count("Deregistrations", report.deregistrations),
         count("WaitingTargets", report.waiting.len()),
         count("Failures", usize::from(report.outcome == Outcome::Failed)),
     ];

@@ -66,13 +66,38 @@ pub struct Look {
     took: Duration,
 }
 
+/// How thoroughly a target group is reconciled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// As [`Self::Full`], but nothing is written.
+    DryRun,
+    /// Of names that give samples, as many answers are collected as the hostname's kind or its
+    /// binding asks for.
+    Full,
+    /// One answer of each name. Where it is a sample, it may bring new targets, but none goes.
+    Quick,
+}
+
 /// What a target group was found or brought in step with.
 #[derive(Clone, Debug)]
 pub struct InStep {
-    /// What DNS gave. Where answers are samples, also what is waiting to be seen again.
+    /// What DNS gave. Where answers are samples, also what else is registered and was not in one.
     pub targets: BTreeSet<Target>,
     /// When the grace of a waiting target is over.
     pub due: Option<Timestamp>,
+    /// How long a resolver in between may repeat the answers.
+    pub ttl: Option<Duration>,
+}
+
+impl InStep {
+    /// Whether DNS gives something else.
+    pub fn differs(&self, desired: &Desired, resolution: &Resolution) -> bool {
+        if desired.complete && !resolution.is_sampled() {
+            desired.targets != self.targets
+        } else {
+            !desired.targets.is_subset(&self.targets)
+        }
+    }
 }
 
 /// What a reconciliation waits for, so that one that is given up can name it.
@@ -83,13 +108,13 @@ struct Waits(Mutex<BTreeSet<&'static str>>);
 struct Reconciliation<'a> {
     reconciler: &'a Reconciler,
     group: &'a Group,
-    dry_run: bool,
+    mode: Mode,
     cutoff: Instant,
     waits: &'a Waits,
     facts: Facts,
     resolution: Resolution,
     policy: Policy,
-    /// Whether more answers are to be collected before absence from them means anything.
+    /// Whether more answers have to be collected before absence from them means anything.
     collecting: bool,
     listed: Vec<RegisteredTarget>,
     memory: Memory,
@@ -121,12 +146,16 @@ impl Reconciler {
         &self,
         group: &Group,
         early: Option<Resolution>,
-        dry_run: bool,
+        mode: Mode,
         cutoff: Instant,
         report: &mut GroupReport,
     ) -> Option<InStep> {
         let waits = Waits::default();
-        let result = timeout_at(cutoff, self.look_and_act(group, early, dry_run, cutoff, report, &waits)).await;
+        let earlier = report.clone();
+        report.problems.clear();
+        report.warnings.clear();
+        let looking = self.look_and_act(group, early, mode, cutoff, report, &waits);
+        let result = timeout_at(cutoff, looking).await;
         let waiting = waits.names();
         let in_step = match result {
             Ok(Ok(in_step)) => in_step,
@@ -143,7 +172,7 @@ impl Reconciler {
             }
         };
         report.settle();
-        log(report, dry_run);
+        log(report, &earlier);
         in_step
     }
 
@@ -151,7 +180,7 @@ impl Reconciler {
         &self,
         group: &Group,
         early: Option<Resolution>,
-        dry_run: bool,
+        mode: Mode,
         cutoff: Instant,
         report: &mut GroupReport,
         waits: &Waits,
@@ -214,7 +243,7 @@ impl Reconciler {
         let reconciliation = Reconciliation {
             reconciler: self,
             group,
-            dry_run,
+            mode,
             cutoff,
             waits,
             facts,
@@ -331,8 +360,10 @@ impl Reconciliation<'_> {
             look.note(report);
             report.refused.extend(self.refused.clone());
             report.problems.extend(self.problems.clone());
-            report.kept.clone_from(&plan.held);
-            report.wait_for(&plan.waiting, self.policy);
+            if !self.collecting {
+                report.kept.clone_from(&plan.held);
+                report.wait_for(&plan.waiting, self.policy);
+            }
             let tags = if self.memory.usable { self.tags_for(&plan.state, report) } else { self.own_tags() };
             let changes_state = self.memory.usable && tags != self.own_tags();
             // In a shared group, nothing is registered that is not remembered as ours.
@@ -343,8 +374,8 @@ impl Reconciliation<'_> {
             });
             let deregister = if turned_down.is_empty() { plan.deregister.clone() } else { BTreeSet::new() };
             let is_done = missing.is_empty() && deregister.is_empty() && !changes_state;
-            if self.dry_run || is_done {
-                if self.collecting {
+            if self.mode == Mode::DryRun || is_done {
+                if self.collecting && self.mode != Mode::Quick {
                     let seen = |target: &Target| look.desired.refused.contains(&target.address);
                     let unseen = plan.held.iter().filter(|target| all_resolved && !seen(target));
                     self.collect(unseen.map(|target| target.address).collect()).await;
@@ -355,9 +386,12 @@ impl Reconciliation<'_> {
                     limiter.give_back();
                     has_turn = false;
                 }
-                if self.dry_run {
-                    report.registered = plan.register;
-                    report.deregistered = plan.deregister.iter().map(|shown| shown.target).collect();
+                if self.mode == Mode::DryRun {
+                    let registered: Vec<_> = plan.register.into_iter().collect();
+                    let deregistered: Vec<_> = plan.deregister.iter().map(|shown| shown.target).collect();
+                    log_changes(report, &registered, &deregistered, "would be ");
+                    report.registered.extend(registered);
+                    report.deregistered.extend(deregistered);
                     return Ok(None);
                 }
                 // Two runs that write at once may overwrite each other's state, and what is not
@@ -375,7 +409,7 @@ impl Reconciliation<'_> {
                         report.problems.push(format!("RegisterTargets refused {target}: {reason}"));
                     }
                 }
-                return Ok(report.problems.is_empty().then(|| self.in_step(look.desired.targets, &plan.waiting)));
+                return Ok(report.problems.is_empty().then(|| self.in_step(look.desired.targets, &plan)));
             }
             if !has_turn {
                 limiter.acquire(Priority::Continue).await;
@@ -561,11 +595,13 @@ impl Reconciliation<'_> {
         let mut registered = Vec::new();
         let mut accepted = |targets: &[Target]| {
             report.registered.extend(targets);
+            report.registrations += targets.len();
             registered.extend_from_slice(targets);
         };
         let target_groups = &self.reconciler.target_groups;
         let call = target_groups.register(&self.group.arn, batch, &mut accepted, &mut self.refused);
         let result = self.waits.on("RegisterTargets", call).await;
+        log_changes(report, &registered, &[], "");
         self.listed.retain(|shown| !registered.contains(&shown.target));
         self.listed.extend(registered.into_iter().map(|target| RegisteredTarget {
             target,
@@ -581,7 +617,10 @@ impl Reconciliation<'_> {
     async fn deregister(&mut self, batch: &BTreeSet<RegisteredTarget>, report: &mut GroupReport) -> Result<(), String> {
         let call = self.reconciler.target_groups.deregister(&self.group.arn, batch);
         self.waits.on("DeregisterTargets", call).await.map_err(|error| error.to_string())?;
-        report.deregistered.extend(batch.iter().map(|shown| shown.target));
+        let deregistered: Vec<_> = batch.iter().map(|shown| shown.target).collect();
+        log_changes(report, &[], &deregistered, "");
+        report.deregistered.extend(&deregistered);
+        report.deregistrations += deregistered.len();
         for shown in self.listed.iter_mut().filter(|shown| batch.contains(shown)) {
             shown.state = TargetState::Draining;
         }
@@ -589,12 +628,12 @@ impl Reconciliation<'_> {
         Ok(())
     }
 
-    fn in_step(&self, mut targets: BTreeSet<Target>, waiting: &BTreeMap<Target, Timestamp>) -> InStep {
+    fn in_step(&self, mut targets: BTreeSet<Target>, plan: &Plan) -> InStep {
         if self.resolution.is_sampled() {
-            targets.extend(waiting.keys());
+            targets.extend(plan.held.iter().chain(plan.waiting.keys()));
         }
-        let due = waiting.values().min().map(|since| since.plus_seconds(self.policy.deregister_after_seconds));
-        InStep { targets, due }
+        let due = plan.waiting.values().min().map(|since| since.plus_seconds(self.policy.deregister_after_seconds));
+        InStep { targets, due, ttl: self.resolution.ttl() }
     }
 }
 
@@ -607,6 +646,11 @@ impl Resolution {
     /// Whether an answer of a hostname holds but a sample of its addresses.
     pub fn is_sampled(&self) -> bool {
         self.samplings.values().any(Sampling::collects)
+    }
+
+    /// How long a resolver in between may repeat the answers; `None` where there is none.
+    pub fn ttl(&self) -> Option<Duration> {
+        self.answers.values().flatten().map(|answer| answer.ttl).min()
     }
 
     /// The hostnames that did not resolve.
@@ -638,23 +682,28 @@ pub fn dns_cutoff(cutoff: Instant) -> Instant {
     now + cutoff.saturating_duration_since(now) * 3 / 4
 }
 
-/// A line for each change and each thing that is not as it should be.
-fn log(report: &GroupReport, dry_run: bool) {
+/// A line for each thing that is not as it should be, unless an earlier report had it.
+fn log(report: &GroupReport, earlier: &GroupReport) {
     let group = &report.target_group_arn;
     let hostname = report.names();
-    let would = if dry_run { "would be " } else { "" };
-    for target in &report.registered {
-        info!(target_group = %group, hostname, %target, reason = "an answer holds it", "{would}registered");
-    }
-    for target in &report.deregistered {
-        info!(target_group = %group, hostname, %target, reason = "no answer holds it", "{would}deregistered");
-    }
-    for target in &report.kept {
+    for target in report.kept.difference(&earlier.kept) {
         let reason = "a hostname did not resolve, or ALLOWED_CIDRS or AWS refused an address";
         warn!(target_group = %group, hostname, %target, reason, "kept");
     }
-    for (address, reason) in &report.refused {
+    for (address, reason) in report.refused.iter().filter(|(address, _)| !earlier.refused.contains_key(*address)) {
         warn!(target_group = %group, hostname, %address, reason, "refused");
+    }
+}
+
+/// A line for each change.
+fn log_changes(report: &GroupReport, registered: &[Target], deregistered: &[Target], would: &str) {
+    let group = &report.target_group_arn;
+    let hostname = report.names();
+    for target in registered {
+        info!(target_group = %group, hostname, %target, reason = "an answer holds it", "{would}registered");
+    }
+    for target in deregistered {
+        info!(target_group = %group, hostname, %target, reason = "no answer holds it", "{would}deregistered");
     }
 }
 

@@ -70,6 +70,12 @@ pub struct GroupReport {
     /// What the target group holds at the end; `None` where that is unknown.
     #[serde(skip)]
     pub held: Option<Held>,
+    /// How often a target was registered since metrics were last taken from the report.
+    #[serde(skip)]
+    pub registrations: usize,
+    /// How often a target was deregistered since then.
+    #[serde(skip)]
+    pub deregistrations: usize,
     /// How long DNS took; `None` where its answer was not looked at.
     #[serde(skip)]
     pub resolve_time: Option<Duration>,
@@ -143,6 +149,8 @@ impl GroupReport {
             warnings: Vec::new(),
             kept: BTreeSet::new(),
             held: None,
+            registrations: 0,
+            deregistrations: 0,
             resolve_time: None,
         }
     }
@@ -193,6 +201,14 @@ impl GroupReport {
             registered: count(TargetState::is_registered),
             healthy: count(|state| state == TargetState::Healthy),
         });
+    }
+
+    /// A copy to publish metrics from; what was counted is counted anew from here on.
+    pub fn take_period(&mut self) -> Self {
+        let period = self.clone();
+        self.registrations = 0;
+        self.deregistrations = 0;
+        period
     }
 
     /// Settles the outcome by what was found and done.

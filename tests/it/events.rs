@@ -15,7 +15,7 @@ use nlb_hostname_targets::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{World, aws::TargetGroup, binding};
+use crate::support::{World, aws::TargetGroup, binding, invoke_within};
 
 fn event(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("events").join(name);
@@ -39,7 +39,10 @@ async fn the_files_of_events_do_what_their_names_say() {
     for (file, trigger, watch) in expected {
         assert_eq!(Request::from_event(event(file)).unwrap().watch, watch, "{file}");
         let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
-        let reply = world.run(event(file)).await.unwrap_or_else(|error| panic!("{file}: {error}"));
+        let function = world.function().await;
+        let reply = invoke_within(&function, event(file), Duration::from_secs(4))
+            .await
+            .unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!((reply["trigger"].as_str(), reply["dry_run"].as_bool()), (Some(trigger), Some(false)), "{file}");
         assert_eq!(world.aws.registered(&arn), BTreeSet::from(["10.0.1.10:5432".to_owned()]), "{file}");
     }
@@ -114,7 +117,8 @@ async fn plain_runs() {
 async fn an_eventbridge_event_that_sns_forwards_is_an_rds_event() {
     let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
     let message = event("rds-instance-failover.json").to_string();
-    assert_eq!(world.run(sns("", message)).await.unwrap()["trigger"], "rds-event");
+    let reply = invoke_within(&world.function().await, sns("", message), Duration::from_secs(4)).await.unwrap();
+    assert_eq!(reply["trigger"], "rds-event");
 }
 
 #[tokio::test]

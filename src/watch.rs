@@ -1,0 +1,163 @@
+//! Watching: within one invocation, DNS is asked again and again, and each change is applied when
+//! it is seen.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc::UnboundedSender,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use crate::{
+    binding::Group,
+    limiter::Priority,
+    reconcile::{InStep, Mode, Reconciler, Resolution},
+    report::GroupReport,
+    state::Timestamp,
+};
+
+/// How to watch, for all target groups of an invocation.
+#[derive(Debug)]
+pub struct Watcher {
+    /// From one look at DNS to the next.
+    pub interval: Duration,
+    /// Whether to look sooner where the answer's time to live is over sooner.
+    pub heeds_ttl: bool,
+    /// Whether the watch ends when something has changed, and for [`STABLE`] nothing more.
+    pub ends_when_stable: bool,
+    /// When it ends at the latest.
+    pub until: Instant,
+    /// When an answer last changed.
+    changed_at: Mutex<Option<Instant>>,
+    /// Takes what is to be published while the watch goes on.
+    progress: UnboundedSender<GroupReport>,
+}
+
+impl Watcher {
+    /// A watch after an event that lets a change be expected: a look each second, until there was
+    /// one and DNS has settled.
+    pub fn for_change(until: Instant, progress: UnboundedSender<GroupReport>) -> Self {
+        let interval = SHORTEST_INTERVAL;
+        Self { interval, heeds_ttl: false, ends_when_stable: true, until, changed_at: Mutex::default(), progress }
+    }
+
+    /// A watch that fills the time until the next invocation.
+    pub fn polling(interval: Duration, until: Instant, progress: UnboundedSender<GroupReport>) -> Self {
+        Self { interval, heeds_ttl: true, ends_when_stable: false, until, changed_at: Mutex::default(), progress }
+    }
+
+    /// Watches a target group that was just reconciled.
+    pub async fn follow(
+        &self,
+        reconciler: &Reconciler,
+        group: &Group,
+        mut in_step: Option<InStep>,
+        report: &mut GroupReport,
+        cutoff: Instant,
+    ) -> Option<InStep> {
+        let mut looked_at = Instant::now();
+        if looked_at >= self.until {
+            return in_step;
+        }
+        let mut published_at = looked_at;
+        let mut pause = self.pause(in_step.as_ref().and_then(|in_step| in_step.ttl));
+        let mut retry_at = looked_at + FIRST_RETRY;
+        let mut retry_pause = FIRST_RETRY;
+        if !(report.registered.is_empty() && report.deregistered.is_empty()) {
+            self.note_change();
+        }
+        loop {
+            let next = looked_at + pause;
+            if next >= self.until || self.is_stable(next) {
+                break;
+            }
+            sleep_until(next).await;
+            looked_at = Instant::now();
+            let facts = reconciler.target_groups.known_facts(&group.arn).and_then(Result::ok);
+            let mut due = in_step.is_none() && looked_at >= retry_at;
+            let mut early = None;
+            if let Some(facts) = facts {
+                let resolution = reconciler.resolve(group, facts.family, self.until).await;
+                let look = reconciler.look(group, facts, &resolution);
+                pause = self.pause(resolution.ttl());
+                match &in_step {
+                    Some(known) if known.differs(&look.desired, &resolution) => {
+                        self.note_change();
+                        due = true;
+                    }
+                    Some(known) => {
+                        look.note(report);
+                        report.settle();
+                        let now = Timestamp::from((reconciler.now)());
+                        due |= !resolution.is_sampled() && known.due.is_some_and(|due| due <= now);
+                    }
+                    // By a name that does not resolve, nothing can be done yet.
+                    None => due &= !look.desired.targets.is_empty(),
+                }
+                early = Some(resolution);
+            }
+            if due {
+                in_step = self.reconcile(reconciler, group, early, report, cutoff).await?;
+                retry_pause = if in_step.is_some() { FIRST_RETRY } else { (retry_pause * 2).min(LONGEST_RETRY) };
+                retry_at = Instant::now() + retry_pause;
+            }
+            // What ends soon is published then.
+            if published_at.elapsed() >= PUBLISH_INTERVAL && self.until > looked_at + LAST_PUBLICATION {
+                published_at = Instant::now();
+                // Nobody listens any more when the invocation is ending.
+                drop(self.progress.send(report.take_period()));
+            }
+        }
+        self.reconcile(reconciler, group, None, report, cutoff).await.flatten()
+    }
+
+    /// `None` where there was no turn before the cut-off: the report stays as it is.
+    async fn reconcile(
+        &self,
+        reconciler: &Reconciler,
+        group: &Group,
+        early: Option<Resolution>,
+        report: &mut GroupReport,
+        cutoff: Instant,
+    ) -> Option<Option<InStep>> {
+        timeout_at(cutoff, reconciler.limiter.acquire(Priority::Continue)).await.ok()?;
+        Some(reconciler.reconcile(group, early, Mode::Quick, cutoff, report).await)
+    }
+
+    fn pause(&self, ttl: Option<Duration>) -> Duration {
+        match ttl.filter(|_| self.heeds_ttl) {
+            Some(ttl) => self.interval.min(ttl.max(SHORTEST_INTERVAL)),
+            None => self.interval,
+        }
+    }
+
+    fn note_change(&self) {
+        *self.changed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn is_stable(&self, at: Instant) -> bool {
+        let changed_at = *self.changed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ends_when_stable && changed_at.is_some_and(|changed_at| at >= changed_at + STABLE)
+    }
+}
+
+/// How long DNS must have stayed the same after a change: an Aurora failover flaps for seconds.
+const STABLE: Duration = Duration::from_secs(30);
+
+/// The contract: DNS is never asked more often than each second.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long to wait with the next attempt where AWS could not be brought into step.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// And how long at most.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// From one publication of metrics to the next: at least once a minute.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(55);
+
+/// How near the end metrics are left for it.
+const LAST_PUBLICATION: Duration = Duration::from_secs(4);

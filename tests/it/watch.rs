@@ -1,0 +1,202 @@
+//! Watches: DNS is asked again and again within one invocation.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use hickory_server::proto::rr::RecordType;
+use serde_json::{Value, json};
+use tokio::{
+    join,
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::support::{
+    World,
+    aws::{Fault, FaultKind},
+    dns::Reply,
+    invoke_within,
+};
+
+const FAILOVER: fn() -> Value = || json!({"source": "aws.rds", "detail": {"EventID": "RDS-EVENT-0049"}});
+
+/// The shortest time in which a watch of some looks fits: it ends 2 s before the deadline, less
+/// what the last look takes.
+fn deadline(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn set(items: &[&str]) -> BTreeSet<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+/// Invokes the function, and lets DNS give these addresses at these milliseconds after the start.
+async fn with_moves(world: &World, event: Value, time: Duration, moves: &[(u64, &[&str])]) -> (Value, Instant) {
+    let function = world.function().await;
+    let started = Instant::now();
+    let moving = async {
+        for (at, addresses) in moves {
+            sleep_until(started + Duration::from_millis(*at)).await;
+            world.dns.set_a("db.test", addresses);
+        }
+    };
+    let (reply, ()) = join!(invoke_within(&function, event, time), moving);
+    (reply.unwrap()["groups"][0].take(), started)
+}
+
+fn count(world: &World, action: &str) -> usize {
+    world.aws.calls_of(action).len()
+}
+
+#[tokio::test]
+async fn an_rds_event_is_followed_by_a_watch_that_applies_the_change_when_it_is_seen() {
+    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let (group, started) = with_moves(&world, FAILOVER(), deadline(9), &[(1500, &["10.0.1.10"])]).await;
+    assert_eq!(group["outcome"], "changed");
+    assert_eq!(group["registered"], json!(["10.0.1.10:5432"]));
+    assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+    let seen_after = world.aws.calls_of("RegisterTargets")[0].at.duration_since(started);
+    assert!(seen_after < Duration::from_millis(1500 + 1000 + 500), "{seen_after:?}");
+    // At the start, at the change, and once more at the end; DNS each second.
+    assert_eq!(count(&world, "DescribeTargetHealth"), 3);
+    assert!((5..=9).contains(&world.dns.queries().len()), "{}", world.dns.queries().len());
+    assert!((5..8).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    assert_eq!(world.aws.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_flapping_answer_ends_on_the_last_one() {
+    let (a, b): (&[&str], &[&str]) = (&["10.0.1.9"], &["10.0.1.10"]);
+    let (world, arn) = World::with_database(a, a).await;
+    let moves = [(1200, b), (2300, a), (3400, b), (4500, a), (5600, b)];
+    let (group, _) = with_moves(&world, FAILOVER(), deadline(11), &moves).await;
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+    assert_eq!(group["resolved"], json!(["10.0.1.10"]));
+    // The draining ones came back, and each change was applied.
+    assert!(count(&world, "RegisterTargets") >= 4, "{:?}", world.actions());
+    assert_eq!(world.sum("Registrations"), count(&world, "RegisterTargets") as f64);
+    assert_eq!(world.aws.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_dns_has_changed_and_settled() {
+    let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let (_, started) = with_moves(&world, FAILOVER(), deadline(90), &[(1500, &["10.0.1.10"])]).await;
+    assert!((31..=34).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn metrics_of_a_long_watch_are_sent_at_least_once_a_minute() {
+    let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let started = Instant::now();
+    let reply = invoke_within(&world.function().await, FAILOVER(), deadline(68)).await.unwrap();
+    assert_eq!(reply["groups"][0]["outcome"], "in_sync");
+    let sent: Vec<_> = world.aws.calls_of("PutMetricData").iter().map(|call| call.at.duration_since(started)).collect();
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert!(sent[0] < Duration::from_secs(60) && sent[1] > Duration::from_secs(62), "{sent:?}");
+}
+
+#[tokio::test]
+async fn a_direct_request_watches_for_the_seconds_it_gives() {
+    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let event = json!({"watch_seconds": 4});
+    let (_, started) = with_moves(&world, event, deadline(30), &[(2500, &["10.0.1.10"])]).await;
+    assert!((3..=5).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+}
+
+#[tokio::test]
+async fn polling_asks_at_its_interval_until_the_deadline_comes_near() {
+    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    world.dns.set_ttl(60);
+    let world = world.set("POLL_INTERVAL_SECONDS", 2);
+    let (group, started) = with_moves(&world, json!({}), deadline(10), &[(3500, &["10.0.1.10"])]).await;
+    assert_eq!(group["outcome"], "changed");
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+    assert!((3..=6).contains(&world.dns.queries().len()), "{}", world.dns.queries().len());
+    let took = started.elapsed();
+    assert!((Duration::from_secs(5)..Duration::from_millis(8300)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn polling_asks_sooner_where_the_answer_is_good_for_less() {
+    let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    world.dns.set_ttl(1);
+    let world = world.set("POLL_INTERVAL_SECONDS", 30);
+    with_moves(&world, json!({}), deadline(9), &[]).await;
+    assert!(world.dns.queries().len() >= 4, "{}", world.dns.queries().len());
+}
+
+#[tokio::test]
+async fn a_dry_run_does_not_poll() {
+    let (world, _) = World::with_database(&["10.0.1.9"], &[]).await;
+    let world = world.set("POLL_INTERVAL_SECONDS", 1);
+    let (_, started) = with_moves(&world, json!({"dry_run": true}), deadline(20), &[]).await;
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_watch_holds_the_targets_while_dns_fails_and_goes_on_when_it_is_back() {
+    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let function = world.function().await;
+    let failing = async {
+        sleep(Duration::from_millis(1500)).await;
+        world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
+        sleep(Duration::from_millis(2500)).await;
+        assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432"]));
+        world.dns.set_a("db.test", &["10.0.1.10"]);
+    };
+    let (reply, ()) = join!(invoke_within(&function, FAILOVER(), deadline(10)), failing);
+    assert_eq!(reply.unwrap()["groups"][0]["error"], Value::Null);
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+}
+
+#[tokio::test]
+async fn a_watch_that_ends_while_dns_fails_has_failed() {
+    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let function = world.function().await;
+    let failing = async {
+        sleep(Duration::from_millis(1500)).await;
+        world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
+    };
+    let (reply, ()) = join!(invoke_within(&function, FAILOVER(), deadline(8)), failing);
+    let message = reply.unwrap_err().to_string();
+    assert!(message.contains("SERVFAIL"), "{message}");
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432"]));
+}
+
+#[tokio::test]
+async fn a_watch_tries_again_where_aws_refuses_the_change() {
+    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let world = world.set("AWS_MAX_ATTEMPTS", 1);
+    world.aws.fault(Fault::on("RegisterTargets", FaultKind::error(400, "Throttling", "Rate exceeded")).times(1));
+    let (group, _) = with_moves(&world, FAILOVER(), deadline(11), &[(1500, &["10.0.1.10"])]).await;
+    assert_eq!(group["error"], Value::Null);
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+}
+
+#[tokio::test]
+async fn a_watch_and_scheduled_runs_overlap_without_harm() {
+    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let other = world.function().await;
+    let runs = async {
+        for _ in 0..12 {
+            sleep(Duration::from_millis(400)).await;
+            invoke_within(&other, json!({}), deadline(30)).await.unwrap();
+        }
+    };
+    let moves: &[(u64, &[&str])] = &[(1500, &["10.0.1.10"]), (2600, &["10.0.1.9"]), (3700, &["10.0.1.10"])];
+    let (_, ()) = join!(with_moves(&world, FAILOVER(), deadline(9), moves), runs);
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+    assert_eq!(world.aws.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_watch_waits_for_the_end_of_a_grace_period() {
+    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let binding = json!([{"hostname": "db.test", "target_group_arn": arn, "deregister_after_seconds": 3}]);
+    let world = world.set("BINDINGS", binding);
+    let (group, started) = with_moves(&world, FAILOVER(), deadline(10), &[(1500, &["10.0.1.10"])]).await;
+    assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
+    let gone_after = world.aws.calls_of("DeregisterTargets")[0].at.duration_since(started);
+    assert!((Duration::from_millis(4500)..Duration::from_secs(7)).contains(&gone_after), "{gone_after:?}");
+}
