@@ -2,7 +2,9 @@
 
 What is not as on AWS:
 
-- ministack does not know endpoint services. LEFT_OUT is taken out of the built template; all else is what AWS gets.
+- ministack does not know endpoint services. LEFT_OUT is taken out of the built template.
+- ministack takes AddTags and RemoveTags for calls on *, whatever target group they name, and does not see the keys of
+  the tags. ANY_TAG is added to what the function may do. All else is what AWS gets.
 - The function is built with the dev profile and the machine's own linker, because a release build takes minutes.
 - ministack runs the function as a process of this machine: it has the role's permissions, but no memory limit, no
   network of a VPC, and no log level or format from LoggingConfig.
@@ -13,6 +15,7 @@ What is not as on AWS:
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,18 +32,24 @@ from local.process import ROOT, TOOLS, Failure, running
 
 TEMPLATE = ROOT / "template.yaml"
 LEFT_OUT = ("AWS::EC2::VPCEndpointService", "AWS::EC2::VPCEndpointServicePermissions")
+ANY_TAG = {
+    "Sid": "AnyTag",
+    "Effect": "Allow",
+    "Action": ["elasticloadbalancing:AddTags", "elasticloadbalancing:RemoveTags"],
+    "Resource": "*",
+}
 
 # A minute, and the ten seconds of the local Scheduler's clock.
 SCHEDULE_SECONDS = 80
 
 
 def package(work: Path) -> Path:
-    """Builds the function as `sam build` does for AWS; the built template, without LEFT_OUT."""
+    """Builds the function as `sam build` does for AWS; the built template, without LEFT_OUT and with ANY_TAG."""
     built = work / "build"
     _sam("build", work, "--template-file", str(TEMPLATE), "--build-dir", str(built))
     template = yaml_parse((built / "template.yaml").read_text())
     local = built / "local.yaml"
-    local.write_text(yaml_dump(without_left_out(template)))
+    local.write_text(yaml_dump(with_any_tag(without_left_out(template))))
     return local
 
 
@@ -54,6 +63,14 @@ def without_left_out(template: dict[str, Any]) -> dict[str, Any]:
     }
     resources = {name: resource for name, resource in template["Resources"].items() if name not in gone}
     return {**template, "Resources": resources, "Outputs": outputs}
+
+
+def with_any_tag(template: dict[str, Any]) -> dict[str, Any]:
+    """The template with ANY_TAG."""
+    local = copy.deepcopy(template)
+    (policy,) = local["Resources"]["FunctionRole"]["Properties"]["Policies"]
+    policy["PolicyDocument"]["Statement"].append(ANY_TAG)
+    return local
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from botocore.exceptions import ClientError
 from samcli.yamlhelper import yaml_dump, yaml_parse
 
 from local.cloud import METRICS, NAMESPACE, Cloud
-from local.deployment import LEFT_OUT, TEMPLATE, Deployment, without_left_out
+from local.deployment import ANY_TAG, LEFT_OUT, TEMPLATE, Deployment, with_any_tag, without_left_out
 from local.dns import DnsServer
 from local.function import EVENTS
 from local.process import ROOT
@@ -27,6 +28,10 @@ Deploy = Callable[..., Deployment]
 # sam deploy makes a change set, which needs the first alone.
 CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
 DATABASE = {"Hostname": HOSTNAME, "Port": str(PORT)}
+
+# The tags in which the function keeps its state.
+OUR_KEYS = "nlb-hostname-targets:*"
+OUR_TAGS = {"ForAllValues:StringLike": {"aws:TagKeys": OUR_KEYS}}
 
 
 @pytest.fixture(scope="session")
@@ -116,10 +121,10 @@ def policy(*statements: dict[str, Any]) -> str:
 
 
 def statements(deployment: Deployment, resource: str, name: str) -> dict[str, dict[str, Any]]:
-    """The statements of a role's policy, by their Sid."""
+    """The statements of a role's policy, by their Sid, without what only the local AWS needs."""
     iam = deployment.cloud.client("iam")
     document = iam.get_role_policy(RoleName=deployment.resources[resource], PolicyName=name)["PolicyDocument"]
-    return {statement.get("Sid", ""): statement for statement in document["Statement"]}
+    return {statement.get("Sid", ""): statement for statement in document["Statement"] if statement != ANY_TAG}
 
 
 def alarms(deployment: Deployment) -> dict[str, dict[str, Any]]:
@@ -215,12 +220,14 @@ def test_the_function_may_write_to_its_target_group_only(
     other = cloud.create_target_group("other", PORT)
     deployment = deploy(**network, DnsServers=dns.address)
     allowed = statements(deployment, "FunctionRole", "function")
-    assert set(allowed) == {"Look", "Change", "Measure", "Log"}
-    assert allowed["Change"]["Resource"] == deployment.outputs["TargetGroupArn"]
+    assert set(allowed) == {"Look", "Change", "Remember", "Measure", "Log"}
+    assert allowed["Change"]["Resource"] == allowed["Remember"]["Resource"] == deployment.outputs["TargetGroupArn"]
+    assert allowed["Remember"]["Action"] == ["elasticloadbalancing:AddTags", "elasticloadbalancing:RemoveTags"]
+    assert allowed["Remember"]["Condition"] == OUR_TAGS
     assert allowed["Measure"]["Condition"] == {"StringEquals": {"cloudwatch:namespace": NAMESPACE}}
     assert allowed["Log"]["Resource"].endswith(f":log-group:{deployment.outputs['LogGroupName']}:*")
 
-    # ministack enforces it.
+    # ministack enforces it, but for tags.
     dns.answer(HOSTNAME, "10.0.1.10")
     assert deployment.invoke({}).group["registered"] == [f"10.0.1.10:{PORT}"]
     dns.answer(HOSTNAME, "10.0.1.11")
@@ -237,15 +244,53 @@ def test_an_existing_target_group(cloud: Cloud, dns: DnsServer, deploy: Deploy) 
     assert deployment.outputs["TargetGroupArn"] == group.arn
     made = set(deployment.resources)
     assert made & {"LoadBalancer", "TargetGroup", "Listener", "FunctionSecurityGroup"} == set()
-    assert statements(deployment, "FunctionRole", "function")["Change"]["Resource"] == group.arn
+    allowed = statements(deployment, "FunctionRole", "function")
+    assert allowed["Change"]["Resource"] == allowed["Remember"]["Resource"] == group.arn
+    assert json.loads(deployment.environment["BINDINGS"]) == [
+        {"hostname": HOSTNAME, "target_group_arn": group.arn, "port": PORT, "ownership": "shared"}
+    ]
     dimensions = {name: x["Dimensions"] for name, x in alarms(deployment).items() if x["Namespace"] == NAMESPACE}
     assert len(dimensions) == 4
     assert all(x == [{"Name": "TargetGroup", "Value": group.dimension}] for x in dimensions.values())
 
-    dns.answer(HOSTNAME, "10.0.1.10")
-    assert deployment.invoke({}).error is None
-    # Deleting the stack leaves them.
-    assert list(cloud.targets(group)) == [f"10.0.1.10:{PORT}"]
+    cloud.elb.register_targets(TargetGroupArn=group.arn, Targets=[{"Id": "10.0.9.9", "Port": PORT}])
+    for address in ("10.0.1.10", "10.0.1.11"):
+        dns.answer(HOSTNAME, address)
+        assert deployment.invoke({}).error is None
+        # Somebody else's target stays.
+        assert sorted(cloud.targets(group)) == sorted([f"{address}:{PORT}", f"10.0.9.9:{PORT}"])
+    (described,) = cloud.elb.describe_tags(ResourceArns=[group.arn])["TagDescriptions"]
+    assert described["Tags"]
+    assert all(fnmatch(tag["Key"], OUR_KEYS) for tag in described["Tags"])
+
+
+def test_settings_of_the_binding(deploy: Deploy, network: dict[str, str]) -> None:
+    extra = [{"hostname": "invoices.example.test", "target_group_arn": BROUGHT["TargetGroupArn"], "lookups": 2}]
+    deployment = deploy(
+        **network,
+        DeregisterAfterSeconds="300",
+        Lookups="5",
+        Ownership="shared",
+        ExtraBindings=json.dumps(extra),
+        ExtraTargetGroupArns=BROUGHT["TargetGroupArn"],
+    )
+    first, *rest = json.loads(deployment.environment["BINDINGS"])
+    assert first == {
+        "hostname": HOSTNAME,
+        "target_group_arn": deployment.outputs["TargetGroupArn"],
+        "port": PORT,
+        "deregister_after_seconds": 300,
+        "lookups": 5,
+        "ownership": "shared",
+    }
+    assert rest == extra
+
+
+def test_an_existing_target_group_of_ones_own(deploy: Deploy) -> None:
+    deployment = deploy(**BROUGHT, DeregisterAfterSeconds="0", Ownership="exclusive")
+    (binding,) = json.loads(deployment.environment["BINDINGS"])
+    assert (binding["deregister_after_seconds"], binding["ownership"]) == (0, "exclusive")
+    assert "lookups" not in binding
 
 
 def test_several_bindings(cloud: Cloud, dns: DnsServer, deploy: Deploy, network: dict[str, str]) -> None:
@@ -267,9 +312,11 @@ def test_several_bindings(cloud: Cloud, dns: DnsServer, deploy: Deploy, network:
     assert bindings[0]["hostname"] == HOSTNAME
     assert bindings[1:] == extra
     allowed = statements(deployment, "FunctionRole", "function")
-    assert set(allowed) == {"Look", "Change", "ChangeMore", "Measure", "Log"}
-    assert allowed["ChangeMore"]["Action"] == allowed["Change"]["Action"]
-    assert [x.strip() for x in allowed["ChangeMore"]["Resource"]] == [x.arn for x in groups]
+    assert set(allowed) == {"Look", "Change", "ChangeMore", "Remember", "RememberMore", "Measure", "Log"}
+    for more, one in (("ChangeMore", "Change"), ("RememberMore", "Remember")):
+        assert allowed[more]["Action"] == allowed[one]["Action"]
+        assert allowed[more].get("Condition") == allowed[one].get("Condition")
+        assert [x.strip() for x in allowed[more]["Resource"]] == [x.arn for x in groups]
 
     assert deployment.invoke({}).error is None
     assert [list(cloud.targets(x)) for x in groups] == [["10.0.2.1:3306"], ["10.0.2.2:3306"]]
@@ -297,7 +344,7 @@ def test_in_a_vpc_with_endpoints(cloud: Cloud, deploy: Deploy, network: dict[str
     assert all(x["VpcEndpointType"] == "Interface" for x in endpoints)
 
     allowed = statements(deployment, "FunctionRole", "function")
-    assert set(allowed) == {"Look", "Change", "Measure", "Log", "Attach", "AttachByLambdaOnly"}
+    assert set(allowed) == {"Look", "Change", "Remember", "Measure", "Log", "Attach", "AttachByLambdaOnly"}
     assert allowed["AttachByLambdaOnly"]["Effect"] == "Deny"
     assert allowed["AttachByLambdaOnly"]["Action"] == allowed["Attach"]["Action"]
 
@@ -470,6 +517,8 @@ def test_every_assertion_is_tested(template: dict[str, Any]) -> None:
     [
         ("Hostname", [HOSTNAME, "a.b.", "db_1.internal"], ["", "localhost", "10.0.0.1/", "a..b", "-a.b", "a b.c"]),
         ("AllowedPrincipals", ["arn:aws:iam::123456789012:root", "arn:aws-cn:iam::123456789012:role/a/b"], ["*", "1"]),
+        ("DeregisterAfterSeconds", ["", "0", "300", "999999"], ["00", "060", "-1", "1.5", "1000000", "null"]),
+        ("Lookups", ["", "1", "9", "10", "50"], ["0", "05", "51", "100", "a"]),
         ("ExtraBindings", ['[{"a":1}]', ' [\n{"a":1},\n{"b":2}\n]\n'], ["{}", "[]", '{"a":1}', '[{"a":[1]}]']),
         ("SupportedRegions", ["us-east-1", "us-gov-west-1", ""], ["us-east", "US-EAST-1"]),
         ("FunctionRoleArn", ["arn:aws:iam::123456789012:role/team/a", ""], ["a", "arn:aws:iam::123456789012:user/a"]),
@@ -515,6 +564,22 @@ def test_the_local_deployment_is_the_same_but_for_that(template: dict[str, Any])
             assert local[section].items() <= content.items()
         else:
             assert local[section] == content
+
+
+def test_the_local_deployment_may_tag_anything_besides(template: dict[str, Any]) -> None:
+    local = with_any_tag(template)
+    (mine,) = template["Resources"]["FunctionRole"]["Properties"]["Policies"]
+    (theirs,) = local["Resources"]["FunctionRole"]["Properties"]["Policies"]
+    assert theirs["PolicyDocument"]["Statement"] == [*mine["PolicyDocument"]["Statement"], ANY_TAG]
+    theirs["PolicyDocument"]["Statement"].pop()
+    assert local == template
+
+
+def test_the_tags_that_may_be_set_are_the_codes(template: dict[str, Any]) -> None:
+    (granted,) = template["Resources"]["FunctionRole"]["Properties"]["Policies"]
+    tagging = [x for x in granted["PolicyDocument"]["Statement"] if OUR_KEYS in json.dumps(x)]
+    assert len(tagging) == 2
+    assert OUR_KEYS.removesuffix("*") in source("state.rs")
 
 
 def test_no_target_of_its_own(template: dict[str, Any]) -> None:
