@@ -182,12 +182,13 @@ def test_the_function_and_what_runs_it(cloud: Cloud, deploy: Deploy, network: di
     function = functions.get_function_configuration(FunctionName=name)
     assert (function["Runtime"], function["Handler"]) == ("provided.al2023", "bootstrap")
     assert function["Architectures"] == ["x86_64"]
-    assert (function["MemorySize"], function["Timeout"]) == (128, 30)
+    assert (function["MemorySize"], function["Timeout"]) == (128, 60)
+    assert deployment.environment["POLL_INTERVAL_SECONDS"] == "0"
     assert function["LoggingConfig"]["LogFormat"] == "JSON"
     assert function["LoggingConfig"]["LogGroup"] == deployment.outputs["LogGroupName"]
     assert "VpcConfig" not in function or not function["VpcConfig"].get("SubnetIds")
     retries = functions.get_function_event_invoke_config(FunctionName=name, Qualifier="$LATEST")
-    assert retries["MaximumRetryAttempts"] == 0
+    assert (retries["MaximumRetryAttempts"], retries["MaximumEventAgeInSeconds"]) == (0, 60)
     assert json.loads(deployment.environment["BINDINGS"]) == [
         {"hostname": HOSTNAME, "target_group_arn": deployment.outputs["TargetGroupArn"], "port": PORT}
     ]
@@ -415,6 +416,34 @@ def test_a_permissions_boundary(template: dict[str, Any]) -> None:
     assert [x["PermissionsBoundary"] for x in roles] == [bounds, bounds]
 
 
+def test_polling(deploy: Deploy, network: dict[str, str]) -> None:
+    deployment = deploy(**network, PollIntervalSeconds="5")
+    assert deployment.environment["POLL_INTERVAL_SECONDS"] == "5"
+    assert timeout(deployment) == 90
+
+
+def test_polling_and_a_short_watch(deploy: Deploy, network: dict[str, str]) -> None:
+    database = "arn:aws:rds:eu-west-1:123456789012:db:orders"
+    deployment = deploy(**network, PollIntervalSeconds="1", DatabaseArns=database, WatchSeconds="120")
+    assert timeout(deployment) == 120
+
+
+def timeout(deployment: Deployment) -> int:
+    """The function's time-out in seconds."""
+    functions = deployment.cloud.client("lambda")
+    found: int = functions.get_function_configuration(FunctionName=deployment.outputs["FunctionName"])["Timeout"]
+    return found
+
+
+def test_the_longest_watch_is_one_that_lambda_allows(template: dict[str, Any]) -> None:
+    allowed = template["Parameters"]["WatchSeconds"]["AllowedValues"]
+    longest = template["Resources"]["Function"]["Properties"]["Timeout"]
+    assert longest == {"Fn::If": ["HasDatabases", {"Ref": "WatchSeconds"}, {"Fn::If": ["Polls", 90, 60]}]}
+    # Never less than polling needs, and no more than Lambda gives.
+    assert min(allowed) > 90
+    assert max(allowed) == 900
+
+
 def test_rds_events(cloud: Cloud, deploy: Deploy, network: dict[str, str]) -> None:
     arns = [f"arn:aws:rds:eu-west-1:123456789012:{x}" for x in ("db:orders", "cluster:orders", "db-proxy:orders")]
     deployment = deploy(**network, DatabaseArns=",".join(arns))
@@ -423,6 +452,7 @@ def test_rds_events(cloud: Cloud, deploy: Deploy, network: dict[str, str]) -> No
     assert matched == {
         f"rds-{x}.json" for x in ("cluster-failover", "instance-backup", "instance-failover", "proxy-endpoint")
     }
+    assert timeout(deployment) == 300
     events = cloud.client("events")
     rule = events.describe_rule(Name=deployment.resources["RdsEvents"])
     pattern = json.loads(rule["EventPattern"])
@@ -437,6 +467,7 @@ def test_rds_events(cloud: Cloud, deploy: Deploy, network: dict[str, str]) -> No
     (target,) = events.list_targets_by_rule(Rule=rule["Name"])["Targets"]
     function = cloud.client("lambda").get_function(FunctionName=deployment.outputs["FunctionName"])
     assert target["Arn"] == function["Configuration"]["FunctionArn"]
+    assert target["RetryPolicy"] == {"MaximumRetryAttempts": 5, "MaximumEventAgeInSeconds": 300}
     granted = json.loads(cloud.client("lambda").get_policy(FunctionName=deployment.outputs["FunctionName"])["Policy"])
     (grant,) = granted["Statement"]
     assert grant["Principal"] == {"Service": "events.amazonaws.com"}
@@ -474,6 +505,7 @@ ROLES = {
         (BROUGHT | {"VpcId": "vpc-01234567"}, "Give FunctionSubnetIds too"),
         (BROUGHT | {"FunctionSubnetIds": "subnet-01234567"}, "FunctionSubnetIds needs VpcId"),
         (CREATED | {"SupportedRegions": "us-east-1"}, "SupportedRegions is for an endpoint service"),
+        (CREATED | {"WatchSeconds": "600"}, "DatabaseArns names no database"),
         (CREATED | {"ExtraBindings": '[{"hostname":"a.b"}]'}, "ExtraBindings needs ExtraTargetGroupArns"),
         (CREATED | {"ExtraTargetGroupArns": BROUGHT["TargetGroupArn"]}, "Give ExtraBindings too"),
         (
@@ -664,8 +696,8 @@ def test_the_rust_tests_saw_no_other_action() -> None:
 def test_the_environment_is_what_the_code_reads(template: dict[str, Any]) -> None:
     constants = set(re.findall(r'^pub const \w+: &str = "(\w+)";', source("config.rs"), re.MULTILINE))
     given = set(template["Resources"]["Function"]["Properties"]["Environment"]["Variables"])
-    # Not yet available; the SDK's own.
-    assert constants - given == {"POLL_INTERVAL_SECONDS", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"}
+    # The SDK's own.
+    assert constants - given == {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"}
     assert given <= constants
     readme = (ROOT / "README.md").read_text()
     assert [x for x in given if f"| `{x}` |" not in readme] == []
@@ -678,6 +710,7 @@ def test_the_defaults_are_the_codes(template: dict[str, Any]) -> None:
     rate = parameters["ElbRequestsPerSecond"]
     assert f"DEFAULT_ELB_REQUESTS_PER_SECOND: u32 = {rate['Default']};" in source("config.rs")
     assert f"*rate <= {rate['MaxValue']}" in source("config.rs")
+    assert f"*seconds <= {parameters['PollIntervalSeconds']['MaxValue']}" in source("config.rs")
     for destination in parameters["MetricsDestination"]["AllowedValues"]:
         assert f'"{destination}" => Ok(MetricsDestination::' in source("config.rs")
 
