@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -774,13 +774,23 @@ ALL_WELL = {"Failures": 0.0, "HealthyTargets": 1.0, "RefusedAddresses": 0.0, "Er
 SILENCE: dict[str, float] = {}
 
 
-def fires(alarm: dict[str, Any], minutes: list[dict[str, float]]) -> bool:
-    """Whether the alarm is on after these minutes, one value of each metric in each."""
+STATISTICS: dict[str, Callable[[list[float]], float]] = {
+    "Maximum": max,
+    "Minimum": min,
+    "SampleCount": len,
+    "Sum": sum,
+}
+# The values of each metric in a minute: one, or those of all that ran.
+Minute = Mapping[str, float | list[float]]
 
-    def breaches(minute: dict[str, float]) -> bool | None:
-        value = minute.get(alarm["MetricName"])
-        if alarm["Statistic"] == "SampleCount" and value is not None:
-            value = 1.0
+
+def fires(alarm: dict[str, Any], minutes: Sequence[Minute]) -> bool:
+    """Whether the alarm is on after these minutes."""
+
+    def breaches(minute: Minute) -> bool | None:
+        found = minute.get(alarm["MetricName"], [])
+        values = found if isinstance(found, list) else [found]
+        value = STATISTICS[alarm["Statistic"]](values) if values else None
         if value is None:
             return {"breaching": True, "notBreaching": False}.get(alarm["TreatMissingData"])
         if alarm["ComparisonOperator"] == "LessThanThreshold":
@@ -797,7 +807,13 @@ def test_each_alarm_fires_when_it_should_and_only_then(deploy: Deploy, network: 
     found = alarms(deploy(**network))
     failed = ALL_WELL | {"Failures": 1.0, "Errors": 1.0}
     throttled = {"Throttles": 1.0}
-    courses = {
+    # A watch reports once a minute, too, and Lambda's own metrics of it come at its end, under its first minute.
+    beside_watch = {name: [value, value] for name, value in ALL_WELL.items() if name not in ("Errors", "Throttles")}
+    beside_watch |= {"Errors": 0.0, "Throttles": 0.0}
+    watch_failed = beside_watch | {"Failures": [0.0, 1.0]}
+    both_failed = beside_watch | {"Failures": [1.0, 1.0], "Errors": 1.0}
+    polling = {name: value for name, value in ALL_WELL.items() if name not in ("Errors", "Throttles")}
+    courses: dict[str, tuple[list[Minute], set[str]]] = {
         "all is well": ([ALL_WELL] * 6, set()),
         "a run fails now and then": ([ALL_WELL, failed] * 2 + [ALL_WELL], set()),
         "a failover": ([ALL_WELL] * 4 + [ALL_WELL | {"HealthyTargets": 0.0}] * 2, set()),
@@ -805,6 +821,14 @@ def test_each_alarm_fires_when_it_should_and_only_then(deploy: Deploy, network: 
         "DNS is down": ([ALL_WELL] * 3 + [failed] * 3, {"SyncFailedAlarm", "FunctionErrorsAlarm"}),
         "the database is down": ([ALL_WELL | {"HealthyTargets": 0.0}] * 3, {"NoHealthyTargetAlarm"}),
         "the schedule is off": ([ALL_WELL] + [SILENCE] * 5, {"NotRunningAlarm"}),
+        "a watch": ([ALL_WELL] + [beside_watch] * 4, set()),
+        "a watch fails where runs do not": ([ALL_WELL] + [watch_failed] * 4 + [watch_failed | {"Errors": 1.0}], set()),
+        "DNS is down during a watch": ([ALL_WELL] * 2 + [both_failed] * 3, {"SyncFailedAlarm", "FunctionErrorsAlarm"}),
+        "polling": ([ALL_WELL] * 4 + [polling], set()),
+        "DNS is down while polling": (
+            [failed] * 4 + [polling | {"Failures": 1.0}],
+            {"SyncFailedAlarm", "FunctionErrorsAlarm"},
+        ),
         "no concurrency is left": ([throttled] * 5, {"NotRunningAlarm", "FunctionThrottlesAlarm"}),
         "it crashes at its start": ([{"Errors": 1.0}] * 5, {"NotRunningAlarm", "FunctionErrorsAlarm"}),
         "metrics do not arrive": ([{"Errors": 0.0, "Throttles": 0.0}] * 5, {"NotRunningAlarm"}),
