@@ -749,7 +749,7 @@ def test_alarms_and_dashboard_name_metrics_that_are_published(
     body = cloud.client("cloudwatch").get_dashboard(DashboardName=deployment.outputs["DashboardName"])["DashboardBody"]
     drawn = list(metrics_drawn(json.loads(body)))
     assert set(drawn) - published == set()
-    assert {name for namespace, name, *_ in drawn if namespace == NAMESPACE} == set(METRICS) - {"WaitingTargets"}
+    assert {name for namespace, name, *_ in drawn if namespace == NAMESPACE} == set(METRICS)
     assert body.count(f'TargetGroup=\\"{group}\\"') == 2
     arns = [x for widget in json.loads(body)["widgets"] for x in widget["properties"].get("alarms", [])]
     assert sorted(arns) == sorted(x["AlarmArn"] for x in alarms(deployment).values())
