@@ -20,7 +20,7 @@ use crate::{
     binding::InvalidJson,
     config::{BINDINGS, Config},
     dns::{NoNameServer, Resolver},
-    event::{Request, Watch},
+    event::{Request, Trigger, Watch},
     fleet::Fleet,
     limiter::Limiter,
     metrics::Metrics,
@@ -111,6 +111,10 @@ impl Function {
         let left = deadline.duration_since(SystemTime::now()).unwrap_or(UNKNOWN_DEADLINE);
         let cutoff = started + left.saturating_sub(RESERVE.min(left / 2));
         let request = Request::from_event(event)?;
+        let cutoff = match request.trigger {
+            Trigger::Schedule => cutoff.min(started + SCHEDULED_RUN),
+            Trigger::Direct | Trigger::RdsEvent => cutoff,
+        };
         let groups = request.groups.as_deref().unwrap_or(&self.config.groups);
         if groups.is_empty() {
             return Err(RunError::NoBindings);
@@ -196,8 +200,12 @@ const UNKNOWN_DEADLINE: Duration = Duration::from_secs(60);
 /// go out.
 const RESERVE: Duration = Duration::from_secs(2);
 
+/// How long a scheduled run may take, whatever time the function has for watches: the next
+/// minute's run shall not pile up on it.
+const SCHEDULED_RUN: Duration = Duration::from_secs(58);
+
 /// How long an invocation polls: the next minute's takes over then.
-const POLLING: Duration = Duration::from_secs(57);
+const POLLING: Duration = Duration::from_secs(56);
 
 /// How long before the cut-off a watch ends, so that the target groups are verified once more.
 const LAST_LOOK: Duration = Duration::from_millis(1500);
