@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt, iter,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{hostname::Hostname, kind::HostnameKind, target::IpFamily};
+use crate::{hostname::Hostname, kind::HostnameKind, limiter::Limiter, target::IpFamily};
 
 /// Asks name servers for the addresses of hostnames. Nothing is cached: each call is a fresh
 /// query.
@@ -30,6 +31,7 @@ use crate::{hostname::Hostname, kind::HostnameKind, target::IpFamily};
 pub struct Resolver {
     servers: Vec<SocketAddr>,
     open: Semaphore,
+    limiter: Limiter,
 }
 
 /// An answer that holds at least one address.
@@ -139,7 +141,11 @@ impl Resolver {
         if servers.is_empty() {
             return Err(NoNameServer("it names none".to_owned()));
         }
-        Ok(Self { servers, open: Semaphore::new(MAX_OPEN_QUERIES) })
+        Ok(Self {
+            servers,
+            open: Semaphore::new(MAX_OPEN_QUERIES),
+            limiter: Limiter::new(NonZeroU32::new(QUERIES_PER_SECOND), QUERY_BURST_SECONDS),
+        })
     }
 
     /// Asks for the addresses of `hostname` in one family, until `until` at the latest.
@@ -160,6 +166,7 @@ impl Resolver {
                 let asked = timeout_at(until, async {
                     // Never closed; and to ask without a permit would do no harm either.
                     let _permit = self.open.acquire().await;
+                    self.limiter.queue().await;
                     ask(*server, hostname, family).await
                 });
                 match asked.await {
@@ -297,6 +304,14 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How often each server that does not reply is asked.
 const ROUNDS: usize = 2;
+
+/// Queries in a second. The VPC resolver takes 1,024 packets a second from a network interface
+/// ([quotas](https://docs.aws.amazon.com/vpc/latest/userguide/AmazonDNS-concepts.html)), which
+/// other functions may share, and a query with TCP takes several.
+pub const QUERIES_PER_SECOND: u32 = 500;
+
+/// Seconds' worth of queries that may go out at once.
+const QUERY_BURST_SECONDS: f64 = 0.5;
 
 /// Queries under way at once: a Lambda execution environment has 1,024 file descriptors.
 const MAX_OPEN_QUERIES: usize = 256;

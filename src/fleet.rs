@@ -19,6 +19,7 @@ use tracing::info;
 
 use crate::{
     binding::Group,
+    dns::QUERIES_PER_SECOND,
     limiter::Priority,
     reconcile::{InStep, Mode, Reconciler, Resolution, dns_cutoff},
     report::GroupReport,
@@ -121,10 +122,17 @@ impl Fleet {
         // Where nothing is remembered, as in a cold start, the first of the bindings must not be
         // the first each time.
         jobs.rotate_left(minute_of_epoch().wrapping_mul(STRIDE) % jobs.len().max(1));
-        let until = dns_cutoff(cutoff).min(Instant::now() + EARLY_LOOK);
+        let target_groups = &self.reconciler.target_groups;
+        let unknown: Vec<_> =
+            jobs.iter().map(|job| &job.group.arn).filter(|arn| target_groups.known_facts(arn).is_none()).collect();
+        if unknown.len() > 1 {
+            target_groups.prefetch_facts(&unknown, dns_cutoff(cutoff).min(Instant::now() + PREFETCH)).await;
+        }
+        let looking =
+            EARLY_LOOK + Duration::from_secs(1) * u32::try_from(jobs.len()).unwrap_or(u32::MAX) / QUERIES_PER_SECOND;
+        let until = dns_cutoff(cutoff).min(Instant::now() + looking);
         let mut jobs = join_all(jobs.into_iter().map(async |mut job| {
-            // Of a group that was never looked at, there is nothing to compare the answer with.
-            if let Some(Ok(facts)) = self.reconciler.target_groups.known_facts(&job.group.arn) {
+            if let Some(Ok(facts)) = target_groups.known_facts(&job.group.arn) {
                 job.early = Some(self.reconciler.resolve(job.group, facts.family, until).await);
             }
             job
@@ -135,7 +143,7 @@ impl Fleet {
         jobs.sort_by_cached_key(|job| {
             let memory = memories.get(&job.group.arn);
             let in_step = memory.and_then(|memory| memory.in_step.as_ref());
-            let facts = self.reconciler.target_groups.known_facts(&job.group.arn);
+            let facts = target_groups.known_facts(&job.group.arn);
             let urgent = match (in_step, facts, &job.early) {
                 (Some(in_step), Some(Ok(facts)), Some(early)) => {
                     let desired = self.reconciler.look(job.group, facts, early).desired;
@@ -241,6 +249,9 @@ fn minute_of_epoch() -> usize {
 /// How long to wait for DNS before target groups are put in order: long enough for a second name
 /// server where the first is dead.
 const EARLY_LOOK: Duration = Duration::from_secs(3);
+
+/// How long to wait for what is static of target groups that were never looked at.
+const PREFETCH: Duration = Duration::from_secs(10);
 
 /// How long before the cut-off no further target group is begun, so that what is begun can end.
 const TIME_FOR_ONE: Duration = Duration::from_secs(5);

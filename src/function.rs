@@ -87,7 +87,7 @@ impl Function {
     ///
     /// Where there is no name server to ask.
     pub fn new(config: Config, sdk: &SdkConfig, now: fn() -> SystemTime) -> Result<Self, NoNameServer> {
-        let limiter = Arc::new(Limiter::new(config.elb_requests_per_second));
+        let limiter = Arc::new(Limiter::new(config.elb_requests_per_second, ELB_BURST_SECONDS));
         Ok(Self {
             metrics: Metrics::new(config.metrics, &config.metrics_namespace, sdk),
             fleet: Fleet::new(Reconciler {
@@ -199,6 +199,9 @@ const UNKNOWN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long before the deadline what is still open is given up, so that metrics and the reply
 /// go out.
 const RESERVE: Duration = Duration::from_secs(2);
+
+/// Seconds' worth of ELBv2 requests that may go out at once: the quota's own bucket holds four.
+const ELB_BURST_SECONDS: f64 = 4.0;
 
 /// How long a scheduled run may take, whatever time the function has for watches: the next
 /// minute's run shall not pile up on it.

@@ -1,5 +1,5 @@
 //! A token bucket with two priorities, which keeps one execution environment within its share of
-//! the account's ELBv2 quota.
+//! the account's ELBv2 quota, and of what the VPC resolver answers.
 
 use std::{
     num::NonZeroU32,
@@ -12,13 +12,14 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-/// Hands out requests at a rate, with bursts of [`BURST_SECONDS`] seconds' worth.
+/// Hands out requests at a rate, with bursts of some seconds' worth.
 ///
 /// No crate was found that lets what was begun go before what was not, which is what keeps a
 /// changed target group from queueing behind the health checks of a thousand unchanged ones.
 #[derive(Debug)]
 pub struct Limiter {
     per_second: Option<f64>,
+    burst_seconds: f64,
     bucket: Mutex<Bucket>,
     continuing: AtomicUsize,
 }
@@ -39,13 +40,14 @@ pub enum Priority {
 }
 
 impl Limiter {
-    /// A full bucket; `None` sets no limit.
-    pub fn new(per_second: Option<NonZeroU32>) -> Self {
+    /// A bucket that is full and holds `burst_seconds` seconds' worth; `None` sets no limit.
+    pub fn new(per_second: Option<NonZeroU32>, burst_seconds: f64) -> Self {
         let per_second = per_second.map(|rate| f64::from(rate.get()));
         Self {
             per_second,
+            burst_seconds,
             bucket: Mutex::new(Bucket {
-                tokens: per_second.unwrap_or_default() * BURST_SECONDS,
+                tokens: per_second.unwrap_or_default() * burst_seconds,
                 filled_at: Instant::now(),
             }),
             continuing: AtomicUsize::new(0),
@@ -80,6 +82,20 @@ impl Limiter {
         }
     }
 
+    /// Takes the next place in the queue, where nobody goes before others, and waits until it is
+    /// due. Dropping the future leaves the place empty.
+    pub async fn queue(&self) {
+        let Some(rate) = self.per_second else { return };
+        let missing = {
+            let mut bucket = self.filled(rate);
+            bucket.tokens -= 1.0;
+            -bucket.tokens
+        };
+        if missing > 0.0 {
+            sleep(Duration::from_secs_f64(missing / rate)).await;
+        }
+    }
+
     /// Takes a token for a request that goes out without asking, as the SDK's retries do.
     pub fn take_unasked(&self) {
         self.change(-1.0);
@@ -100,7 +116,7 @@ impl Limiter {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let earned = now.duration_since(bucket.filled_at).as_secs_f64() * rate;
-        bucket.tokens = (bucket.tokens + earned).min(rate * BURST_SECONDS);
+        bucket.tokens = (bucket.tokens + earned).min(rate * self.burst_seconds);
         bucket.filled_at = now;
         bucket
     }
@@ -121,9 +137,6 @@ impl Drop for Queued<'_> {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
-
-/// Seconds' worth of requests that may go out at once: the quota's own bucket holds four.
-const BURST_SECONDS: f64 = 4.0;
 
 /// How much of a token to wait for at the least, so that one who yields does not spin.
 const SHORTEST_PAUSE_TOKENS: f64 = 0.1;

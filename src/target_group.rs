@@ -18,11 +18,15 @@ use aws_sdk_elasticloadbalancingv2::{
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
     types::{
-        Tag, TargetDescription, TargetGroupIpAddressTypeEnum, TargetHealthDescription, TargetHealthStateEnum,
-        TargetTypeEnum,
+        Tag, TargetDescription, TargetGroup, TargetGroupIpAddressTypeEnum, TargetHealthDescription,
+        TargetHealthStateEnum, TargetTypeEnum,
     },
 };
-use tokio::sync::Semaphore;
+use futures_util::future::join_all;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     aws::chain,
@@ -96,40 +100,48 @@ impl TargetGroups {
     ///
     /// Where the call fails, or the target group is not of target type `ip`.
     pub async fn read_facts(&self, arn: &TargetGroupArn) -> Result<Facts, ElbError> {
+        self.read_facts_of(&[arn]).await?;
+        self.known_facts(arn).unwrap_or_else(|| {
+            Err(unusable("the reply does not hold the target group, its type and its port".to_owned()))
+        })
+    }
+
+    /// Reads the static facts of several target groups with as few calls as possible, until
+    /// `until` at the latest. Of those that can't be read together nothing is remembered: one that
+    /// was deleted spoils the call for the others beside it.
+    pub async fn prefetch_facts(&self, arns: &[&TargetGroupArn], until: Instant) {
+        let mut regions: HashMap<&str, Vec<&TargetGroupArn>> = HashMap::new();
+        for arn in arns {
+            regions.entry(arn.region()).or_default().push(arn);
+        }
+        let calls = regions.values().flat_map(|arns| arns.chunks(FACTS_IN_A_CALL)).map(async |arns| {
+            self.limiter.acquire(Priority::Continue).await;
+            self.read_facts_of(arns).await
+        });
+        // What is missing is read, and its error reported, when it is the group's turn.
+        drop(timeout_at(until, join_all(calls)).await);
+    }
+
+    /// All in one Region.
+    async fn read_facts_of(&self, arns: &[&TargetGroupArn]) -> Result<(), ElbError> {
+        let Some(first) = arns.first() else { return Ok(()) };
         let _permit = self.open.acquire().await;
-        let operation = "DescribeTargetGroups";
         let reply = self
-            .client(arn)
+            .client(first)
             .describe_target_groups()
-            .target_group_arns(arn.as_str())
+            .set_target_group_arns(Some(arns.iter().map(ToString::to_string).collect()))
             .send()
             .await
-            .map_err(|error| ElbError::new(operation, &error))?;
-        let unusable = |problem: String| ElbError { operation, code: None, problem };
-        let group = reply
-            .target_groups()
-            .iter()
-            .find(|group| group.target_group_arn() == Some(arn.as_str()))
-            .ok_or_else(|| unusable("the reply does not hold the target group".to_owned()))?;
-        let facts = match group.target_type() {
-            Some(TargetTypeEnum::Ip) => {
-                let port = group.port().and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
-                Ok(Facts {
-                    port: port.ok_or_else(|| unusable("the reply does not hold the target group's port".to_owned()))?,
-                    family: match group.ip_address_type() {
-                        Some(TargetGroupIpAddressTypeEnum::Ipv6) => IpFamily::V6,
-                        _ => IpFamily::V4,
-                    },
-                })
+            .map_err(|error| ElbError::new(DESCRIBE_TARGET_GROUPS, &error))?;
+        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        for arn in arns {
+            let described = reply.target_groups().iter().find(|group| group.target_group_arn() == Some(arn.as_str()));
+            // What is cut short is not remembered.
+            if let Some(facts) = described.and_then(facts) {
+                known.insert((*arn).clone(), facts);
             }
-            other => Err(unusable(format!(
-                "the target group is of target type `{}`, and only one of type `ip` can follow a hostname: create a \
-                 target group of type `ip` and bind that",
-                other.map_or("unknown", TargetTypeEnum::as_str)
-            ))),
-        };
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).insert(arn.clone(), facts.clone());
-        facts
+        }
+        Ok(())
     }
 
     /// The targets that DescribeTargetHealth lists, draining ones among them. The caller has
@@ -450,6 +462,28 @@ impl Intercept for CountAttempts {
     }
 }
 
+/// `None` where the description lacks what it has to hold.
+fn facts(group: &TargetGroup) -> Option<Result<Facts, ElbError>> {
+    let kind = group.target_type()?;
+    if *kind != TargetTypeEnum::Ip {
+        return Some(Err(unusable(format!(
+            "the target group is of target type `{}`, and only one of type `ip` can follow a hostname: create a target \
+             group of type `ip` and bind that",
+            kind.as_str()
+        ))));
+    }
+    let port = NonZeroU16::new(u16::try_from(group.port()?).ok()?)?;
+    let family = match group.ip_address_type() {
+        Some(TargetGroupIpAddressTypeEnum::Ipv6) => IpFamily::V6,
+        _ => IpFamily::V4,
+    };
+    Some(Ok(Facts { port, family }))
+}
+
+fn unusable(problem: String) -> ElbError {
+    ElbError { operation: DESCRIBE_TARGET_GROUPS, code: None, problem }
+}
+
 fn description(id: String, port: NonZeroU16, zone: Option<String>) -> TargetDescription {
     TargetDescription::builder().id(id).port(port.get().into()).set_availability_zone(zone).build()
 }
@@ -472,9 +506,16 @@ fn hint(operation: &str, code: &str) -> String {
 /// (aws-load-balancer-controller, issues 3084 and 3714, and what its own code looks for).
 const OUTSIDE_VPC: [&str; 3] = ["outside the VPC", "not in the VPC", "ou must specify an Availability Zone"];
 
+const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
+
+/// Target groups in a call. AWS documents no limit; of load balancers, 20 may be described at
+/// once.
+const FACTS_IN_A_CALL: usize = 20;
+
 /// Targets in a call. AWS documents no limit; aws-load-balancer-controller sends 200.
 pub const BATCH: usize = 200;
 
-/// Requests under way at once, so that a fleet of target groups does not exhaust the 1,024 file
-/// descriptors of an execution environment.
-const MAX_OPEN_REQUESTS: usize = 200;
+/// Requests under way at once, each on a connection of its own. With 128 MB of memory a function has
+/// a fourteenth of a processor: more TLS handshakes at once would outlast the time that an attempt
+/// has.
+const MAX_OPEN_REQUESTS: usize = 32;
