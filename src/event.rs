@@ -113,14 +113,8 @@ impl Request {
             at: if error.at.is_empty() { EVENT.to_owned() } else { error.at },
             problem: error.problem,
         })?;
-        let watch = NonZeroU32::new(direct.watch_seconds).map_or(Watch::No, Watch::Seconds);
-        if direct.dry_run && watch != Watch::No {
-            return Err(refused(
-                "watch_seconds",
-                "a watch applies changes when it sees them, and `dry_run` applies none: leave one of them out"
-                    .to_owned(),
-            ));
-        }
+        // A dry run applies nothing, so one look tells all that it can tell.
+        let watch = NonZeroU32::new(direct.watch_seconds).filter(|_| !direct.dry_run).map_or(Watch::No, Watch::Seconds);
         Ok(Self {
             trigger: Trigger::Direct,
             groups: direct

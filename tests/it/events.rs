@@ -342,7 +342,8 @@ fn a_direct_request_says_how_long_it_watches() {
     let seconds = |seconds| Watch::Seconds(NonZeroU32::new(seconds).unwrap());
     assert_eq!(watch(json!({"watch_seconds": 1})), seconds(1));
     assert_eq!(watch(json!({"watch_seconds": 900, "dry_run": false})), seconds(900));
-    for request in [json!({"watch_seconds": 0}), json!({"watch_seconds": 0, "dry_run": true}), json!({"dry_run": true})]
+    for request in
+        [json!({"watch_seconds": 0}), json!({"watch_seconds": 60, "dry_run": true}), json!({"dry_run": true})]
     {
         assert_eq!(watch(request.clone()), Watch::No, "{request}");
     }
