@@ -71,7 +71,7 @@ impl Sampling {
         let pause = pause.min(LONGEST_PAUSE) + MARGIN;
         // Rather all looks a little early than some of them not at all.
         let due = lookups.saturating_sub(self.answers);
-        let pause = if due > 0 { pause.min(left / (due + 1)) } else { pause };
+        let pause = if due > 0 { pause.min(left * 19 / 20 / due) } else { pause };
         (pause < left).then_some(pause)
     }
 
