@@ -64,11 +64,9 @@ impl Watcher {
         }
         let mut published_at = looked_at;
         let mut pause = self.pause(in_step.as_ref().and_then(|in_step| in_step.ttl));
+        let mut answer = in_step.as_ref().map(|in_step| in_step.targets.clone());
         let mut retry_at = looked_at + FIRST_RETRY;
         let mut retry_pause = FIRST_RETRY;
-        if !(report.registered.is_empty() && report.deregistered.is_empty()) {
-            self.note_change();
-        }
         loop {
             let next = looked_at + pause;
             if next >= self.until || self.is_stable(next) {
@@ -82,20 +80,30 @@ impl Watcher {
             if let Some(facts) = facts {
                 let resolution = reconciler.resolve(group, facts.family, self.until).await;
                 let look = reconciler.look(group, facts, &resolution);
+                let desired = &look.desired;
                 pause = self.pause(resolution.ttl());
-                match &in_step {
-                    Some(known) if known.differs(&look.desired, &resolution) => {
-                        self.note_change();
-                        due = true;
-                    }
-                    Some(known) => {
-                        look.note(report);
-                        report.settle();
-                        let now = Timestamp::from((reconciler.now)());
-                        due |= !resolution.is_sampled() && known.due.is_some_and(|due| due <= now);
-                    }
+                if let Some(known) = in_step.as_ref().filter(|known| !known.differs(desired, &resolution)) {
+                    look.note(report);
+                    report.settle();
+                    let now = Timestamp::from((reconciler.now)());
+                    due |= !resolution.is_sampled() && known.due.is_some_and(|due| due <= now);
+                } else if in_step.is_some() {
+                    due = true;
+                } else {
                     // By a name that does not resolve, nothing can be done yet.
-                    None => due &= !look.desired.targets.is_empty(),
+                    due &= !desired.targets.is_empty();
+                }
+                let is_news = match &in_step {
+                    Some(known) if resolution.is_sampled() => known.differs(desired, &resolution),
+                    _ => desired.complete && answer.as_ref().is_some_and(|answer| *answer != desired.targets),
+                };
+                if is_news {
+                    self.note_change();
+                } else if in_step.is_none() || !desired.complete {
+                    self.postpone_end();
+                }
+                if desired.complete {
+                    answer = Some(desired.targets.clone());
                 }
                 early = Some(resolution);
             }
@@ -136,6 +144,12 @@ impl Watcher {
 
     fn note_change(&self) {
         *self.changed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// What is not in step, or not known to be, has not settled.
+    fn postpone_end(&self) {
+        let mut changed_at = self.changed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *changed_at = changed_at.map(|_| Instant::now());
     }
 
     fn is_stable(&self, at: Instant) -> bool {
