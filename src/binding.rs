@@ -16,6 +16,7 @@ use crate::{
     kind::HostnameKind,
     plan::Policy,
     target::{Target, TargetGroupArn},
+    text::one_line,
 };
 
 /// Ties one hostname to one target group.
@@ -156,7 +157,7 @@ impl Group {
 
 /// JSON that was given by the user and is not what is accepted there.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{at}: {problem}")]
+#[error("{}", one_line(&format!("{at}: {problem}")))]
 pub struct InvalidJson {
     /// Where: `BINDINGS[0].port`.
     pub at: String,

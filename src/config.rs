@@ -11,6 +11,7 @@ use std::{
 use crate::{
     binding::{Binding, Group, from_json},
     network::AllowedNetworks,
+    text::one_line,
 };
 
 /// A JSON array of bindings.
@@ -133,7 +134,7 @@ pub struct ConfigError(Vec<String>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "wrong configuration: {}", self.0.join("; "))
+        write!(formatter, "wrong configuration: {}", one_line(&self.0.join("; ")))
     }
 }
 

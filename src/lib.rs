@@ -29,4 +29,5 @@ pub mod sampling;
 pub mod state;
 pub mod target;
 pub mod target_group;
+mod text;
 pub mod watch;

@@ -190,13 +190,29 @@ fn wrong_variables() {
     for (variable, values, accepted) in rows {
         for value in values {
             let message = parse(&[(variable, value)]).unwrap_err().to_string();
-            for word in [variable, value, accepted] {
+            for word in [variable, &value.replace('\n', "\\n"), accepted] {
                 assert!(message.contains(word), "{message}\nlacks {word}");
             }
         }
     }
     let long = "n".repeat(256);
     assert!(parse(&[("METRICS_NAMESPACE", &long)]).is_err());
+}
+
+#[tokio::test]
+async fn what_a_message_repeats_begins_no_line_of_the_log() {
+    let world = World::new().await;
+    let forged = "\nERROR forged\u{1b}[2J";
+    let bindings = json!([with("hostname", Some(json!(forged)))]);
+    for message in [
+        parse(&[("BINDINGS", &bindings.to_string())]).unwrap_err().to_string(),
+        parse(&[("METRICS", &format!("x{forged}"))]).unwrap_err().to_string(),
+        world.failure(json!({"bindings": bindings})).await,
+        world.failure(json!({forged: true})).await,
+    ] {
+        assert!(message.contains("\\nERROR forged"), "{message}");
+        assert!(!message.contains(char::is_control), "{message:?}");
+    }
 }
 
 #[test]
