@@ -84,6 +84,9 @@ impl TryFrom<String> for Hostname {
             if label.len() > MAX_LABEL {
                 return Err(invalid("it holds a label of more than 63 characters"));
             }
+            if label.starts_with('-') {
+                return Err(invalid("it holds a label that begins with `-`, which our DNS library can't ask for"));
+            }
             if !label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
                 return Err(invalid(
                     "only letters, digits, `-`, `_` and dots are accepted (no scheme, port or blank; \

@@ -50,10 +50,18 @@ impl FromStr for AllowedNetworks {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split(',')
             .map(str::trim)
-            .map(|item| item.parse().map_err(|_| InvalidNetwork(item.to_owned())))
+            .map(|item| network(item).ok_or_else(|| InvalidNetwork(item.to_owned())))
             .collect::<Result<_, _>>()
             .map(Self)
     }
+}
+
+/// Read by the standard library's parser, which refuses `010.0.0.0`: that is 10.0.0.0 to some
+/// (ipnet's own parser among them) and 8.0.0.0 to others.
+fn network(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let plain = length.bytes().all(|byte| byte.is_ascii_digit());
+    IpNet::new(address.parse().ok()?, length.parse().ok().filter(|_| plain)?).ok()
 }
 
 /// A text that is not a network in CIDR notation.

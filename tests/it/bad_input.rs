@@ -41,6 +41,7 @@ fn wrong_bindings() -> Vec<(Value, Vec<&'static str>)> {
     row("hostname", vec![json!(""), json!(".")], "empty");
     row("hostname", vec![json!("10.0.1.10"), json!("10.0.1.10."), json!("::1"), json!("[fd00::1]")], "IP address");
     row("hostname", vec![json!("db..test"), json!(".db.test"), json!("db.test..")], "empty label");
+    row("hostname", vec![json!("-db.test"), json!("db.-a.test")], "begins with `-`");
     row("hostname", vec![json!(long)], "253");
     row("hostname", vec![json!(long_label)], "63");
     row(
@@ -179,7 +180,20 @@ fn wrong_variables() {
             ],
             "`IP`, `IP:port` or `[v6]:port`",
         ),
-        ("ALLOWED_CIDRS", &["10.0.0.0/33", "10.0.0.0", "private", "10.0.0.0/8,", "fd00::/129"], "networks such as"),
+        (
+            "ALLOWED_CIDRS",
+            &[
+                "10.0.0.0/33",
+                "10.0.0.0",
+                "private",
+                "10.0.0.0/8,",
+                "fd00::/129",
+                "10.0.0.0/+8",
+                "010.0.0.0/8",
+                "::ffff:010.0.0.0/104",
+            ],
+            "networks such as",
+        ),
         ("METRICS", &["statsd", "CloudWatch", "on"], "`cloudwatch`, `emf` or `off`"),
         ("METRICS_NAMESPACE", &["AWS/NetworkELB", ":x", "größe", "a\nb"], "letters"),
         ("POLL_INTERVAL_SECONDS", &["-1", "1.5", "fast", "61", "+5"], "an integer from 0 to 60"),
