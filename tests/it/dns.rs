@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_server::{net::xfer::Protocol, proto::rr::RecordType};
@@ -232,6 +232,22 @@ async fn a_thousand_addresses_over_tcp_are_all_seen() {
     let world = world.dns_servers(&[server.address()]).set("ALLOWED_CIDRS", "10.0.0.0/8");
     let reply = world.run(json!({"dry_run": true})).await.unwrap();
     assert_eq!(reply["groups"][0]["registered"].as_array().unwrap().len(), 1000);
+}
+
+#[tokio::test]
+async fn a_message_full_of_cnames_holds_nothing_up() {
+    let server = HostileDns::start(hostile::over_tcp(hostile::long_cname_chain)).await;
+    let (world, _) = World::with_database(&[], &[]).await;
+    let world = world.dns_servers(&[server.address()]);
+    let mut fastest = Duration::MAX;
+    for _ in 0..4 {
+        let started = Instant::now();
+        let group = world.sync().await.unwrap();
+        assert_eq!(group["resolved"].as_array().unwrap().len(), 1);
+        fastest = fastest.min(started.elapsed());
+    }
+    // It was 1.7 s when each name was searched for in all records.
+    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
 }
 
 #[tokio::test]

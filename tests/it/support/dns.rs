@@ -563,6 +563,15 @@ pub(crate) mod hostile {
         vec![message(query, OK, &records)]
     }
 
+    /// 3,200 CNAMEs and the address in one reply, about as many as a message holds: see [`over_tcp`].
+    pub(crate) fn long_cname_chain(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+        let hop = |n| wire(&format!("{n:03x}"));
+        let mut records = vec![cname(ASKED, &hop(0))];
+        records.extend((1..3200).map(|n| cname(&hop(n - 1), &hop(n))));
+        records.push(address(&hop(3199), 1));
+        vec![message(query, OK, &records)]
+    }
+
     /// The CNAME comes after the address of its target.
     pub(crate) fn cname_last(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let target = wire("target.test");
