@@ -15,9 +15,7 @@ from local.cloud import ministack
 from local.deployment import LEFT_OUT, SCHEDULE_SECONDS, Deployment, deployed, package
 from local.dns import DnsServer
 from local.process import Failure, isolate
-from local.scenario import AFTER, BEFORE, HOSTNAME, PORT, Scenario, Step
-
-EVENT = "rds-instance-failover.json"
+from local.scenario import AFTER, BEFORE, DNS_IS_LATE_SECONDS, FAILOVER, HOSTNAME, PORT, Scenario, Step
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The database of events/rds-instance-failover.json.
@@ -83,13 +81,15 @@ def follow(stack: Deployment, scenario: Scenario) -> None:
     say(f"{HOSTNAME} is {BEFORE}; the first run need not wait for the schedule")
     show("hand, with events/scheduler.json", scenario.first_sync())
 
-    say("RDS sends an event before DNS has changed, and nothing is done")
-    if not stack.rule_matches(EVENT):
-        raise Failure(f"the rule for RDS events does not match events/{EVENT}")
-    show(f"the rule, which matches events/{EVENT}", scenario.second_sync(EVENT))
-
-    say(f"Failover: {HOSTNAME} moves to {AFTER}; RDS sends an event")
-    show(f"the rule, which matches events/{EVENT}", scenario.failover())
+    say(
+        f"Failover: RDS sends an event, and the function watches; {DNS_IS_LATE_SECONDS} s later the name moves to {AFTER}"
+    )
+    if not stack.rule_matches(FAILOVER):
+        raise Failure(f"the rule for RDS events does not match events/{FAILOVER}")
+    step = scenario.failover()
+    show(f"the rule, which matches events/{FAILOVER}", step)
+    tell(f"the targets had followed {step.followed_after:.1f} s after DNS had moved;")
+    tell(f"the same invocation watched for another {step.watched_on:.0f} s, in case that the name moved again")
 
     say(f"{HOSTNAME} moves back to {BEFORE}; no event: waiting for the schedule (up to a minute)")
     show("the schedule", scenario.scheduled(BEFORE, SCHEDULE_SECONDS))
@@ -97,8 +97,8 @@ def follow(stack: Deployment, scenario: Scenario) -> None:
     say("DNS fails: the invocation fails and says why, and the targets stay")
     show("hand, with events/scheduler.json", scenario.dns_failure())
 
-    say("What the function sent to CloudWatch in these five runs")
-    metrics = scenario.metrics(runs=5, changes=3)
+    say("What the function sent to CloudWatch in these four runs")
+    metrics = scenario.metrics(runs=4, changes=3)
     tell(f"namespace NlbHostnameTargets, TargetGroup={stack.group.dimension}\n")
     table(["METRIC", "VALUES", "SUM"], [[name, *values] for name, values in metrics.items()])
 

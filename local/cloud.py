@@ -75,9 +75,9 @@ class Cloud:
         self.name = name
         self.endpoint = endpoint
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, read_seconds: float = 10) -> Any:
         """A boto3 client of the service. One attempt, so that a server that is not up says so at once."""
-        config = Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1})
+        config = Config(connect_timeout=2, read_timeout=read_seconds, retries={"total_max_attempts": 1})
         return boto3.client(service, endpoint_url=self.endpoint, config=config)
 
     @cached_property

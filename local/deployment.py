@@ -41,6 +41,8 @@ ANY_TAG = {
 
 # A minute, and the ten seconds of the local Scheduler's clock.
 SCHEDULE_SECONDS = 80
+# Lambda lets no invocation run longer.
+LONGEST_INVOCATION_SECONDS = 900
 
 
 def package(work: Path) -> Path:
@@ -145,7 +147,8 @@ class Deployment:
     def invoke(self, event: Path | dict[str, Any]) -> Invocation:
         """Gives the function an event: a file of events/, or an object of one's own."""
         payload = event.read_text() if isinstance(event, Path) else json.dumps(event)
-        done = self.cloud.client("lambda").invoke(FunctionName=self.outputs["FunctionName"], Payload=payload)
+        functions = self.cloud.client("lambda", read_seconds=LONGEST_INVOCATION_SECONDS)
+        done = functions.invoke(FunctionName=self.outputs["FunctionName"], Payload=payload)
         reply = json.loads(done["Payload"].read())
         if "FunctionError" in done:
             return Invocation(None, reply["errorMessage"])

@@ -84,11 +84,14 @@ class Function:
 
 
 @contextmanager
-def serve(cloud: Cloud, dns: DnsServer, work: Path, **env: str) -> Iterator[Function]:
-    """Runs the function against the local cloud and DNS, with these environment variables of its own besides."""
+def serve(cloud: Cloud, dns: DnsServer, work: Path, environments: int = 1, **env: str) -> Iterator[Function]:
+    """Runs the function against the local cloud and DNS, with these environment variables of its own besides.
+
+    As many invocations as there are execution environments run at the same time.
+    """
     port = free_port()
     command = ["cargo", "lambda", "watch", "--ignore-changes", "--locked"]
-    command += ["--invoke-address", LOOPBACK, "--invoke-port", str(port)]
+    command += ["--invoke-address", LOOPBACK, "--invoke-port", str(port), "--concurrency", str(environments)]
     env = {"AWS_ENDPOINT_URL": cloud.endpoint, "DNS_SERVERS": dns.address, **env}
     with running("cargo lambda watch", command, work / f"function-{port}.log", env) as process:
         wait_for("cargo lambda watch to listen", lambda: listening(port), 60, process)

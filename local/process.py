@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -79,6 +81,20 @@ def wait_for(what: str, attempt: Callable[[], T | None], seconds: float, process
         if time.monotonic() > deadline:
             raise Failure(f"{what}: still not there after {seconds:.0f} s{process.tail() if process else ''}")
         time.sleep(0.05)
+
+
+def in_background(call: Callable[[], T]) -> Future[T]:
+    """Begins a call whose end nobody must wait for: an executor's thread would keep an interrupted program alive."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def listening(port: int) -> bool | None:

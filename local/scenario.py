@@ -6,18 +6,26 @@ Every step does one thing, checks what came of it and raises Failure if that is 
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from local.cloud import METRICS, Cloud, TargetGroup
 from local.dns import DnsServer
 from local.function import EVENTS, Invocation
-from local.process import Failure, wait_for
+from local.process import Failure, in_background, wait_for
 
 HOSTNAME = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com"
 PORT = 5432
 BEFORE = "10.0.1.10"
 AFTER = "10.0.2.20"
+
+FAILOVER = "rds-instance-failover.json"
+# How long after the event DNS moves here; on AWS it is up to minutes.
+DNS_IS_LATE_SECONDS = 3
+# A look each second, and what the machine needs that does all of this at once.
+FOLLOWED_WITHIN_SECONDS = 3
 
 Targets = dict[str, str]
 
@@ -30,6 +38,9 @@ class Step:
     after: Targets
     # None where the schedule invoked the function: nobody sees that reply.
     invocation: Invocation | None
+    # Of a watch: seconds from the change in DNS until the targets had followed, and from then to its end.
+    followed_after: float = 0
+    watched_on: float = 0
 
 
 class Invocable(Protocol):
@@ -60,6 +71,20 @@ def registered(targets: Targets) -> set[str]:
     return {target for target, state in targets.items() if state != "draining"}
 
 
+def expect_replaced(targets: Targets, reply: dict[str, Any]) -> None:
+    """The target that AFTER makes has taken the place of that of BEFORE, and the reply says so."""
+    expect_targets(targets, f"{AFTER}:{PORT}")
+    expect(reply["outcome"] == "changed", "the outcome changed", reply)
+    expect(reply["registered"] == [f"{AFTER}:{PORT}"], f"{AFTER}:{PORT} registered", reply)
+    expect(reply["deregistered"] == [f"{BEFORE}:{PORT}"], f"{BEFORE}:{PORT} deregistered", reply)
+
+
+def expect_still_watching(watch: Future[Invocation]) -> None:
+    """The invocation goes on."""
+    if watch.done():
+        expect(False, "an invocation that goes on watching", watch.result())
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One hostname, one target group, one function."""
@@ -73,12 +98,7 @@ class Scenario:
         """The hostname moves; nobody says so; the schedule's next run brings the group in step."""
         before = self.cloud.targets(self.group)
         self.dns.answer(HOSTNAME, address)
-
-        def in_step() -> Targets | None:
-            targets = self.cloud.targets(self.group)
-            return targets if registered(targets) == {f"{address}:{PORT}"} else None
-
-        return Step(before, wait_for(f"{address}:{PORT} to be the only target", in_step, seconds), None)
+        return Step(before, self._wait_for_only(address, seconds), None)
 
     def first_sync(self) -> Step:
         """The group is empty; the function is invoked; the address is registered."""
@@ -92,25 +112,40 @@ class Scenario:
         expect(reply["deregistered"] == [], "nothing deregistered", reply)
         return step
 
-    def second_sync(self, event: str = "scheduler.json") -> Step:
+    def second_sync(self) -> Step:
         """Nothing has changed, and nothing is done."""
-        step = self._invoke(event)
+        step = self._invoke("scheduler.json")
         reply = step.invocation.group
         expect(step.after == step.before, f"the targets as before, {step.before}", step.after)
         expect(reply["outcome"] == "in_sync", "the outcome in_sync", reply)
         expect(reply["registered"] == reply["deregistered"] == [], "nothing registered or deregistered", reply)
         return step
 
-    def failover(self) -> Step:
-        """The hostname moves; RDS reports it; the new address takes the old one's place."""
+    def move(self) -> Step:
+        """The hostname moves; the function is invoked; the new address takes the old one's place."""
         self.dns.answer(HOSTNAME, AFTER)
-        step = self._invoke("rds-instance-failover.json")
-        reply = step.invocation.group
-        expect_targets(step.after, f"{AFTER}:{PORT}")
-        expect(reply["outcome"] == "changed", "the outcome changed", reply)
-        expect(reply["registered"] == [f"{AFTER}:{PORT}"], f"{AFTER}:{PORT} registered", reply)
-        expect(reply["deregistered"] == [f"{BEFORE}:{PORT}"], f"{BEFORE}:{PORT} deregistered", reply)
+        step = self._invoke("scheduler.json")
+        expect_replaced(step.after, step.invocation.group)
         return step
+
+    def failover(self) -> Step:
+        """RDS sends an event; the hostname moves seconds later; the function, which watches it, follows at once."""
+        before = self.cloud.targets(self.group)
+        watch = in_background(lambda: self.function.invoke(EVENTS / FAILOVER))
+        time.sleep(DNS_IS_LATE_SECONDS)
+        expect_still_watching(watch)
+        expect(self.cloud.targets(self.group) == before, f"the targets as before, {before}, until DNS moves", "others")
+        self.dns.answer(HOSTNAME, AFTER)
+        moved = time.monotonic()
+        self._wait_for_only(AFTER, FOLLOWED_WITHIN_SECONDS)
+        followed = time.monotonic()
+        expect_still_watching(watch)
+        invocation = watch.result()
+        ended = time.monotonic()
+        after = self.cloud.targets(self.group)
+        expect_replaced(after, invocation.group)
+        expect(invocation.reply["trigger"] == "rds-event", "the trigger rds-event", invocation.reply)
+        return Step(before, after, invocation, followed - moved, ended - followed)
 
     def dns_failure(self, code: str = "SERVFAIL") -> Step:
         """DNS answers with an error: the invocation fails, saying for whom, and the targets stay."""
@@ -138,6 +173,13 @@ class Scenario:
         # The schedule may have come in between, once more.
         expect(found["Failures"][1] >= 1, "a failure", found["Failures"])
         return found
+
+    def _wait_for_only(self, address: str, seconds: float) -> Targets:
+        def in_step() -> Targets | None:
+            targets = self.cloud.targets(self.group)
+            return targets if registered(targets) == {f"{address}:{PORT}"} else None
+
+        return wait_for(f"{address}:{PORT} to be the only target", in_step, seconds)
 
     def _invoke(self, event: str) -> Step:
         before = self.cloud.targets(self.group)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from local.cloud import Cloud, TargetGroup
 from local.dns import DnsServer
 from local.function import EVENTS, Function, serve
+from local.process import in_background, wait_for
 from local.scenario import HOSTNAME, PORT, bindings
 
 TRIGGERS = {
@@ -26,6 +29,9 @@ TRIGGERS = {
     "scheduler.json": "schedule",
     "sns-rds-notification.json": "rds-event",
 }
+# These leave DNS alone, and so nothing is to be waited for.
+WITHOUT_WATCH = {"rds-instance-backup.json", "rule.json", "scheduler.json"}
+WATCHED = set(TRIGGERS) - WITHOUT_WATCH - {"direct.json", "dry-run.json"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def test_every_event_is_tested() -> None:
     assert {x.name for x in EVENTS.iterdir()} == set(TRIGGERS)
 
 
-@pytest.mark.parametrize("name", sorted(set(TRIGGERS) - {"direct.json", "dry-run.json"}))
+@pytest.mark.parametrize("name", sorted(WITHOUT_WATCH))
 def test_an_event_of_aws_is_a_run(
     name: str, cloud: Cloud, dns: DnsServer, group: TargetGroup, function: Function
 ) -> None:
@@ -57,6 +63,28 @@ def test_an_event_of_aws_is_a_run(
     assert invocation.reply["trigger"] == TRIGGERS[name]
     assert invocation.reply["dry_run"] is False
     assert list(cloud.targets(group)) == [f"{address}:{PORT}"]
+
+
+def test_the_other_events_of_rds_are_watches_which_do_each_other_no_harm(
+    cloud: Cloud, dns: DnsServer, work: Path
+) -> None:
+    group = cloud.create_target_group("watches", PORT)
+    dns.answer(HOSTNAME, "10.0.1.20")
+    environments = len(WATCHED)
+    with serve(cloud, dns, work, environments, BINDINGS=bindings(group)) as function:
+        watches = {name: in_background(partial(function.invoke, EVENTS / name)) for name in sorted(WATCHED)}
+        wait_for("the first runs", lambda: True if cloud.targets(group) else None, 20)
+        # Until each has begun: they start a process each.
+        time.sleep(3)
+        dns.answer(HOSTNAME, "10.0.2.20")
+        moved = {f"10.0.2.20:{PORT}"}
+        wait_for("the targets to follow", lambda: True if set(cloud.targets(group)) == moved else None, 5)
+        assert not any(watch.done() for watch in watches.values())
+        invocations = {name: watch.result() for name, watch in watches.items()}
+    assert {name: x.reply["trigger"] for name, x in invocations.items()} == {x: TRIGGERS[x] for x in WATCHED}
+    assert [x.group["resolved"] for x in invocations.values()] == [["10.0.2.20"]] * environments
+    assert {x.group["outcome"] for x in invocations.values()} <= {"changed", "in_sync"}
+    assert set(cloud.targets(group)) == moved
 
 
 def test_a_dry_run_tells_what_would_be_done_and_does_nothing(
