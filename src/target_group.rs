@@ -14,7 +14,10 @@ use aws_sdk_elasticloadbalancingv2::{
     Client,
     config::{
         Builder, ConfigBag, Intercept, RuntimeComponents,
-        interceptors::{BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextRef},
+        interceptors::{
+            AfterDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef,
+            BeforeTransmitInterceptorContextRef,
+        },
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
     types::{
@@ -361,7 +364,8 @@ impl TargetGroups {
             .or_insert_with(|| {
                 let config = Builder::from(&self.sdk)
                     .region(Region::new(arn.region().to_owned()))
-                    .interceptor(CountAttempts(Arc::clone(&self.limiter)));
+                    .interceptor(CountAttempts(Arc::clone(&self.limiter)))
+                    .interceptor(ReadToTheEnd);
                 Client::from_conf(config.build())
             })
             .clone()
@@ -462,6 +466,31 @@ impl Intercept for CountAttempts {
     }
 }
 
+/// Lets no reply pass for a success that is not ELBv2's, or was cut short. Where a reply says no
+/// more than that, as those to all writes do, the SDK does not read it: a proxy's page with status
+/// 200 would be a registration, after which stale targets go.
+#[derive(Debug)]
+struct ReadToTheEnd;
+
+impl Intercept for ReadToTheEnd {
+    fn name(&self) -> &'static str {
+        "ReadToTheEnd"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let body = context.response().body().bytes().unwrap_or_default();
+        if context.output_or_error().is_ok() && !body.trim_ascii_end().ends_with(END_OF_REPLY) {
+            return Err("a reply that can't be read: it does not end as ELBv2's do".into());
+        }
+        Ok(())
+    }
+}
+
 /// `None` where the description lacks what it has to hold.
 fn facts(group: &TargetGroup) -> Option<Result<Facts, ElbError>> {
     let kind = group.target_type()?;
@@ -505,6 +534,10 @@ fn hint(operation: &str, code: &str) -> String {
 /// for addresses outside the VPC, one for those that are in one of its networks but in no subnet
 /// (aws-load-balancer-controller, issues 3084 and 3714, and what its own code looks for).
 const OUTSIDE_VPC: [&str; 3] = ["outside the VPC", "not in the VPC", "ou must specify an Availability Zone"];
+
+/// The root element of a reply is `ACTIONResponse`
+/// ([AWS Query protocol](https://smithy.io/2.0/aws/protocols/aws-query-protocol.html)).
+const END_OF_REPLY: &[u8] = b"Response>";
 
 const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
 

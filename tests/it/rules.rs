@@ -548,6 +548,18 @@ async fn rule_10_a_reply_that_cannot_be_read_changes_nothing() {
 }
 
 #[tokio::test]
+async fn rule_01_a_reply_that_is_not_of_elb_is_no_registration() {
+    // As a proxy or a captive portal in between answers, whatever it is asked.
+    for body in ["", "no xml", "<html></html>", "<RegisterTargetsResponse><RegisterTargetsResult/>"] {
+        let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
+        world.aws.fault(Fault::on("RegisterTargets", FaultKind::body(200, body)));
+        let message = world.failure(json!({})).await;
+        assert!(message.contains("RegisterTargets") && message.contains("can't be read"), "{body}: {message}");
+        assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432"]), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn rule_10_a_dead_endpoint_is_reported_before_the_deadline() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
     world.aws.fault(Fault::any(FaultKind::Hang));
