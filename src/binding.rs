@@ -192,9 +192,9 @@ fn agreed<T: Copy + Debug + PartialEq>(
     source: &str,
     field: &str,
     arn: &TargetGroupArn,
-    mut stated: impl Iterator<Item = Option<T>>,
+    stated: impl Iterator<Item = Option<T>>,
 ) -> Result<Option<T>, InvalidJson> {
-    let mut stated = stated.by_ref().flatten();
+    let mut stated = stated.flatten();
     let first = stated.next();
     match stated.find(|other| Some(*other) != first) {
         None => Ok(first),

@@ -174,12 +174,14 @@ impl Function {
         let last_look = cutoff - LAST_LOOK.min(cutoff.duration_since(started) / 4);
         match (request.watch, self.config.poll_interval) {
             _ if request.dry_run => None,
-            (Watch::UntilStable, _) => Some(Watcher::for_change(last_look, progress)),
+            (Watch::UntilStable, _) => Some(Watcher::for_change(started, last_look, progress)),
             (Watch::Seconds(seconds), _) => {
                 let until = started + Duration::from_secs(seconds.get().into());
-                Some(Watcher::for_change(until.min(last_look), progress))
+                Some(Watcher::for_change(started, until.min(last_look), progress))
             }
-            (Watch::No, Some(interval)) => Some(Watcher::polling(interval, last_look.min(started + POLLING), progress)),
+            (Watch::No, Some(interval)) => {
+                Some(Watcher::polling(interval, started, last_look.min(started + POLLING), progress))
+            }
             (Watch::No, None) => None,
         }
     }
@@ -205,10 +207,10 @@ const ELB_BURST_SECONDS: f64 = 4.0;
 
 /// How long a scheduled run may take, whatever time the function has for watches: the next
 /// minute's run shall not pile up on it.
-const SCHEDULED_RUN: Duration = Duration::from_secs(58);
+const SCHEDULED_RUN: Duration = Duration::from_secs(60);
 
 /// How long an invocation polls: the next minute's takes over then.
-const POLLING: Duration = Duration::from_secs(56);
+const POLLING: Duration = Duration::from_secs(58);
 
 /// How long before the cut-off a watch ends, so that the target groups are verified once more.
 const LAST_LOOK: Duration = Duration::from_millis(1500);

@@ -136,7 +136,6 @@ fn metrics(report: &GroupReport) -> Vec<Metric> {
     let mut metrics = vec![
         count("Registrations", report.registrations),
         count("Deregistrations", report.deregistrations),
-        count("WaitingTargets", report.waiting.len()),
         count("Failures", usize::from(report.outcome == Outcome::Failed)),
     ];
     if let Some(took) = report.resolve_time {
@@ -147,7 +146,11 @@ fn metrics(report: &GroupReport) -> Vec<Metric> {
         ]);
     }
     if let Some(held) = report.held {
-        metrics.extend([count("RegisteredTargets", held.registered), count("HealthyTargets", held.healthy)]);
+        metrics.extend([
+            count("RegisteredTargets", held.registered),
+            count("HealthyTargets", held.healthy),
+            count("WaitingTargets", report.waiting.len()),
+        ]);
     }
     metrics
 }

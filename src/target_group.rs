@@ -43,11 +43,18 @@ use crate::{
 pub struct TargetGroups {
     sdk: SdkConfig,
     /// By Region: an ARN names the Region that its target group lives in.
-    clients: Mutex<HashMap<String, Client>>,
+    clients: Mutex<HashMap<String, Regional>>,
     /// What is not of type `ip` stays so, too.
     facts: Mutex<HashMap<TargetGroupArn, Result<Facts, ElbError>>>,
     limiter: Arc<Limiter>,
-    open: Semaphore,
+}
+
+/// What calls a Region, and how many more calls it may make meanwhile: one that hangs shall not
+/// hold up the others.
+#[derive(Clone, Debug)]
+struct Regional {
+    client: Client,
+    open: Arc<Semaphore>,
 }
 
 /// What never changes about a target group, and so is read once in an execution environment.
@@ -82,13 +89,7 @@ pub struct ElbError {
 impl TargetGroups {
     /// Calls ELBv2 with `sdk`'s credentials and settings, no faster than `limiter` lets it.
     pub fn new(sdk: &SdkConfig, limiter: Arc<Limiter>) -> Self {
-        Self {
-            sdk: sdk.clone(),
-            clients: Mutex::default(),
-            facts: Mutex::default(),
-            limiter,
-            open: Semaphore::new(MAX_OPEN_REQUESTS),
-        }
+        Self { sdk: sdk.clone(), clients: Mutex::default(), facts: Mutex::default(), limiter }
     }
 
     /// The static facts, if they were read before.
@@ -128,9 +129,10 @@ impl TargetGroups {
     /// All in one Region.
     async fn read_facts_of(&self, arns: &[&TargetGroupArn]) -> Result<(), ElbError> {
         let Some(first) = arns.first() else { return Ok(()) };
-        let _permit = self.open.acquire().await;
-        let reply = self
-            .client(first)
+        let regional = self.regional(first);
+        let _permit = regional.open.acquire().await;
+        let reply = regional
+            .client
             .describe_target_groups()
             .set_target_group_arns(Some(arns.iter().map(ToString::to_string).collect()))
             .send()
@@ -154,9 +156,10 @@ impl TargetGroups {
     ///
     /// Where the call fails.
     pub async fn describe(&self, arn: &TargetGroupArn) -> Result<Vec<RegisteredTarget>, ElbError> {
-        let _permit = self.open.acquire().await;
-        let reply = self
-            .client(arn)
+        let regional = self.regional(arn);
+        let _permit = regional.open.acquire().await;
+        let reply = regional
+            .client
             .describe_target_health()
             .target_group_arn(arn.as_str())
             .send()
@@ -263,9 +266,10 @@ impl TargetGroups {
     /// Where the call fails.
     pub async fn describe_tags(&self, arn: &TargetGroupArn) -> Result<Tags, ElbError> {
         let operation = "DescribeTags";
-        let _permit = self.open.acquire().await;
-        let reply = self
-            .client(arn)
+        let regional = self.regional(arn);
+        let _permit = regional.open.acquire().await;
+        let reply = regional
+            .client
             .describe_tags()
             .resource_arns(arn.as_str())
             .send()
@@ -287,9 +291,11 @@ impl TargetGroups {
     ///
     /// Where the call fails.
     pub async fn add_tags(&self, arn: &TargetGroupArn, tags: &Tags) -> Result<(), ElbError> {
-        let _permit = self.open.acquire().await;
+        let regional = self.regional(arn);
+        let _permit = regional.open.acquire().await;
         let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
-        self.client(arn)
+        regional
+            .client
             .add_tags()
             .resource_arns(arn.as_str())
             .set_tags(Some(tags))
@@ -305,8 +311,10 @@ impl TargetGroups {
     ///
     /// Where the call fails.
     pub async fn remove_tags(&self, arn: &TargetGroupArn, keys: Vec<String>) -> Result<(), ElbError> {
-        let _permit = self.open.acquire().await;
-        self.client(arn)
+        let regional = self.regional(arn);
+        let _permit = regional.open.acquire().await;
+        regional
+            .client
             .remove_tags()
             .resource_arns(arn.as_str())
             .set_tag_keys(Some(keys))
@@ -317,14 +325,16 @@ impl TargetGroups {
     }
 
     async fn send(&self, arn: &TargetGroupArn, part: &[Target], zone: Zone) -> Result<(), ElbError> {
-        let _permit = self.open.acquire().await;
+        let regional = self.regional(arn);
+        let _permit = regional.open.acquire().await;
         let zone = match zone {
             Zone::All => Some("all".to_owned()),
             Zone::LeftOut => None,
         };
         let targets =
             part.iter().map(|target| description(target.address.to_string(), target.port, zone.clone())).collect();
-        self.client(arn)
+        regional
+            .client
             .register_targets()
             .target_group_arn(arn.as_str())
             .set_targets(Some(targets))
@@ -342,12 +352,14 @@ impl TargetGroups {
     ///
     /// Where the call fails.
     pub async fn deregister(&self, arn: &TargetGroupArn, batch: &BTreeSet<RegisteredTarget>) -> Result<(), ElbError> {
-        let _permit = self.open.acquire().await;
+        let regional = self.regional(arn);
+        let _permit = regional.open.acquire().await;
         let targets = batch
             .iter()
             .map(|shown| description(shown.id.clone(), shown.target.port, shown.availability_zone.clone()))
             .collect();
-        self.client(arn)
+        regional
+            .client
             .deregister_targets()
             .target_group_arn(arn.as_str())
             .set_targets(Some(targets))
@@ -357,7 +369,7 @@ impl TargetGroups {
             .map_err(|error| ElbError::new("DeregisterTargets", &error))
     }
 
-    fn client(&self, arn: &TargetGroupArn) -> Client {
+    fn regional(&self, arn: &TargetGroupArn) -> Regional {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients
             .entry(arn.region().to_owned())
@@ -366,7 +378,10 @@ impl TargetGroups {
                     .region(Region::new(arn.region().to_owned()))
                     .interceptor(CountAttempts(Arc::clone(&self.limiter)))
                     .interceptor(ReadToTheEnd);
-                Client::from_conf(config.build())
+                Regional {
+                    client: Client::from_conf(config.build()),
+                    open: Arc::new(Semaphore::new(MAX_OPEN_REQUESTS)),
+                }
             })
             .clone()
     }
@@ -548,7 +563,7 @@ const FACTS_IN_A_CALL: usize = 20;
 /// Targets in a call. AWS documents no limit; aws-load-balancer-controller sends 200.
 pub const BATCH: usize = 200;
 
-/// Requests under way at once, each on a connection of its own. With 128 MB of memory a function has
+/// Requests under way in a Region at once, each on a connection of its own. With 128 MB of memory a function has
 /// a fourteenth of a processor: more TLS handshakes at once would outlast the time that an attempt
 /// has.
 const MAX_OPEN_REQUESTS: usize = 32;

@@ -28,6 +28,8 @@ pub struct Watcher {
     pub heeds_ttl: bool,
     /// Whether the watch ends when something has changed, and for [`STABLE`] nothing more.
     pub ends_when_stable: bool,
+    /// When the invocation began.
+    pub began: Instant,
     /// When it ends at the latest.
     pub until: Instant,
     /// When an answer last changed.
@@ -39,14 +41,30 @@ pub struct Watcher {
 impl Watcher {
     /// A watch after an event that lets a change be expected: a look each second, until there was
     /// one and DNS has settled.
-    pub fn for_change(until: Instant, progress: UnboundedSender<GroupReport>) -> Self {
+    pub fn for_change(began: Instant, until: Instant, progress: UnboundedSender<GroupReport>) -> Self {
         let interval = SHORTEST_INTERVAL;
-        Self { interval, heeds_ttl: false, ends_when_stable: true, until, changed_at: Mutex::default(), progress }
+        Self {
+            interval,
+            heeds_ttl: false,
+            ends_when_stable: true,
+            began,
+            until,
+            changed_at: Mutex::default(),
+            progress,
+        }
     }
 
     /// A watch that fills the time until the next invocation.
-    pub fn polling(interval: Duration, until: Instant, progress: UnboundedSender<GroupReport>) -> Self {
-        Self { interval, heeds_ttl: true, ends_when_stable: false, until, changed_at: Mutex::default(), progress }
+    pub fn polling(interval: Duration, began: Instant, until: Instant, progress: UnboundedSender<GroupReport>) -> Self {
+        Self {
+            interval,
+            heeds_ttl: true,
+            ends_when_stable: false,
+            began,
+            until,
+            changed_at: Mutex::default(),
+            progress,
+        }
     }
 
     /// Watches a target group that was just reconciled.
@@ -62,17 +80,23 @@ impl Watcher {
         if looked_at >= self.until {
             return in_step;
         }
-        let mut published_at = looked_at;
+        let stable_at = looked_at + STABLE;
+        let mut published_at = self.began;
         let mut pause = self.pause(in_step.as_ref().and_then(|in_step| in_step.ttl));
         let mut answer = in_step.as_ref().map(|in_step| in_step.targets.clone());
+        let mut tried = None;
         let mut retry_at = looked_at + FIRST_RETRY;
         let mut retry_pause = FIRST_RETRY;
         loop {
             let next = looked_at + pause;
-            if next >= self.until || self.is_stable(next) {
+            // Others may have changed and settled while this group was still in its first run.
+            if next >= stable_at && self.is_stable(next) {
                 break;
             }
-            sleep_until(next).await;
+            sleep_until(next.min(self.until)).await;
+            if next >= self.until {
+                break;
+            }
             looked_at = Instant::now();
             let facts = reconciler.target_groups.known_facts(&group.arn).and_then(Result::ok);
             let mut due = in_step.is_none() && looked_at >= retry_at;
@@ -87,11 +111,11 @@ impl Watcher {
                     report.settle();
                     let now = Timestamp::from((reconciler.now)());
                     due |= !resolution.is_sampled() && known.due.is_some_and(|due| due <= now);
-                } else if in_step.is_some() {
-                    due = true;
                 } else {
-                    // By a name that does not resolve, nothing can be done yet.
-                    due &= !desired.targets.is_empty();
+                    // What was tried in vain is tried again after a while, and by a name that does
+                    // not resolve nothing can be done.
+                    let is_new = in_step.is_some() || tried.as_ref() != Some(desired);
+                    due = (due || is_new) && !desired.targets.is_empty();
                 }
                 let is_news = match &in_step {
                     Some(known) if resolution.is_sampled() => known.differs(desired, &resolution),
@@ -104,6 +128,9 @@ impl Watcher {
                 }
                 if desired.complete {
                     answer = Some(desired.targets.clone());
+                }
+                if due {
+                    tried = Some(look.desired);
                 }
                 early = Some(resolution);
             }
@@ -119,7 +146,15 @@ impl Watcher {
                 drop(self.progress.send(report.take_period()));
             }
         }
-        self.reconcile(reconciler, group, None, report, cutoff).await.flatten()
+        let before = report.clone();
+        let verified = self.reconcile(reconciler, group, None, report, cutoff).await.flatten();
+        let is_untouched =
+            (report.registrations, report.deregistrations) == (before.registrations, before.deregistrations);
+        if verified.is_none() && in_step.is_some() && is_untouched && Instant::now() >= cutoff {
+            // There was no time to verify what was in step, which is no failure.
+            *report = before;
+        }
+        verified
     }
 
     /// `None` where there was no turn before the cut-off: the report stays as it is.
