@@ -17,10 +17,18 @@ from botocore.exceptions import ClientError
 from samcli.yamlhelper import yaml_dump, yaml_parse
 
 from local.cloud import METRICS, NAMESPACE, Cloud
-from local.deployment import ANY_TAG, LEFT_OUT, TEMPLATE, Deployment, with_any_tag, without_left_out
+from local.deployment import (
+    ANY_TAG,
+    LEFT_OUT,
+    SCHEDULE_SECONDS,
+    TEMPLATE,
+    Deployment,
+    with_any_tag,
+    without_left_out,
+)
 from local.dns import DnsServer
 from local.function import EVENTS
-from local.process import ROOT
+from local.process import ROOT, wait_for
 from local.scenario import HOSTNAME, PORT
 
 Deploy = Callable[..., Deployment]
@@ -199,6 +207,10 @@ def test_the_function_and_what_runs_it(cloud: Cloud, deploy: Deploy, network: di
     assert schedule["State"] == "ENABLED"
     assert schedule["Target"]["Arn"] == function["FunctionArn"]
     assert schedule["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 0
+    assert "Input" not in schedule["Target"]
+    assert [x for x in deployment.resources if x.startswith("FleetSchedule")] == []
+    assert deployment.outputs["FunctionArn"] == function["FunctionArn"]
+    assert deployment.outputs["SchedulerRoleArn"] == schedule["Target"]["RoleArn"]
     assert schedule["Target"]["RoleArn"].endswith(f"role/{deployment.resources['SchedulerRole']}")
     assert statements(deployment, "SchedulerRole", "invoke") == {
         "": {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": function["FunctionArn"]}
@@ -321,6 +333,89 @@ def test_several_bindings(cloud: Cloud, dns: DnsServer, deploy: Deploy, network:
 
     assert deployment.invoke({}).error is None
     assert [list(cloud.targets(x)) for x in groups] == [["10.0.2.1:3306"], ["10.0.2.2:3306"]]
+
+
+def test_schedules_share_a_fleet(cloud: Cloud, dns: DnsServer, deploy: Deploy) -> None:
+    main, loans, returns, bills = (cloud.create_target_group(f"fleet-{x}", 3306) for x in ("0", "a", "b", "c"))
+    outside = cloud.create_target_group("outside", 3306)
+    fleet = {x.arn: f"{number}.fleet.test" for number, x in enumerate((loans, returns, bills))}
+    requests = {arn: {"bindings": [{"hostname": hostname, "target_group_arn": arn}]} for arn, hostname in fleet.items()}
+    for number, hostname in enumerate((HOSTNAME, *fleet.values())):
+        dns.answer(hostname, f"10.0.3.{number}")
+    of_the_fleet = main.arn.partition("/")[0] + "/fleet-*/*"
+    deployment = deploy(
+        TargetGroupArn=main.arn,
+        DnsServers=dns.address,
+        FleetBindings1=json.dumps(requests[loans.arn]["bindings"], indent=2),
+        FleetBindings4=json.dumps(requests[returns.arn]["bindings"]),
+        ExtraTargetGroupArns=of_the_fleet,
+        ElbRequestsPerSecond="2",
+    )
+    assert [x["target_group_arn"] for x in json.loads(deployment.environment["BINDINGS"])] == [main.arn]
+    assert {x for x in deployment.resources if "Schedule" in x} - {"SchedulerRole"} == {
+        "Schedule",
+        "FleetSchedule1",
+        "FleetSchedule4",
+    }
+    scheduler = cloud.client("scheduler")
+    plain = scheduler.get_schedule(Name=deployment.resources["Schedule"])
+    for resource, arn in (("FleetSchedule1", loans.arn), ("FleetSchedule4", returns.arn)):
+        schedule = scheduler.get_schedule(Name=deployment.resources[resource])
+        given = json.loads(schedule["Target"].pop("Input"))
+        assert given == requests[arn]
+        assert schedule["Target"] == plain["Target"]
+        for setting in ("ScheduleExpression", "FlexibleTimeWindow", "State"):
+            assert schedule[setting] == plain[setting]
+
+    allowed = statements(deployment, "FunctionRole", "function")
+    assert allowed["ChangeMore"]["Resource"] == allowed["RememberMore"]["Resource"] == [of_the_fleet]
+    other = {"bindings": [{"hostname": HOSTNAME, "target_group_arn": outside.arn}]}
+    assert "AccessDenied" in str(deployment.invoke(other).error)
+    assert cloud.targets(outside) == {}
+
+    # One of one's own, made with the outputs.
+    scheduler.create_schedule(
+        Name="own",
+        ScheduleExpression="rate(1 minute)",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target={
+            "Arn": deployment.outputs["FunctionArn"],
+            "RoleArn": deployment.outputs["SchedulerRoleArn"],
+            "Input": json.dumps(requests[bills.arn]),
+        },
+    )
+    try:
+        wanted = {x.arn: [f"10.0.3.{number}:3306"] for number, x in enumerate((loans, returns, bills), 1)}
+        wanted[main.arn] = [f"10.0.3.0:{PORT}"]
+
+        def follow() -> bool | None:
+            return {x.arn: list(cloud.targets(x)) for x in (main, loans, returns, bills)} == wanted or None
+
+        wait_for("the target groups to follow DNS", follow, SCHEDULE_SECONDS)
+    finally:
+        scheduler.delete_schedule(Name="own")
+
+
+def test_the_schedules_of_a_fleet_differ_in_their_input_alone(template: dict[str, Any]) -> None:
+    parameters, resources = template["Parameters"], template["Resources"]
+    numbers = [x.removeprefix("FleetBindings") for x in parameters if x.startswith("FleetBindings")]
+    assert numbers == ["1", "2", "3", "4"]
+    plain = resources["Schedule"]["Properties"]
+    for number in numbers:
+        parameter = parameters[f"FleetBindings{number}"]
+        for limit in ("Type", "Default", "AllowedPattern"):
+            assert parameter[limit] == parameters["ExtraBindings"][limit]
+        assert template["Conditions"][f"HasFleet{number}"] == {
+            "Fn::Not": [{"Fn::Equals": [{"Ref": f"FleetBindings{number}"}, ""]}]
+        }
+        schedule = resources[f"FleetSchedule{number}"]
+        assert schedule["Condition"] == f"HasFleet{number}"
+        # dict, because the order of keys says nothing.
+        target = {**plain["Target"], "Input": {"Fn::Sub": f'{{"bindings":${{FleetBindings{number}}}}}'}}
+        assert dict(schedule["Properties"]["Target"]) == target
+        assert set(schedule["Properties"]) == set(plain)
+        for setting in set(plain) - {"Target", "Description"}:
+            assert schedule["Properties"][setting] == plain[setting]
 
 
 def test_in_a_vpc_with_endpoints(cloud: Cloud, deploy: Deploy, network: dict[str, str]) -> None:
@@ -483,6 +578,7 @@ def test_ipv6_and_security_groups(cloud: Cloud, deploy: Deploy, network: dict[st
 # What it refuses.
 
 BROUGHT = {"TargetGroupArn": "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/orders/0123456789abcdef"}
+GROUPS = BROUGHT["TargetGroupArn"].partition("/")[0]
 CREATED = {"VpcId": "vpc-01234567", "SubnetIds": "subnet-01234567"}
 ROLES = {
     "FunctionRoleArn": "arn:aws:iam::123456789012:role/mine",
@@ -505,7 +601,10 @@ ROLES = {
         (CREATED | {"SupportedRegions": "us-east-1"}, "SupportedRegions is for an endpoint service"),
         (CREATED | {"WatchSeconds": "600"}, "DatabaseArns names no database"),
         (CREATED | {"ExtraBindings": '[{"hostname":"a.b"}]'}, "ExtraBindings needs ExtraTargetGroupArns"),
-        (CREATED | {"ExtraTargetGroupArns": BROUGHT["TargetGroupArn"]}, "Give ExtraBindings too"),
+        (CREATED | {"FleetBindings1": '[{"hostname":"a.b"}]'}, "FleetBindings1 needs ExtraTargetGroupArns"),
+        (CREATED | {"FleetBindings2": '[{"hostname":"a.b"}]'}, "FleetBindings2 needs ExtraTargetGroupArns"),
+        (CREATED | {"FleetBindings3": '[{"hostname":"a.b"}]'}, "FleetBindings3 needs ExtraTargetGroupArns"),
+        (CREATED | {"FleetBindings4": '[{"hostname":"a.b"}]'}, "FleetBindings4 needs ExtraTargetGroupArns"),
         (
             CREATED | {"AlarmEmail": "a@example.com", "AlarmTopicArn": "arn:aws:sns:eu-west-1:123456789012:pager"},
             "AlarmEmail or AlarmTopicArn, not both",
@@ -560,7 +659,12 @@ def test_every_assertion_is_tested(template: dict[str, Any]) -> None:
         (
             "TargetGroupArn",
             ["", BROUGHT["TargetGroupArn"]],
-            ["arn:aws:elasticloadbalancing:eu-west-1:1:loadbalancer/a"],
+            ["arn:aws:elasticloadbalancing:eu-west-1:1:loadbalancer/a", f"{GROUPS}/orders-*/*"],
+        ),
+        (
+            "ExtraTargetGroupArns",
+            ["", *(f"{GROUPS}/{x}" for x in ("orders/0123456789abcdef", "orders-*/*", "orders/*"))],
+            ["*", *(f"{GROUPS}/{x}" for x in ("*", "*/*", "*-orders/*", "a*b/*", "orders-*", "orders/01*", "a**/*"))],
         ),
     ],
 )
@@ -824,6 +928,7 @@ def test_each_alarm_fires_when_it_should_and_only_then(deploy: Deploy, network: 
         "a watch": ([ALL_WELL] + [beside_watch] * 4, set()),
         "a watch fails where runs do not": ([ALL_WELL] + [watch_failed] * 4 + [watch_failed | {"Errors": 1.0}], set()),
         "DNS is down during a watch": ([ALL_WELL] * 2 + [both_failed] * 3, {"SyncFailedAlarm", "FunctionErrorsAlarm"}),
+        "bindings of another schedule fail": ([ALL_WELL | {"Errors": 1.0}] * 3, {"FunctionErrorsAlarm"}),
         "polling": ([ALL_WELL] * 4 + [polling], set()),
         "DNS is down while polling": (
             [failed] * 4 + [polling | {"Failures": 1.0}],
