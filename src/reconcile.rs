@@ -116,6 +116,8 @@ struct Reconciliation<'a> {
     policy: Policy,
     /// Whether more answers have to be collected before absence from them means anything.
     collecting: bool,
+    /// Why looks of a collection brought no answer.
+    failed_looks: BTreeMap<Hostname, ResolveError>,
     listed: Vec<RegisteredTarget>,
     memory: Memory,
     /// When `listed` and `memory` were read.
@@ -249,6 +251,7 @@ impl Reconciler {
             facts,
             policy,
             collecting: resolution.is_sampled(),
+            failed_looks: BTreeMap::new(),
             resolution,
             listed,
             memory,
@@ -354,7 +357,8 @@ impl Reconciliation<'_> {
             let mut look = self.reconciler.look(self.group, self.facts, &self.resolution);
             let all_resolved = look.desired.complete;
             let memory_is_missing = self.policy.needs_state() && !self.memory.usable;
-            look.desired.complete = all_resolved && !self.collecting && !memory_is_missing;
+            let is_conclusive = self.resolution.samplings.values().all(Sampling::is_conclusive);
+            look.desired.complete = all_resolved && !self.collecting && is_conclusive && !memory_is_missing;
             let now = Timestamp::from((self.reconciler.now)());
             let plan = Plan::new(&look.desired, &self.listed, &self.memory.state, self.policy, now);
             look.note(report);
@@ -484,17 +488,22 @@ impl Reconciliation<'_> {
                     Some((hostname.clone(), sampling.next(!unseen.is_empty(), answer.ttl, left)?))
                 })
                 .collect();
-            let Some(pause) = pauses.values().max() else { return };
+            let Some(pause) = pauses.values().max() else { break };
             sleep(*pause).await;
             self.ask_again(&pauses.into_keys().collect(), until).await;
             for answer in self.resolution.answers.values().flatten() {
                 unseen.retain(|address| !answer.addresses.contains(address));
             }
         }
+        for (hostname, error) in &self.failed_looks {
+            if self.resolution.samplings.get(hostname).is_some_and(|sampling| !sampling.is_conclusive()) {
+                self.problems.push(format!("{hostname}: too few of its answers could be collected: {error}"));
+            }
+        }
     }
 
-    /// Asks again. A name that gives samples keeps what it gave, and that it fails once is no
-    /// more than one sample less; of others, the newest answer is all that counts.
+    /// Asks again. A name that gives samples keeps what it gave, and where it fails once, another
+    /// look makes up for it; of others, the newest answer is all that counts.
     async fn ask_again(&mut self, hostnames: &BTreeSet<Hostname>, until: Instant) {
         let asking = self.reconciler.ask(hostnames.iter().collect(), self.resolution.family, until);
         let answers = self.waits.on("DNS", asking).await;
@@ -508,8 +517,9 @@ impl Reconciliation<'_> {
                             answer.addresses.extend(&earlier.addresses);
                         }
                     }
-                    Err(_) if sampling.collects() && self.collecting => {
-                        sampling.add(&BTreeSet::new(), earlier.kind(), Duration::ZERO);
+                    Err(error) if sampling.collects() && self.collecting => {
+                        sampling.fail();
+                        self.failed_looks.insert(hostname, error.clone());
                         continue;
                     }
                     Err(_) => {}

@@ -11,6 +11,8 @@ pub struct Sampling {
     stated: Option<u32>,
     kind: HostnameKind,
     answers: u32,
+    /// How many looks brought no answer.
+    failures: u32,
     seen: BTreeSet<IpAddr>,
     /// How many addresses the largest answer held.
     largest: usize,
@@ -26,6 +28,7 @@ impl Sampling {
             stated,
             kind: HostnameKind::default(),
             answers: 0,
+            failures: 0,
             seen: BTreeSet::new(),
             largest: 0,
             repeats: 0,
@@ -48,6 +51,17 @@ impl Sampling {
         }
     }
 
+    /// Takes in that a look brought no answer. That says nothing of any address: it is made up for
+    /// by another look.
+    pub fn fail(&mut self) {
+        self.failures += 1;
+    }
+
+    /// Whether failed looks were made up for, so that an address that no answer held is missing.
+    pub fn is_conclusive(&self) -> bool {
+        self.failures == 0 || self.answers >= self.lookups()
+    }
+
     /// Whether one answer may not be all there is.
     pub fn collects(&self) -> bool {
         self.lookups() > 1
@@ -64,7 +78,8 @@ impl Sampling {
         let lookups = self.lookups();
         let most = if unseen && lookups > 1 && self.stated.is_none() { MOST_LOOKUPS } else { lookups };
         let patience = if unseen { self.patience() } else { REPEATS };
-        if self.answers >= most || (self.repeats >= patience && self.quiet >= LONGEST_PAUSE) {
+        let has_settled = self.repeats >= patience && self.quiet >= LONGEST_PAUSE;
+        if self.answers >= most || self.failures >= lookups || (has_settled && self.is_conclusive()) {
             return None;
         }
         let pause = ttl.clamp(SHORTEST_PAUSE, LONGEST_PAUSE) * 2_u32.saturating_pow(self.repeats.min(3));

@@ -158,6 +158,28 @@ async fn rule_02_a_hostname_that_hangs_does_not_hold_up_its_siblings() {
 }
 
 #[tokio::test]
+async fn rule_02_a_look_that_failed_is_no_answer_from_which_addresses_are_missing() {
+    let one = |address| Reply::addresses(&[address]);
+    let (world, arn) = World::with_database(&[], &["10.0.1.8", "10.0.1.9"]).await;
+    let world = world.set(
+        "BINDINGS",
+        json!([{"hostname": "db.test", "target_group_arn": arn, "lookups": 2, "deregister_after_seconds": 0}]),
+    );
+    world.dns.set_ttl(1);
+    world.dns.set_reply("db.test", RecordType::A, Reply::sequence([one("10.0.1.8"), Reply::ServFail]));
+    let message = world.failure(json!({})).await;
+    assert!(message.contains("db.test: ") && message.contains("SERVFAIL"), "{message}");
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.8:5432", "10.0.1.9:5432"]));
+
+    // Another look makes up for it.
+    let replies = [one("10.0.1.8"), Reply::ServFail, one("10.0.1.9"), one("10.0.1.7")];
+    world.dns.set_reply("db.test", RecordType::A, Reply::sequence(replies));
+    assert_eq!(world.sync().await.unwrap()["outcome"], "in_sync");
+    world.dns.set_reply("db.test", RecordType::A, Reply::sequence([one("10.0.1.8"), Reply::ServFail, one("10.0.1.8")]));
+    assert_eq!(world.sync().await.unwrap()["deregistered"], json!(["10.0.1.9:5432"]));
+}
+
+#[tokio::test]
 async fn rule_02_a_hostname_with_no_usable_address_counts_as_unresolved() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
     world.dns.set_a("public.test", &["54.1.2.3"]);
