@@ -74,25 +74,47 @@ pub struct Plan {
     /// Somebody else's.
     pub foreign: BTreeSet<Target>,
     /// What is to be remembered. In `shared` groups it has to be written before anything is
-    /// registered, so that a reply that gets lost can't make a target of ours a foreign one.
+    /// registered, so that a reply that gets lost can't make a target of ours a foreign one; and it
+    /// is forgotten when the target is really gone.
     pub state: State,
 }
 
 impl Plan {
     /// Compares what is desired with the targets that DescribeTargetHealth lists, by what is
-    /// remembered of earlier runs.
-    pub fn new(desired: &Desired, listed: &[RegisteredTarget], state: &State, policy: Policy, now: Timestamp) -> Self {
+    /// remembered of earlier runs. `began` is when this run did.
+    pub fn new(
+        desired: &Desired,
+        listed: &[RegisteredTarget],
+        state: &State,
+        policy: Policy,
+        began: Timestamp,
+        now: Timestamp,
+    ) -> Self {
         let mut plan = Self::default();
-        if policy.ownership == Ownership::Shared {
-            // What DNS gives is adopted. What is not listed any more is really gone.
-            let listed: BTreeSet<_> = listed.iter().map(|listed| listed.target).collect();
-            plan.state.owned = &(&state.owned & &listed) | &desired.targets;
-        }
         let certain = desired.complete && !desired.targets.is_empty();
+        // A time that lies ahead was written before the clock was set back.
+        let missing_since = |target: &Target| state.missing.get(target).map_or(now, |since| now.min(*since));
+        if policy.ownership == Ownership::Shared {
+            let states: BTreeMap<_, _> = listed.iter().map(|listed| (listed.target, listed.state)).collect();
+            // What DNS gives is adopted.
+            plan.state.owned.clone_from(&desired.targets);
+            for target in state.owned.difference(&desired.targets) {
+                let listed = states.get(target);
+                // What is not listed is gone, or another run is about to register it: only what was
+                // found missing by an earlier run is forgotten.
+                if listed.is_none() && certain && state.missing.get(target).is_some_and(|since| *since < began) {
+                    continue;
+                }
+                plan.state.owned.insert(*target);
+                let is_registered = listed.is_some_and(|state| state.is_registered());
+                if !is_registered && (certain || state.missing.contains_key(target)) {
+                    plan.state.missing.insert(*target, missing_since(target));
+                }
+            }
+        }
         for registered in listed.iter().filter(|listed| listed.state.is_registered()) {
             let target = registered.target;
-            // A time that lies ahead was written before the clock was set back.
-            let missing_since = state.missing.get(&target).map_or(now, |since| now.min(*since));
+            let missing_since = missing_since(&target);
             if desired.targets.contains(&target) {
                 plan.keep.insert(target);
             } else if policy.ownership == Ownership::Shared && !state.owned.contains(&target) {

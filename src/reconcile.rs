@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -23,9 +24,9 @@ use crate::{
     limiter::{Limiter, Priority},
     network::{AllowedNetworks, is_public},
     plan::{Desired, Plan, Policy},
-    report::GroupReport,
+    report::{GroupReport, Kind},
     sampling::Sampling,
-    state::{State, Tags, Timestamp, is_ours},
+    state::{MOST_TAGS, State, TagChanges, Tags, Timestamp, is_ours},
     target::{IpFamily, RegisteredTarget, Target, TargetState},
     target_group::{BATCH, ElbError, Facts, RegisterError, TargetGroups},
 };
@@ -114,8 +115,11 @@ struct Reconciliation<'a> {
     facts: Facts,
     resolution: Resolution,
     policy: Policy,
-    /// Whether more answers have to be collected before absence from them means anything.
-    collecting: bool,
+    /// Whether as many answers were collected of names that give samples as there was time for.
+    /// Before that, absence from them means nothing.
+    collected: bool,
+    /// When the collection ends at the latest, once it has begun.
+    collect_until: Option<Instant>,
     /// Why looks of a collection brought no answer.
     failed_looks: BTreeMap<Hostname, ResolveError>,
     listed: Vec<RegisteredTarget>,
@@ -135,8 +139,6 @@ struct Memory {
     state: State,
     /// Whether it could be read and written so far.
     usable: bool,
-    /// Whether it was written by this run, so that another run may have overwritten it.
-    written: bool,
 }
 
 impl Reconciler {
@@ -241,7 +243,6 @@ impl Reconciler {
                 Memory::default()
             }
         };
-        report.set_policy(policy, group, resolution.kinds());
         let reconciliation = Reconciliation {
             reconciler: self,
             group,
@@ -250,7 +251,8 @@ impl Reconciler {
             waits,
             facts,
             policy,
-            collecting: resolution.is_sampled(),
+            collected: false,
+            collect_until: None,
             failed_looks: BTreeMap::new(),
             resolution,
             listed,
@@ -269,7 +271,7 @@ impl Reconciler {
         let samplings = answers.iter().filter_map(|(hostname, answer)| {
             let answer = answer.as_ref().ok()?;
             let mut sampling = Sampling::new(group.lookups.get(hostname).copied());
-            sampling.add(&answer.addresses, answer.kind(), Duration::ZERO);
+            sampling.add(&answer.addresses, answer.kind(), answer.ttl, Duration::ZERO);
             Some((hostname.clone(), sampling))
         });
         Resolution { family, samplings: samplings.collect(), answers, took: asked_at.elapsed() }
@@ -337,7 +339,7 @@ impl Reconciler {
         self.limiter.acquire(Priority::Continue).await;
         let tags = waits.on("DescribeTags", self.target_groups.describe_tags(&group.arn)).await?;
         let (state, unreadable) = State::read(&tags);
-        Ok((Memory { tags, state, usable: true, written: false }, unreadable))
+        Ok((Memory { tags, state, usable: true }, unreadable))
     }
 }
 
@@ -347,30 +349,44 @@ impl Reconciliation<'_> {
     async fn act(mut self, report: &mut GroupReport) -> Result<Option<InStep>, String> {
         let reconciler = self.reconciler;
         let limiter = &reconciler.limiter;
+        let began = Timestamp::from((reconciler.now)());
         let mut quota_reached = false;
         let mut registered_when_room_was_made = None;
         let mut has_turn = false;
         let mut rereads = 0;
-        let mut verified = false;
         loop {
             self.refresh_answers().await;
+            // Newer answers may be of another kind; what was remembered for the old one stays.
+            let policy = self.group.policy(self.resolution.kinds().map(|(_, kind)| kind));
+            self.policy.deregister_after_seconds =
+                self.policy.deregister_after_seconds.max(policy.deregister_after_seconds);
+            report.set_policy(self.policy, self.resolution.settings());
+            let collecting = self.resolution.is_sampled() && !self.collected;
             let mut look = self.reconciler.look(self.group, self.facts, &self.resolution);
             let all_resolved = look.desired.complete;
             let memory_is_missing = self.policy.needs_state() && !self.memory.usable;
             let is_conclusive = self.resolution.samplings.values().all(Sampling::is_conclusive);
-            look.desired.complete = all_resolved && !self.collecting && is_conclusive && !memory_is_missing;
+            look.desired.complete = all_resolved && !collecting && is_conclusive && !memory_is_missing;
             let now = Timestamp::from((self.reconciler.now)());
-            let plan = Plan::new(&look.desired, &self.listed, &self.memory.state, self.policy, now);
+            let plan = Plan::new(&look.desired, &self.listed, &self.memory.state, self.policy, began, now);
             look.note(report);
             report.refused.extend(self.refused.clone());
             report.problems.extend(self.problems.clone());
-            if !self.collecting {
+            if !collecting {
                 report.kept.clone_from(&plan.held);
                 report.wait_for(&plan.waiting, self.policy);
             }
-            let tags = if self.memory.usable { self.tags_for(&plan.state, report) } else { self.own_tags() };
-            let changes_state = self.memory.usable && tags != self.own_tags();
-            // In a shared group, nothing is registered that is not remembered as ours.
+            let tags =
+                if self.memory.usable { self.tag_changes(&plan.state, now, report) } else { TagChanges::default() };
+            let changes_state = !tags.is_empty();
+            let is_given = |target: &&Target| look.desired.refused.contains(&target.address);
+            let unseen: BTreeSet<_> = plan
+                .held
+                .iter()
+                .filter(|target| all_resolved && !is_given(target))
+                .map(|target| target.address)
+                .collect();
+            // In a shared group, nothing is registered whose state can't be written.
             let forgotten = |target: &Target| memory_is_missing && !self.memory.state.owned.contains(target);
             let (turned_down, missing): (Vec<Target>, Vec<Target>) = plan.register.iter().partition(|target| {
                 self.refused.contains_key(&target.address)
@@ -379,16 +395,12 @@ impl Reconciliation<'_> {
             let deregister = if turned_down.is_empty() { plan.deregister.clone() } else { BTreeSet::new() };
             let is_done = missing.is_empty() && deregister.is_empty() && !changes_state;
             if self.mode == Mode::DryRun || is_done {
-                if self.collecting && self.mode != Mode::Quick {
-                    let seen = |target: &Target| look.desired.refused.contains(&target.address);
-                    let unseen = plan.held.iter().filter(|target| all_resolved && !seen(target));
-                    self.collect(unseen.map(|target| target.address).collect()).await;
-                    self.collecting = false;
+                if collecting && self.mode != Mode::Quick {
+                    self.collect(unseen).await;
                     continue;
                 }
                 if has_turn {
                     limiter.give_back();
-                    has_turn = false;
                 }
                 if self.mode == Mode::DryRun {
                     let registered: Vec<_> = plan.register.into_iter().collect();
@@ -397,13 +409,6 @@ impl Reconciliation<'_> {
                     report.registered.extend(registered);
                     report.deregistered.extend(deregistered);
                     return Ok(None);
-                }
-                // Two runs that write at once may overwrite each other's state, and what is not
-                // remembered as ours would never go.
-                if self.memory.written && self.policy.ownership == Ownership::Shared && !verified {
-                    verified = true;
-                    self.reread_memory().await?;
-                    continue;
                 }
                 if !turned_down.is_empty() {
                     report.kept.extend(plan.deregister.iter().map(|shown| shown.target));
@@ -429,7 +434,6 @@ impl Reconciliation<'_> {
             }
             has_turn = false;
             rereads = 0;
-            verified = false;
             let state_first = self.policy.ownership == Ownership::Shared;
             if changes_state && (state_first || (missing.is_empty() && deregister.is_empty())) {
                 if let Err(error) = self.write_tags(tags).await {
@@ -437,22 +441,31 @@ impl Reconciliation<'_> {
                     self.memory.usable = false;
                 }
             } else if missing.is_empty() || (quota_reached && !deregister.is_empty()) {
-                // Where the quota refused what is missing, as much room is made as that needs.
-                let most = if missing.is_empty() { BATCH } else { missing.len().min(BATCH) };
+                // Where the quota refused what is missing, as much room is made as that needs, and
+                // the last target stays for as long as there is another way.
+                let registered = self.listed.iter().filter(|listed| listed.state.is_registered()).count();
+                let room = missing.len().min(registered.saturating_sub(1).max(1));
+                let most = if missing.is_empty() { BATCH } else { room.min(BATCH) };
                 let batch = deregister.into_iter().take(most).collect();
                 self.deregister(&batch, report).await?;
                 if quota_reached {
                     quota_reached = false;
-                    registered_when_room_was_made = Some(report.registered.len());
+                    registered_when_room_was_made = Some(report.registrations);
                 }
             } else {
                 let batch = missing.into_iter().take(BATCH).collect();
                 match self.register(&batch, report).await {
                     // Room that helped nothing is not made again: that would empty the group.
                     Err(RegisterError::QuotaReached(_))
-                        if !deregister.is_empty() && registered_when_room_was_made != Some(report.registered.len()) =>
+                        if !deregister.is_empty() && registered_when_room_was_made != Some(report.registrations) =>
                     {
                         quota_reached = true;
+                    }
+                    // What is stale, and makes room, is only known when answers were collected.
+                    Err(RegisterError::QuotaReached(_)) if collecting && self.mode == Mode::Full => {
+                        while !self.collected {
+                            self.collect(unseen.clone()).await;
+                        }
                     }
                     Err(error) => return Err(error.to_string()),
                     Ok(()) => {}
@@ -462,21 +475,23 @@ impl Reconciliation<'_> {
     }
 
     /// What was true when a slow call began must not undo what a newer run has done since. Twice,
-    /// because a slow name may make the answers beside it old meanwhile.
+    /// because a slow name may make the answers beside it old meanwhile, and a sample may fail.
     async fn refresh_answers(&mut self) {
-        for _ in 0..2 {
+        for may_fail in [true, !self.collected] {
             if self.resolution.is_old() {
                 let old = self.resolution.answers.iter().filter(|(_, answer)| is_old(answer));
                 let old = old.map(|(hostname, _)| hostname.clone()).collect::<BTreeSet<_>>();
-                self.ask_again(&old, dns_cutoff(self.cutoff)).await;
+                self.ask_again(&old, dns_cutoff(self.cutoff), may_fail).await;
             }
         }
     }
 
-    /// Collects answers of the names that give samples. `unseen` are the addresses of targets
-    /// that are in none so far.
+    /// Collects answers of the names that give samples, until there are enough or one brings a new
+    /// address. `unseen` are the addresses of targets that are in none so far.
     async fn collect(&mut self, mut unseen: BTreeSet<IpAddr>) {
         let until = dns_cutoff(self.cutoff).min(Instant::now() + LONGEST_COLLECTION);
+        let until = *self.collect_until.get_or_insert(until);
+        let known = self.resolution.addresses();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let pauses: BTreeMap<_, _> = self
@@ -484,17 +499,20 @@ impl Reconciliation<'_> {
                 .samplings
                 .iter()
                 .filter_map(|(hostname, sampling)| {
-                    let answer = self.resolution.answers.get(hostname)?.as_ref().ok()?;
-                    Some((hostname.clone(), sampling.next(!unseen.is_empty(), answer.ttl, left)?))
+                    self.resolution.answers.get(hostname)?.as_ref().ok()?;
+                    Some((hostname.clone(), sampling.next(!unseen.is_empty(), left)?))
                 })
                 .collect();
             let Some(pause) = pauses.values().max() else { break };
             sleep(*pause).await;
-            self.ask_again(&pauses.into_keys().collect(), until).await;
-            for answer in self.resolution.answers.values().flatten() {
-                unseen.retain(|address| !answer.addresses.contains(address));
+            self.ask_again(&pauses.into_keys().collect(), until, true).await;
+            let seen = self.resolution.addresses();
+            if seen != known {
+                return;
             }
+            unseen.retain(|address| !seen.contains(address));
         }
+        self.collected = true;
         for (hostname, error) in &self.failed_looks {
             if self.resolution.samplings.get(hostname).is_some_and(|sampling| !sampling.is_conclusive()) {
                 self.problems.push(format!("{hostname}: too few of its answers could be collected: {error}"));
@@ -502,9 +520,9 @@ impl Reconciliation<'_> {
         }
     }
 
-    /// Asks again. A name that gives samples keeps what it gave, and where it fails once, another
-    /// look makes up for it; of others, the newest answer is all that counts.
-    async fn ask_again(&mut self, hostnames: &BTreeSet<Hostname>, until: Instant) {
+    /// Asks again. A name that gives samples keeps what it gave, and where it `may_fail` and does,
+    /// another look makes up for it; of others, the newest answer is all that counts.
+    async fn ask_again(&mut self, hostnames: &BTreeSet<Hostname>, until: Instant, may_fail: bool) {
         let asking = self.reconciler.ask(hostnames.iter().collect(), self.resolution.family, until);
         let answers = self.waits.on("DNS", asking).await;
         for (hostname, mut answer) in answers {
@@ -512,12 +530,13 @@ impl Reconciliation<'_> {
             if let (Some(Ok(earlier)), Some(sampling)) = (earlier, self.resolution.samplings.get_mut(&hostname)) {
                 match &mut answer {
                     Ok(answer) => {
-                        sampling.add(&answer.addresses, answer.kind(), answer.at.duration_since(earlier.at));
-                        if sampling.collects() {
+                        let after = answer.at.duration_since(earlier.at);
+                        sampling.add(&answer.addresses, answer.kind(), answer.ttl, after);
+                        if sampling.is_sample() {
                             answer.addresses.extend(&earlier.addresses);
                         }
                     }
-                    Err(error) if sampling.collects() && self.collecting => {
+                    Err(error) if sampling.is_sample() && may_fail => {
                         sampling.fail();
                         self.failed_looks.insert(hostname, error.clone());
                         continue;
@@ -551,52 +570,57 @@ impl Reconciliation<'_> {
         Ok(())
     }
 
-    fn own_tags(&self) -> Tags {
-        self.memory
-            .tags
-            .iter()
-            .filter(|(key, _)| is_ours(key))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
-    }
-
-    /// The tags that hold this state; the report says so where there is no room for all of it.
-    fn tags_for(&self, state: &State, report: &mut GroupReport) -> Tags {
-        let foreign = self.memory.tags.keys().filter(|key| !is_ours(key)).count();
+    /// What makes the tags hold this state; the report says so where there is no room for all of
+    /// it.
+    fn tag_changes(&self, state: &State, now: Timestamp, report: &mut GroupReport) -> TagChanges {
+        let foreign = self.memory.tags.keys().filter(|key| takes_room(key) && !is_ours(key)).count();
         let room = MOST_TAGS.saturating_sub(foreign);
-        let (tags, left_out) = state.write(self.policy.ownership, room);
+        let (wanted, left_out) = state.write(self.policy.ownership, room);
         if left_out > 0 {
             report.problems.push(format!(
                 "no room in the target group's tags to remember {left_out} targets ({foreign} of {MOST_TAGS} tags are \
                  others'), which will not be deregistered: remove tags, or bind the hostnames to several target groups"
             ));
         }
-        tags
+        TagChanges::new(&self.memory.tags, wanted, self.policy.ownership, now)
     }
 
-    /// Writes the tags, and removes those that are no longer needed.
-    async fn write_tags(&mut self, wanted: Tags) -> Result<(), ElbError> {
+    async fn write_tags(&mut self, changes: TagChanges) -> Result<(), ElbError> {
+        let TagChanges { add, mut remove } = changes;
+        let has_several_calls = !add.is_empty() && !remove.is_empty();
+        if has_several_calls {
+            self.reconciler.limiter.take_unasked();
+        }
+        let together: BTreeSet<_> = self.memory.tags.keys().chain(add.keys()).collect();
+        if has_several_calls && together.into_iter().filter(|key| takes_room(key)).count() > MOST_TAGS {
+            // There is no room for the new ones beside the old ones.
+            self.remove_tags(mem::take(&mut remove)).await?;
+        }
+        if !add.is_empty() {
+            let add = add.into_iter().filter(|(key, value)| !value.is_empty() || remove.contains(key)).collect();
+            self.waits.on("AddTags", self.reconciler.target_groups.add_tags(&self.group.arn, &add)).await?;
+            self.memory.tags.extend(add);
+            (self.memory.state, _) = State::read(&self.memory.tags);
+        }
+        if remove.is_empty() { Ok(()) } else { self.remove_tags(remove).await }
+    }
+
+    async fn remove_tags(&mut self, keys: Vec<String>) -> Result<(), ElbError> {
         let target_groups = &self.reconciler.target_groups;
         let arn = &self.group.arn;
-        let present = self.own_tags();
-        let surplus: Vec<_> = present.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
-        let mut changed = wanted;
-        changed.retain(|key, value| present.get(key) != Some(value));
-        if !changed.is_empty() {
-            // The surplus ones too, in one call: a run that is killed before it removes them must
-            // leave no time that was dropped.
-            changed.extend(surplus.iter().map(|key| (key.clone(), String::new())));
-            self.waits.on("AddTags", target_groups.add_tags(arn, &changed)).await?;
-            self.memory.tags.extend(changed);
-            self.memory.written = true;
-            if !surplus.is_empty() {
+        let result = self.waits.on("RemoveTags", target_groups.remove_tags(arn, keys.clone())).await;
+        let says_something = keys.iter().any(|key| self.memory.tags.get(key).is_some_and(|value| !value.is_empty()));
+        if let Err(error) = result {
+            if says_something {
+                // A time that was dropped must not be found again.
                 self.reconciler.limiter.take_unasked();
+                let blank = keys.iter().map(|key| (key.clone(), String::new())).collect();
+                self.waits.on("AddTags", target_groups.add_tags(arn, &blank)).await?;
             }
+            // An empty tag is untidy, and does no harm. The next run tries again.
+            self.problems.push(error.to_string());
         }
-        if !surplus.is_empty() {
-            self.waits.on("RemoveTags", target_groups.remove_tags(arn, surplus.clone())).await?;
-            self.memory.tags.retain(|key, _| !surplus.contains(key));
-        }
+        self.memory.tags.retain(|key, _| !keys.contains(key));
         (self.memory.state, _) = State::read(&self.memory.tags);
         Ok(())
     }
@@ -655,12 +679,30 @@ impl Resolution {
 
     /// Whether an answer of a hostname holds but a sample of its addresses.
     pub fn is_sampled(&self) -> bool {
-        self.samplings.values().any(Sampling::collects)
+        self.samplings.values().any(Sampling::is_sample)
     }
 
     /// How long a resolver in between may repeat the answers; `None` where there is none.
     pub fn ttl(&self) -> Option<Duration> {
         self.answers.values().flatten().map(|answer| answer.ttl).min()
+    }
+
+    /// All addresses of all answers.
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.answers.values().flatten().flat_map(|answer| &answer.addresses).copied().collect()
+    }
+
+    /// What each hostname was taken for, and how many answers a run collects of it.
+    fn settings(&self) -> Vec<Kind> {
+        let lookups = |hostname, kind: HostnameKind| {
+            self.samplings.get(hostname).map_or_else(|| kind.lookups(), Sampling::lookups)
+        };
+        let settings = self.kinds().map(|(hostname, kind)| Kind {
+            hostname: hostname.clone(),
+            kind,
+            lookups: lookups(hostname, kind),
+        });
+        settings.collect()
     }
 
     /// The hostnames that did not resolve.
@@ -681,6 +723,11 @@ impl Resolution {
     }
 }
 
+/// Whether a tag counts towards the quota, which AWS's own do not.
+fn takes_room(key: &str) -> bool {
+    !key.starts_with("aws:")
+}
+
 fn is_old(answer: &Result<Answer, ResolveError>) -> bool {
     answer.as_ref().is_ok_and(|answer| answer.at.elapsed() > OLDEST_ANSWER)
 }
@@ -697,7 +744,7 @@ fn log(report: &GroupReport, earlier: &GroupReport) {
     let group = &report.target_group_arn;
     let hostname = report.names();
     for target in report.kept.difference(&earlier.kept) {
-        let reason = "a hostname did not resolve, or ALLOWED_CIDRS or AWS refused an address";
+        let reason = "a hostname did not resolve or gave too few answers, or ALLOWED_CIDRS or AWS refused an address";
         warn!(target_group = %group, hostname, %target, reason, "kept");
     }
     for (address, reason) in report.refused.iter().filter(|(address, _)| !earlier.refused.contains_key(*address)) {
@@ -752,10 +799,6 @@ const MOST_REREADS: u32 = 2;
 
 /// How long a run collects answers at most: the next minute's does so too.
 const LONGEST_COLLECTION: Duration = Duration::from_secs(45);
-
-/// Tags that a target group can have, those of others among them
-/// ([tags](https://docs.aws.amazon.com/elasticloadbalancing/latest/network/target-group-tags.html)).
-const MOST_TAGS: usize = 50;
 
 const RUN_IN_THE_VPC: &str = ". If this is a publicly accessible database: its name resolves to its private address \
      only inside its VPC, so the function must run in that VPC";

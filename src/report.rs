@@ -156,20 +156,9 @@ impl GroupReport {
     }
 
     /// Says what the hostnames were taken for, and what follows for the group.
-    pub fn set_policy<'a>(
-        &mut self,
-        policy: Policy,
-        group: &Group,
-        kinds: impl Iterator<Item = (&'a Hostname, HostnameKind)>,
-    ) {
+    pub fn set_policy(&mut self, policy: Policy, kinds: Vec<Kind>) {
         self.deregister_after_seconds = policy.deregister_after_seconds;
-        self.kinds = kinds
-            .map(|(hostname, kind)| Kind {
-                hostname: hostname.clone(),
-                kind,
-                lookups: group.lookups.get(hostname).copied().unwrap_or_else(|| kind.lookups()),
-            })
-            .collect();
+        self.kinds = kinds;
     }
 
     /// Lists the targets that are missing from DNS.

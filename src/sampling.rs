@@ -10,12 +10,19 @@ use crate::kind::HostnameKind;
 pub struct Sampling {
     stated: Option<u32>,
     kind: HostnameKind,
+    /// How many looks brought an answer, and how many answers that were not the one before,
+    /// repeated by a caching resolver.
+    looks: u32,
     answers: u32,
-    /// How many looks brought no answer.
+    /// How many looks brought none.
     failures: u32,
     seen: BTreeSet<IpAddr>,
     /// How many addresses the largest answer held.
     largest: usize,
+    /// The last answer, its time to live, and whether it was one from a cache.
+    last: BTreeSet<IpAddr>,
+    ttl: Duration,
+    is_cached: bool,
     /// How many answers in a row brought nothing new, and for how long.
     repeats: u32,
     quiet: Duration,
@@ -27,20 +34,33 @@ impl Sampling {
         Self {
             stated,
             kind: HostnameKind::default(),
+            looks: 0,
             answers: 0,
             failures: 0,
             seen: BTreeSet::new(),
             largest: 0,
+            last: BTreeSet::new(),
+            ttl: Duration::ZERO,
+            is_cached: false,
             repeats: 0,
             quiet: Duration::ZERO,
         }
     }
 
-    /// Takes in an answer of a name of this kind, that came `after` the one before it.
-    pub fn add(&mut self, addresses: &BTreeSet<IpAddr>, kind: HostnameKind, after: Duration) {
+    /// Takes in an answer of a name of this kind with this time to live, that came `after` the one
+    /// before it.
+    pub fn add(&mut self, addresses: &BTreeSet<IpAddr>, kind: HostnameKind, ttl: Duration, after: Duration) {
         self.kind = kind;
-        self.answers += 1;
+        self.looks += 1;
         self.largest = self.largest.max(addresses.len());
+        // A cache says how long it will go on to repeat itself, in whole seconds.
+        self.is_cached = *addresses == self.last && ttl < self.ttl && ttl + after <= self.ttl + Duration::from_secs(1);
+        self.ttl = ttl;
+        self.last.clone_from(addresses);
+        if self.is_cached {
+            return;
+        }
+        self.answers += 1;
         if addresses.is_subset(&self.seen) {
             self.repeats += 1;
             self.quiet += after;
@@ -57,35 +77,39 @@ impl Sampling {
         self.failures += 1;
     }
 
-    /// Whether failed looks were made up for, so that an address that no answer held is missing.
-    pub fn is_conclusive(&self) -> bool {
-        self.failures == 0 || self.answers >= self.lookups()
+    /// Whether one answer may not be all there is.
+    pub fn is_sample(&self) -> bool {
+        self.lookups() > 1 || self.kind.lookups() > 1 || self.largest >= LARGE_ANSWER
     }
 
-    /// Whether one answer may not be all there is.
-    pub fn collects(&self) -> bool {
-        self.lookups() > 1
+    /// Whether an address that no answer held is missing: failed looks were made up for, and not
+    /// all that came is one answer and its repetitions by a cache.
+    pub fn is_conclusive(&self) -> bool {
+        let is_whole = !self.is_sample() || (self.kind == HostnameKind::LoadBalancer && self.largest < LARGE_ANSWER);
+        self.answers >= self.lookups() || (self.failures == 0 && (self.answers > 1 || is_whole))
     }
 
     /// How long to wait before the next look, or `None` if there have been enough. `unseen` tells
-    /// whether targets are registered that no answer of this run has held; `ttl` is the time to
-    /// live of the last answer, `left` the time that is left for all looks.
+    /// whether targets are registered that no answer of this run has held, `left` is the time that
+    /// is left for all looks.
     ///
     /// A caching resolver in between repeats its answer until its time to live is over, so that a
-    /// look that comes sooner shows nothing. Names whose time to live is said wrongly are asked
-    /// less and less often.
-    pub fn next(&self, unseen: bool, ttl: Duration, left: Duration) -> Option<Duration> {
+    /// look that comes sooner shows nothing. Where that is longer than AWS gives such names, there
+    /// may be more than one cache.
+    pub fn next(&self, unseen: bool, left: Duration) -> Option<Duration> {
         let lookups = self.lookups();
-        let most = if unseen && lookups > 1 && self.stated.is_none() { MOST_LOOKUPS } else { lookups };
+        let most = if unseen && self.is_sample() && self.stated.is_none() { MOST_LOOKUPS } else { lookups };
         let patience = if unseen { self.patience() } else { REPEATS };
         let has_settled = self.repeats >= patience && self.quiet >= LONGEST_PAUSE;
-        if self.answers >= most || self.failures >= lookups || (has_settled && self.is_conclusive()) {
+        if self.looks >= most || self.failures >= lookups || (has_settled && self.is_conclusive()) {
             return None;
         }
-        let pause = ttl.clamp(SHORTEST_PAUSE, LONGEST_PAUSE) * 2_u32.saturating_pow(self.repeats.min(3));
-        let pause = pause.min(LONGEST_PAUSE) + MARGIN;
+        if self.is_cached {
+            return Some(self.ttl + MARGIN).filter(|pause| *pause < left);
+        }
+        let pause = self.ttl.clamp(SHORTEST_PAUSE, LONGEST_PAUSE) + MARGIN;
         // Rather all looks a little early than some of them not at all.
-        let due = lookups.saturating_sub(self.answers);
+        let due = lookups.saturating_sub(self.looks);
         let pause = if due > 0 { pause.min(left * 19 / 20 / due) } else { pause };
         (pause < left).then_some(pause)
     }
@@ -118,7 +142,7 @@ const LARGE_ANSWER_LOOKUPS: u32 = 5;
 /// Answers in a row without anything new that end the collection, where all targets were seen.
 const REPEATS: u32 = 2;
 
-/// The pauses are those of the times to live that AWS gives such names, 1 to 5 s.
+/// The pauses are those of the times to live that RDS gives its names, 1 to 5 s.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// And what passes without anything new before a collection ends.

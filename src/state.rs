@@ -9,12 +9,16 @@
 //! 10.0.1.8_5432@1763802000.250 10.0.1.9_5432@1763802060.000
 //! ```
 //!
-//! In a `shared` group, `nlb-hostname-targets:owned-1` lists all targets that the function
-//! registered, with the time where one is missing:
+//! In a `shared` group, `nlb-hostname-targets:owned-1763802000.250-1` (and `-2`) lists all targets
+//! that the function registered, with the time where one is missing:
 //!
 //! ```text
 //! 10.0.1.8_5432@1763802000.250 10.0.1.10_5432
 //! ```
+//!
+//! The number in that key is the time when the tag was written. Such a tag is never written over:
+//! ELBv2 can't be asked to do so only if nobody else has, and what another run wrote in between
+//! would be lost, with it whose a target is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,30 +48,37 @@ pub struct Timestamp(pub u64);
 pub type Tags = BTreeMap<String, String>;
 
 impl State {
-    /// Reads the tags; those that are not ours are passed over. A tag of ours that can't be read
-    /// counts as empty, and is described in the list.
+    /// Reads the tags; those that are not ours are passed over. What can't be read counts as not
+    /// being there, and is described in the list, as is a tag whose key is not known.
     pub fn read(tags: &Tags) -> (Self, Vec<String>) {
         let mut state = Self::default();
         let mut unreadable = Vec::new();
         for (key, value) in tags {
-            let Some(family) = family(key) else { continue };
-            match value.split_ascii_whitespace().map(str::parse).collect::<Result<Vec<Entry>, _>>() {
-                Ok(entries) => {
-                    for Entry { target, missing_since } in entries {
-                        if family == OWNED {
-                            state.owned.insert(target);
-                        }
-                        if let Some(since) = missing_since {
-                            // Of two times the later one, so that no target goes too early.
-                            let known = state.missing.entry(target).or_insert(since);
-                            *known = since.max(*known);
-                        }
-                    }
+            let Some(family) = family(key) else {
+                if key.starts_with(PREFIX) {
+                    unreadable.push(format!(
+                        "the tag {key} is not known, and says nothing (known are {PREFIX}{MISSING}-NUMBER and \
+                         {PREFIX}{OWNED}-NUMBER)"
+                    ));
                 }
-                Err(InvalidEntry(entry)) => unreadable.push(format!(
-                    "the tag {key} can't be read (`{entry}` is not of the form ADDRESS_PORT or ADDRESS_PORT@SECONDS), and \
-                     counts as empty"
-                )),
+                continue;
+            };
+            for entry in value.split_ascii_whitespace() {
+                let Ok(Entry { target, missing_since }) = entry.parse() else {
+                    unreadable.push(format!(
+                        "the tag {key} can't be read where it says `{entry}`, which is not of the form ADDRESS_PORT or \
+                         ADDRESS_PORT@SECONDS, and counts as empty"
+                    ));
+                    continue;
+                };
+                if family == OWNED {
+                    state.owned.insert(target);
+                }
+                if let Some(since) = missing_since {
+                    // Of two times the later one, so that no target goes too early.
+                    let known = state.missing.entry(target).or_insert(since);
+                    *known = since.max(*known);
+                }
             }
         }
         (state, unreadable)
@@ -101,15 +112,72 @@ impl State {
     }
 }
 
+/// What has to be done to tags so that they say something else.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TagChanges {
+    /// To be added or overwritten, in one call. What is to be removed is in it, too, without a
+    /// value: a run that is killed before it removes that must leave no time that was dropped.
+    pub add: Tags,
+    /// To be removed after that.
+    pub remove: Vec<String>,
+}
+
+impl TagChanges {
+    /// What makes a target group with the tags `present` say what [`State::write`] gave for this
+    /// ownership, at this time.
+    ///
+    /// Whose a target is must not get lost. So in `shared` groups tags are only removed that were
+    /// read, and none is written over as long as there is room for more: whatever two runs do at
+    /// once, the next one reads what both of them wrote.
+    pub fn new(present: &Tags, wanted: Tags, ownership: Ownership, at: Timestamp) -> Self {
+        let own: Tags = present.iter().filter(|(key, _)| is_ours(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut surplus = own.clone();
+        let mut add = Tags::new();
+        match ownership {
+            Ownership::Exclusive => {
+                surplus.retain(|key, _| !wanted.contains_key(key));
+                if own != wanted {
+                    add = wanted;
+                }
+            }
+            Ownership::Shared => {
+                let mut values = Vec::new();
+                for value in wanted.into_values() {
+                    let same = surplus.iter().find(|(key, shown)| family(key) == Some(OWNED) && **shown == value);
+                    match same.map(|(key, _)| key.clone()) {
+                        Some(key) => drop(surplus.remove(&key)),
+                        None => values.push(value),
+                    }
+                }
+                let fresh = (1..).map(|number: u32| format!("{PREFIX}{OWNED}-{at}-{number}"));
+                let fresh =
+                    fresh.filter(|key| !present.contains_key(key)).take(MOST_TAGS.saturating_sub(present.len()));
+                add = fresh.chain(surplus.keys().cloned()).zip(values).collect();
+            }
+        }
+        surplus.retain(|key, _| !add.contains_key(key));
+        let remove: Vec<_> = surplus.into_keys().collect();
+        if !add.is_empty() {
+            add.extend(remove.iter().map(|key| (key.clone(), String::new())));
+        }
+        Self { add, remove }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
 /// Whether the tag of this key holds our state.
 pub fn is_ours(key: &str) -> bool {
     family(key).is_some()
 }
 
 fn family(key: &str) -> Option<&'static str> {
-    let (family, number) = key.strip_prefix(PREFIX)?.rsplit_once('-')?;
-    number.parse::<u8>().ok()?;
-    [MISSING, OWNED].into_iter().find(|known| *known == family)
+    let (family, number) = key.strip_prefix(PREFIX)?.split_once('-')?;
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'-');
+    [MISSING, OWNED].into_iter().find(|known| *known == family && is_number)
 }
 
 /// What a tag says of a target.
@@ -143,11 +211,11 @@ impl FromStr for Entry {
             let port: NonZeroU16 = port.parse().ok()?;
             Some(Self { target: Target { address, port }, missing_since: since })
         };
-        read().ok_or_else(|| InvalidEntry(text.to_owned()))
+        read().ok_or(InvalidEntry)
     }
 }
 
-struct InvalidEntry(String);
+struct InvalidEntry;
 
 impl Timestamp {
     /// How long after `earlier` this is; nothing where it is before.
@@ -179,20 +247,22 @@ impl FromStr for Timestamp {
     type Err = ImplausibleTime;
 
     fn from_str(text: &str) -> Result<Self, ImplausibleTime> {
-        let (seconds, fraction) = text.split_once('.').unwrap_or((text, "000"));
+        // A second is over when it ends: where the fraction was cut off, no target must go earlier.
+        let (seconds, fraction) = text.split_once('.').unwrap_or((text, "999"));
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         if !digits(seconds) || !digits(fraction) || fraction.len() != 3 {
             return Err(ImplausibleTime);
         }
         let milliseconds: u64 = format!("{seconds}{fraction}").parse().map_err(|_| ImplausibleTime)?;
-        // A time that lost a digit must not read as one long ago.
-        if milliseconds < EARLIEST { Err(ImplausibleTime) } else { Ok(Self(milliseconds)) }
+        // A time that lost a digit must not read as one long ago. One that gained some, as a time
+        // in milliseconds has, would do no harm; but it is as wrong.
+        if (EARLIEST..LATEST).contains(&milliseconds) { Ok(Self(milliseconds)) } else { Err(ImplausibleTime) }
     }
 }
 
 /// A text that is not a time at which this function can have run.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
-#[error("not a time in seconds since the epoch, after 2020")]
+#[error("not a time in seconds since the epoch, from 2020 to 2099")]
 pub struct ImplausibleTime;
 
 /// What the keys of our tags begin with.
@@ -206,5 +276,12 @@ const OWNED: &str = "owned";
 /// ([tags](https://docs.aws.amazon.com/elasticloadbalancing/latest/network/target-group-tags.html)).
 const LONGEST_VALUE: usize = 255;
 
+/// Tags that a target group can have, those of others among them
+/// ([tags](https://docs.aws.amazon.com/elasticloadbalancing/latest/network/target-group-tags.html)).
+pub const MOST_TAGS: usize = 50;
+
 /// The beginning of 2020, in milliseconds.
 const EARLIEST: u64 = 1_577_836_800_000;
+
+/// The beginning of 2100, in milliseconds.
+const LATEST: u64 = 4_102_444_800_000;

@@ -60,7 +60,8 @@ fn registered(listed: &[RegisteredTarget]) -> BTreeSet<Target> {
 /// What a plan is in an `exclusive` group without a grace period.
 fn plain(desired: &Desired, listed: &[RegisteredTarget]) -> Plan {
     let policy = Policy { ownership: Ownership::Exclusive, deregister_after_seconds: 0 };
-    Plan::new(desired, listed, &State::default(), policy, Timestamp(1_763_802_000_000))
+    let now = Timestamp(1_763_802_000_000);
+    Plan::new(desired, listed, &State::default(), policy, now, now)
 }
 
 /// What ELBv2 lists after the plan was carried out.
