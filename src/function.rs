@@ -111,8 +111,9 @@ impl Function {
         let left = deadline.duration_since(SystemTime::now()).unwrap_or(UNKNOWN_DEADLINE);
         let cutoff = started + left.saturating_sub(RESERVE.min(left / 2));
         let request = Request::from_event(event)?;
+        let scheduled_run = if self.config.poll_interval.is_some() { POLLING + RESERVE } else { SCHEDULED_RUN };
         let cutoff = match request.trigger {
-            Trigger::Schedule => cutoff.min(started + SCHEDULED_RUN),
+            Trigger::Schedule => cutoff.min(started + scheduled_run),
             Trigger::Direct | Trigger::RdsEvent => cutoff,
         };
         let groups = request.groups.as_deref().unwrap_or(&self.config.groups);
@@ -207,10 +208,11 @@ const ELB_BURST_SECONDS: f64 = 4.0;
 
 /// How long a scheduled run may take, whatever time the function has for watches: the next
 /// minute's run shall not pile up on it.
-const SCHEDULED_RUN: Duration = Duration::from_secs(60);
+const SCHEDULED_RUN: Duration = Duration::from_secs(58);
 
-/// How long an invocation polls: the next minute's takes over then.
-const POLLING: Duration = Duration::from_secs(58);
+/// How long an invocation polls. It then verifies the target groups, sends metrics and replies,
+/// and the next minute's looks a second after its last look.
+const POLLING: Duration = Duration::from_secs(59);
 
 /// How long before the cut-off a watch ends, so that the target groups are verified once more.
 const LAST_LOOK: Duration = Duration::from_millis(1500);

@@ -25,7 +25,7 @@ use crate::{
     network::{AllowedNetworks, is_public},
     plan::{Desired, Plan, Policy},
     report::{GroupReport, Kind},
-    sampling::Sampling,
+    sampling::{Sampling, time_to_collect},
     state::{MOST_TAGS, State, TagChanges, Tags, Timestamp, is_ours},
     target::{IpFamily, RegisteredTarget, Target, TargetState},
     target_group::{BATCH, ElbError, Facts, RegisterError, TargetGroups},
@@ -158,6 +158,7 @@ impl Reconciler {
         let earlier = report.clone();
         report.problems.clear();
         report.warnings.clear();
+        report.held = None;
         let looking = self.look_and_act(group, early, mode, cutoff, report, &waits);
         let result = timeout_at(cutoff, looking).await;
         let waiting = waits.names();
@@ -168,13 +169,17 @@ impl Reconciler {
                 None
             }
             // It only waited for its turn, and nothing was decided: the budget put it off.
-            Err(_) if waiting.is_empty() && report.held.is_none() => return None,
+            Err(_) if waiting.is_empty() && report.held.is_none() => {
+                *report = earlier;
+                return None;
+            }
             Err(_) => {
                 let what = if waiting.is_empty() { "its turn under ELB_REQUESTS_PER_SECOND" } else { &waiting };
                 report.problems.push(format!("given up shortly before the deadline, still waiting for {what}"));
                 None
             }
         };
+        report.held = report.held.or(earlier.held);
         report.settle();
         log(report, &earlier);
         in_step
@@ -190,7 +195,7 @@ impl Reconciler {
         waits: &Waits,
     ) -> Result<Option<InStep>, String> {
         let arn = &group.arn;
-        let (known, listed, memory) = join!(
+        let (known, (listed, listed_at), memory) = join!(
             async {
                 let facts = match self.target_groups.known_facts(arn) {
                     Some(known) => known?,
@@ -205,14 +210,19 @@ impl Reconciler {
                 };
                 Ok::<_, ElbError>((facts, resolution))
             },
-            waits.on("DescribeTargetHealth", self.target_groups.describe(arn)),
+            async {
+                let listed = waits.on("DescribeTargetHealth", self.target_groups.describe(arn)).await;
+                (listed, Instant::now())
+            },
             async {
                 // What a CNAME chain will tell is not known yet.
                 let policy = group.policy(group.kinds_by_name());
-                if policy.needs_state() { Some(self.read_memory(group, waits).await) } else { None }
+                if !policy.needs_state() {
+                    return None;
+                }
+                Some((self.read_memory(group, waits).await, Instant::now()))
             },
         );
-        let read_at = Instant::now();
         if let Ok(listed) = &listed {
             report.count(listed);
         }
@@ -222,11 +232,12 @@ impl Reconciler {
         let listed = listed.map_err(|error| error.to_string())?;
         let policy = group.policy(resolution.kinds().map(|(_, kind)| kind));
         let memory = match memory {
-            None if policy.needs_state() => Some(self.read_memory(group, waits).await),
+            None if policy.needs_state() => Some((self.read_memory(group, waits).await, Instant::now())),
             known => known,
         };
+        let read_at = memory.as_ref().map_or(listed_at, |(_, at)| listed_at.min(*at));
         let mut problems = Vec::new();
-        let memory = match memory {
+        let memory = match memory.map(|(memory, _)| memory) {
             None => Memory::default(),
             Some(Ok((memory, unreadable))) => {
                 for warning in unreadable {
@@ -489,8 +500,9 @@ impl Reconciliation<'_> {
     /// Collects answers of the names that give samples, until there are enough or one brings a new
     /// address. `unseen` are the addresses of targets that are in none so far.
     async fn collect(&mut self, mut unseen: BTreeSet<IpAddr>) {
-        let until = dns_cutoff(self.cutoff).min(Instant::now() + LONGEST_COLLECTION);
-        let until = *self.collect_until.get_or_insert(until);
+        let now = Instant::now();
+        let time = time_to_collect(self.cutoff.saturating_duration_since(now));
+        let until = *self.collect_until.get_or_insert(now + time);
         let known = self.resolution.addresses();
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -537,8 +549,11 @@ impl Reconciliation<'_> {
                         }
                     }
                     Err(error) if sampling.is_sample() && may_fail => {
-                        sampling.fail();
-                        self.failed_looks.insert(hostname, error.clone());
+                        // That there is no time left for another look says nothing of the name.
+                        if !error.is_out_of_time() {
+                            sampling.fail();
+                            self.failed_looks.insert(hostname, error.clone());
+                        }
                         continue;
                     }
                     Err(_) => {}
@@ -796,9 +811,6 @@ const OLDEST_ANSWER: Duration = Duration::from_secs(2);
 /// How often the targets are read again before a change. DNS and ELBv2 may both be so slow that
 /// one is always old when the other is known.
 const MOST_REREADS: u32 = 2;
-
-/// How long a run collects answers at most: the next minute's does so too.
-const LONGEST_COLLECTION: Duration = Duration::from_secs(45);
 
 const RUN_IN_THE_VPC: &str = ". If this is a publicly accessible database: its name resolves to its private address \
      only inside its VPC, so the function must run in that VPC";

@@ -129,6 +129,15 @@ impl Sampling {
     }
 }
 
+/// How long a run collects answers that has so much time left. What is done with them takes some
+/// of it, and the next minute's run collects, too.
+pub fn time_to_collect(left: Duration) -> Duration {
+    (left * 3 / 4).min(LONGEST_COLLECTION)
+}
+
+/// How long a run collects answers at most.
+const LONGEST_COLLECTION: Duration = Duration::from_secs(45);
+
 /// The most answers that a run collects of one name.
 const MOST_LOOKUPS: u32 = 50;
 

@@ -140,7 +140,8 @@ impl Watcher {
                 retry_at = Instant::now() + retry_pause;
             }
             // What ends soon is published then.
-            if published_at.elapsed() >= PUBLISH_INTERVAL && self.until > looked_at + LAST_PUBLICATION {
+            let ends_soon = self.until <= published_at + PUBLISH_INTERVAL + LAST_PUBLICATION;
+            if published_at.elapsed() >= PUBLISH_INTERVAL && !ends_soon {
                 published_at = Instant::now();
                 // Nobody listens any more when the invocation is ending.
                 drop(self.progress.send(report.take_period()));
@@ -208,5 +209,5 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// From one publication of metrics to the next: at least once a minute.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(55);
 
-/// How near the end metrics are left for it.
+/// How much longer metrics may be left for the end.
 const LAST_PUBLICATION: Duration = Duration::from_secs(4);
