@@ -9,6 +9,7 @@
 )]
 
 mod bad_input; // every row of the contract's tables, given wrongly
+mod corpus; // what the fuzz targets found
 mod dns; // what name servers do, and what becomes of it
 mod events; // what invokes the function
 mod metrics; // what is published

@@ -1,0 +1,79 @@
+use nlb_hostname_targets::{
+    binding::InvalidJson,
+    event::{Request, Trigger, Watch},
+};
+use serde_json::{Map, Value};
+
+use super::{assert_one_line, bindings::assert_kept};
+
+/// The input is an event, as Lambda hands it over: JSON.
+pub fn event(input: &[u8]) {
+    let Ok(event) = serde_json::from_slice::<Value>(input) else { return };
+    match Request::from_event(event.clone()) {
+        Ok(request) => assert_meant(&event, &request),
+        Err(error) => assert_rightly_refused(&event, &error),
+    }
+}
+
+/// What an accepted request does is what the event says, all of it.
+fn assert_meant(event: &Value, request: &Request) {
+    let none = Map::new();
+    let fields = match event {
+        Value::Null => &none,
+        Value::Object(fields) => fields,
+        other => panic!("accepted {other}"),
+    };
+    let direct = fields.keys().filter(|field| DIRECT_FIELDS.contains(&field.as_str())).count();
+    if request.trigger == Trigger::Direct {
+        assert!(direct > 0 && direct == fields.len(), "a direct request with an unknown field was accepted");
+        assert_eq!(fields.get("dry_run").unwrap_or(&Value::Bool(false)), request.dry_run);
+        assert_eq!(fields.contains_key("bindings"), request.groups.is_some());
+        if let (Some(bindings), Some(groups)) = (fields.get("bindings"), &request.groups) {
+            assert_kept(bindings, groups);
+            assert!(!groups.is_empty());
+        }
+        let seconds =
+            fields.get("watch_seconds").map_or(0, |seconds| seconds.as_u64().expect("only a number is accepted"));
+        assert!(seconds <= 900);
+        let asked_for = match request.watch {
+            Watch::No => 0,
+            Watch::Seconds(seconds) => seconds.get().into(),
+            Watch::UntilStable => panic!("a watch without end"),
+        };
+        // A watch would apply what a dry run only shows.
+        assert_eq!(asked_for, if request.dry_run { 0 } else { seconds });
+        return;
+    }
+    // Whoever says `dry_run` or `bindings` gets it, or an error.
+    assert_eq!(direct, 0, "a field of a direct request was passed over");
+    assert!(!request.dry_run && request.groups.is_none());
+    assert!(request.watch == Watch::No || request.watch == Watch::UntilStable && request.trigger == Trigger::RdsEvent);
+    let source = fields.get("source").and_then(Value::as_str);
+    match request.trigger {
+        Trigger::RdsEvent if source.is_none() => {
+            let records = fields.get("Records").and_then(Value::as_array).expect("nothing else comes from RDS");
+            assert!(records.iter().any(|record| record.get("EventSource").is_some_and(|source| source == "aws:sns")));
+        }
+        Trigger::RdsEvent => assert_eq!(source, Some("aws.rds")),
+        _ => assert!(fields.is_empty() || source.is_some_and(|source| source != "aws.rds")),
+    }
+}
+
+/// What is refused is not what has to be accepted, and the error says where it is wrong.
+fn assert_rightly_refused(event: &Value, error: &InvalidJson) {
+    assert_one_line(&error.to_string());
+    assert!(!event.is_null());
+    let Some(fields) = event.as_object() else {
+        assert_eq!(error.at, "event");
+        return;
+    };
+    assert!(!fields.is_empty());
+    let direct = fields.keys().any(|field| DIRECT_FIELDS.contains(&field.as_str()));
+    assert!(direct || !fields.get("source").is_some_and(Value::is_string), "an event of AWS was refused: {error}");
+    let dry_run_alone = fields.len() == 1 && fields.get("dry_run").is_some_and(Value::is_boolean);
+    assert!(!dry_run_alone, "a well-formed request was refused: {error}");
+    let named = error.at == "event" || fields.keys().any(|field| error.at.starts_with(field.as_str()));
+    assert!(named, "{error} names nothing in {event}");
+}
+
+const DIRECT_FIELDS: [&str; 3] = ["bindings", "dry_run", "watch_seconds"];
