@@ -1,21 +1,27 @@
 # `make` lists the targets. All that is needed beforehand is Rust (cargo) and Python 3.10 or newer; the
-# other tools are installed into .venv/, as pinned in tools/requirements.txt.
+# other tools are installed into .venv/, as pinned in tools/requirements.txt, and those that cargo compiles into
+# target/tools/.
 
 PYTHON ?= python3
 # Where `make watch` serves the function and `make invoke` finds it.
 PORT ?= 9000
 # What `make deploy` builds for: x86_64 or arm64.
 ARCHITECTURE ?= x86_64
+# How long `make fuzz` runs each target.
+SECONDS ?= 60
 
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := $(VENV)/installed
+CARGO_TOOLS := target/tools
+DENY := $(CARGO_TOOLS)/cargo-deny@0.20.2
+FUZZ := $(CARGO_TOOLS)/cargo-fuzz@0.13.2
 
-# `cargo lambda` is found by cargo, and zig by `cargo lambda build`.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+# `cargo lambda`, `cargo deny` and `cargo fuzz` are found by cargo, and zig by `cargo lambda build`.
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e bench build deploy watch invoke clean
+.PHONY: help run test lint unit e2e fuzz audit bench build deploy watch invoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,9 +31,11 @@ run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS th
 
 test: lint unit e2e ## Check everything, as CI does
 
-lint: $(TOOLS) ## Formatting and lints, of Rust, of Python and of the template
+lint: $(TOOLS) $(DENY) ## Formatting and lints, of Rust, of Python and of the template; licences and sources of crates
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo deny --locked check licenses bans sources
 	$(BIN)/ruff format --config tools/ruff.toml --check local tests/e2e
 	$(BIN)/ruff check --config tools/ruff.toml local tests/e2e
 	$(BIN)/cfn-lint template.yaml
@@ -41,6 +49,18 @@ unit: ## The Rust tests
 e2e: $(TOOLS) ## The function and the template against a local AWS
 	cargo build --locked
 	$(BIN)/python -m pytest tests/e2e
+
+fuzz: $(FUZZ) ## Look for inputs that break a promise, SECONDS=60 for each target; the first time it compiles for long
+	@# Without a sanitizer, which needs a nightly compiler: there is no unsafe code here. What is new stays out of the
+	@# corpus that is kept, in fuzz/target/corpus/; to add what is worth it, see docs/security.md.
+	for target in $$(ls fuzz/corpus); do \
+		mkdir -p fuzz/target/corpus/$$target && \
+		cargo fuzz run --sanitizer none $$target fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+			-dict=fuzz/words.dict -max_len=4096 -max_total_time=$(SECONDS) -timeout=30 || exit 1; \
+	done
+
+audit: $(DENY) ## Crates with known vulnerabilities, by the advisory database, which is fetched from GitHub
+	cargo deny --locked check advisories
 
 bench: build ## The release binary: its size, how fast it starts, and what a run takes
 	$(BIN)/python -m local.bench
@@ -62,11 +82,17 @@ invoke: $(TOOLS) ## Invoke what `make watch` serves: make invoke EVENT=events/dr
 	@cargo lambda invoke bootstrap --invoke-address 127.0.0.1 --invoke-port $(PORT) --data-file "$(EVENT)" --output-format json
 
 clean: ## Remove what the builds and the tools left
-	rm -rf target $(VENV) .aws-sam .pytest_cache .ruff_cache
+	rm -rf target fuzz/target $(VENV) .aws-sam .pytest_cache .ruff_cache
 
 $(TOOLS): tools/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; name one with make PYTHON=...")'
 	@echo "Installing the tools into $(VENV)/ (once; a minute or two)"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement tools/requirements.txt
+	@touch $@
+
+# Unoptimised, they compile in half the time.
+$(DENY) $(FUZZ):
+	@echo "Compiling $(notdir $@) into $(CARGO_TOOLS)/ (once; a minute or two)"
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --no-default-features --root $(CARGO_TOOLS) $(notdir $@)
 	@touch $@
