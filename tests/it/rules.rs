@@ -72,6 +72,18 @@ async fn rule_01_stale_targets_go_first_however_slow_the_budget_makes_it() {
 }
 
 #[tokio::test]
+async fn rule_01_stale_targets_go_first_where_answers_are_samples_too() {
+    let addresses: Vec<_> = (1..=8).map(|host| format!("10.0.1.{host}")).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let (world, arn) = World::with_database(&addresses, &["10.0.2.1", "10.0.2.2"]).await;
+    world.aws.reconfigure(&arn, |group| group.quota(8));
+    world.dns.set_ttl(1);
+    let group = world.sync().await.unwrap();
+    assert_eq!(group["deregistered"], json!(["10.0.2.1:5432", "10.0.2.2:5432"]));
+    assert_eq!(world.aws.registered(&arn), addresses.iter().map(|address| format!("{address}:5432")).collect());
+}
+
+#[tokio::test]
 async fn rule_01_no_more_stale_targets_go_first_than_room_is_needed_for() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.7", "10.0.1.8", "10.0.1.9"]).await;
     world.aws.reconfigure(&arn, |group| group.quota(3));

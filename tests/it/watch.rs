@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::support::{
     World,
-    aws::{Fault, FaultKind},
+    aws::{Fault, FaultKind, TargetGroup},
     dns::Reply,
     invoke_within,
 };
@@ -199,4 +199,17 @@ async fn a_watch_waits_for_the_end_of_a_grace_period() {
     assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
     let gone_after = world.aws.calls_of("DeregisterTargets")[0].at.duration_since(started);
     assert!((Duration::from_millis(4500)..Duration::from_secs(7)).contains(&gone_after), "{gone_after:?}");
+}
+
+#[tokio::test]
+async fn a_watch_that_ends_without_another_turn_still_says_why_it_failed() {
+    let (world, first) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let second = world.aws.create_target_group(TargetGroup::new("second"));
+    let shared = |arn: &str| json!({"hostname": "db.test", "target_group_arn": arn, "ownership": "shared"});
+    let world = world.set("BINDINGS", json!([shared(&first), shared(&second)])).set("ELB_REQUESTS_PER_SECOND", 1);
+    world.aws.fault(Fault::on("DescribeTargetHealth", FaultKind::error(403, "AccessDenied", "no")));
+    let message = invoke_within(&world.function().await, FAILOVER(), deadline(7)).await.unwrap_err().to_string();
+    let causes: Vec<_> = message.split(" | ").collect();
+    assert_eq!(causes.len(), 2, "{message}");
+    assert!(causes.iter().all(|cause| cause.contains("AccessDenied") || cause.contains("given up")), "{message}");
 }
