@@ -1,0 +1,203 @@
+//! One invocation over as many target groups as a company has.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use hickory_server::proto::rr::RecordType;
+use nlb_hostname_targets::function::Function;
+use serde_json::{Value, json};
+
+use crate::support::{World, aws::TargetGroup, binding, dns::Reply, invoke_within};
+
+/// Groups g0000, g0001 … that are in step, each with a hostname and an address of its own.
+struct Fleet {
+    world: World,
+    arns: Vec<String>,
+    /// A direct request that names them all: Lambda's environment has no room for so many.
+    event: Value,
+}
+
+impl Fleet {
+    async fn new(count: usize) -> Self {
+        let world = World::new().await;
+        let mut bindings = Vec::new();
+        let mut arns = Vec::new();
+        for number in 0..count {
+            let arn = world.aws.create_target_group(TargetGroup::new(&format!("g{number:04}")));
+            world.aws.add_target(&arn, &format!("{}:5432", address(number)), "healthy");
+            world.dns.set_a(&hostname(number), &[&address(number)]);
+            bindings.push(binding(&hostname(number), &arn));
+            arns.push(arn);
+        }
+        Self { world, arns, event: json!({ "bindings": bindings }) }
+    }
+
+    fn set(mut self, variable: &str, value: impl ToString) -> Self {
+        self.world = self.world.set(variable, value);
+        self
+    }
+
+    /// One invocation, of which only the calls, metrics and queries are kept.
+    async fn run(&self, function: &Function, time: Duration) -> Vec<String> {
+        self.world.aws.clear_calls();
+        self.world.dns.clear_queries();
+        let reply = invoke_within(function, self.event.clone(), time).await.expect("no group fails");
+        let groups = reply["groups"].as_array().unwrap();
+        let outcomes: Vec<_> = groups.iter().map(|group| group["outcome"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(outcomes.len(), self.arns.len());
+        assert_eq!(self.names_asked(), self.arns.len(), "all names are asked in every run");
+        self.check_metrics(&outcomes);
+        assert_eq!(self.world.aws.violations(), Vec::<String>::new());
+        outcomes
+    }
+
+    fn names_asked(&self) -> usize {
+        self.world.dns.queries().into_iter().map(|query| query.name).collect::<BTreeSet<_>>().len()
+    }
+
+    /// Of each group that was looked at nine metrics, of each that was put off the seven that tell
+    /// nothing of its targets, in as few calls as the API allows.
+    fn check_metrics(&self, outcomes: &[String]) {
+        let deferred = count(outcomes, "deferred");
+        let metrics = self.world.aws.metrics();
+        assert_eq!(metrics.len(), 9 * outcomes.len() - 2 * deferred);
+        assert_eq!(self.world.aws.calls_of("PutMetricData").len(), metrics.len().div_ceil(1000));
+        assert_eq!(self.world.sum("Failures"), 0.0, "to be put off is no failure");
+    }
+
+    /// The groups that were looked at, by their positions, in the order in which they were.
+    fn described(&self) -> Vec<usize> {
+        let calls = self.world.aws.calls_of("DescribeTargetHealth");
+        calls.iter().map(|call| self.arns.iter().position(|arn| call.arn.as_ref() == Some(arn)).unwrap()).collect()
+    }
+
+    /// When ELBv2 was called.
+    fn requests(&self) -> Vec<Instant> {
+        let calls = self.world.aws.calls().into_iter();
+        calls.filter(|call| call.action != "PutMetricData").map(|call| call.at.into_std()).collect()
+    }
+}
+
+fn hostname(number: usize) -> String {
+    format!("g{number:04}.test")
+}
+
+fn address(number: usize) -> String {
+    format!("10.0.{}.{}", 1 + number / 200, 1 + number % 200)
+}
+
+fn count(outcomes: &[String], outcome: &str) -> usize {
+    outcomes.iter().filter(|found| *found == outcome).count()
+}
+
+/// The most events that lie in any window of this length.
+fn most_within(times: &[Instant], window: Duration) -> usize {
+    let from = |first: &Instant| times.iter().filter(|at| (*first..*first + window).contains(*at)).count();
+    times.iter().map(from).max().unwrap_or_default()
+}
+
+/// By how many events any window holds more than the rate accounts for: the size of the burst.
+fn burst(times: &[Instant], per_second: f64) -> f64 {
+    let mut fewest = f64::MAX;
+    let mut burst: f64 = 0.0;
+    for (number, at) in times.iter().enumerate() {
+        let ahead = number as f64 - per_second * at.duration_since(times[0]).as_secs_f64();
+        fewest = fewest.min(ahead);
+        burst = burst.max(ahead + 1.0 - fewest);
+    }
+    burst
+}
+
+#[tokio::test]
+async fn a_thousand_groups_are_looked_at_in_one_run_within_all_limits() {
+    let fleet = Fleet::new(1000).await.set("ELB_REQUESTS_PER_SECOND", 100);
+    let pause = Duration::from_millis(200);
+    fleet.world.aws.set_latency(pause);
+    for number in 0..1000 {
+        let reply = Reply::addresses(&[&address(number)]).delayed(pause);
+        fleet.world.dns.set_reply(&hostname(number), RecordType::A, reply);
+    }
+    let function = fleet.world.function().await;
+    let outcomes = fleet.run(&function, Duration::from_secs(60)).await;
+    assert_eq!(count(&outcomes, "in_sync"), 1000);
+    assert_eq!(fleet.world.aws.calls_of("DescribeTargetGroups").len(), 50);
+    assert_eq!(fleet.world.aws.calls_of("DescribeTargetHealth").len(), 1000);
+    assert_eq!(fleet.world.aws.calls_of("PutMetricData").len(), 9);
+
+    // What arrives within the time that one reply takes is under way at once.
+    let requests = fleet.requests();
+    assert!(most_within(&requests, pause) <= 32, "{}", most_within(&requests, pause));
+    let queries: Vec<_> = fleet.world.dns.queries().iter().map(|query| query.at).collect();
+    assert!(most_within(&queries, pause) <= 256, "{}", most_within(&queries, pause));
+    // What arrives is noted late where the processors are busy, and what comes next then seems to
+    // come too soon: hence a tenth more.
+    assert!(burst(&requests, 100.0) <= 440.0, "{}", burst(&requests, 100.0));
+    assert!(burst(&queries, 500.0) <= 275.0, "{}", burst(&queries, 500.0));
+}
+
+#[tokio::test]
+async fn a_few_changed_answers_among_a_thousand_go_first() {
+    let fleet = Fleet::new(1000).await.set("ELB_REQUESTS_PER_SECOND", 60);
+    let function = fleet.world.function().await;
+    let first = fleet.run(&function, Duration::from_secs(60)).await;
+    assert_eq!(count(&first, "in_sync"), 1000);
+
+    let flipped = [7, 300, 301, 650, 999];
+    for number in flipped {
+        fleet.world.dns.set_a(&hostname(number), &["10.0.9.9"]);
+    }
+    let began = Instant::now();
+    let second = fleet.run(&function, Duration::from_secs(10)).await;
+    for number in flipped {
+        assert_eq!(second[number], "changed");
+        assert_eq!(fleet.world.aws.registered(&fleet.arns[number]), BTreeSet::from(["10.0.9.9:5432".to_owned()]));
+    }
+    // Those that are under way at once arrive in any order.
+    let first: BTreeSet<_> = fleet.described().into_iter().take(32).collect();
+    assert!(flipped.iter().all(|number| first.contains(number)), "{first:?}");
+    let changes = fleet.world.aws.calls().into_iter().filter(|call| call.action.ends_with("sterTargets"));
+    let took: Vec<_> = changes.map(|call| call.at.into_std() - began).collect();
+    assert_eq!(took.len(), 2 * flipped.len());
+    assert!(took.iter().all(|took| *took < Duration::from_secs(6)), "{took:?}");
+    // The time of this run does not suffice for all others.
+    assert!(count(&second, "deferred") > 0 && count(&second, "in_sync") > 0);
+}
+
+/// How many runs it takes at most until every group was looked at: a run begins groups until half of
+/// its time is over, of which 2 s are left for the reply, and the facts of 20 are read with a call.
+fn most_runs(groups: usize, per_second: usize, time: Duration) -> usize {
+    let seconds = (time.as_secs_f64() - 2.0) / 2.0;
+    let requests = groups + groups.div_ceil(20);
+    (requests as f64 / (per_second as f64 * seconds)).ceil() as usize
+}
+
+#[tokio::test]
+async fn every_group_is_verified_and_every_drift_repaired_within_a_bounded_number_of_runs() {
+    let (groups, rate, time) = (60, 6, Duration::from_secs(5));
+    let fleet = Fleet::new(groups).await.set("ELB_REQUESTS_PER_SECOND", rate);
+    let function = fleet.world.function().await;
+    fleet.run(&function, time).await;
+    let described = fleet.described();
+
+    // By hand: of one a target is taken away, to another one is added, of a third it drains.
+    let drifted = [described[0], described[1], described[2]];
+    let [taken, added, draining] = drifted.map(|number| &fleet.arns[number]);
+    let [first, second, third] = drifted.map(|number| format!("{}:5432", address(number)));
+    fleet.world.aws.remove_target(taken, &first);
+    fleet.world.aws.add_target(added, "10.0.8.8:5432", "healthy");
+    fleet.world.aws.set_state(draining, &third, "draining");
+    let most = most_runs(groups, rate, time);
+    let mut verified = BTreeSet::new();
+    for _ in 0..most {
+        fleet.run(&function, time).await;
+        let described = fleet.described();
+        assert!(described.len() < groups, "the budget does not let all be looked at");
+        verified.extend(described);
+    }
+    assert_eq!(verified.len(), groups, "after {most} runs");
+    for (arn, target) in [(taken, first), (added, second), (draining, third)] {
+        assert_eq!(fleet.world.aws.registered(arn), BTreeSet::from([target]));
+    }
+}
