@@ -27,6 +27,7 @@ pub struct Limiter {
 #[derive(Debug)]
 struct Bucket {
     tokens: f64,
+    /// Up to when it was filled. It lies ahead while it is not known when a burst has arrived.
     filled_at: Instant,
 }
 
@@ -73,6 +74,12 @@ impl Limiter {
                 let mut bucket = self.filled(rate);
                 let yields = priority == Priority::Start && self.continuing.load(Ordering::Relaxed) > 0;
                 if bucket.tokens >= 1.0 && !yields {
+                    // The service's own bucket is full until the first request of a burst arrives, and
+                    // fills up from then on only. Were ours ahead by the time that this takes, in a
+                    // cold start that of many TLS handshakes, the end of the burst would be throttled.
+                    if bucket.tokens > rate * (self.burst_seconds - LONGEST_ARRIVAL.as_secs_f64()) {
+                        bucket.filled_at = Instant::now() + LONGEST_ARRIVAL;
+                    }
                     bucket.tokens -= 1.0;
                     return;
                 }
@@ -106,6 +113,12 @@ impl Limiter {
         self.change(1.0);
     }
 
+    /// Notes that a request has been answered, so that it has arrived.
+    pub fn note_answer(&self) {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.filled_at = bucket.filled_at.min(Instant::now());
+    }
+
     fn change(&self, tokens: f64) {
         if let Some(rate) = self.per_second {
             self.filled(rate).tokens += tokens;
@@ -117,7 +130,7 @@ impl Limiter {
         let now = Instant::now();
         let earned = now.duration_since(bucket.filled_at).as_secs_f64() * rate;
         bucket.tokens = (bucket.tokens + earned).min(rate * self.burst_seconds);
-        bucket.filled_at = now;
+        bucket.filled_at = bucket.filled_at.max(now);
         bucket
     }
 }
@@ -137,6 +150,9 @@ impl Drop for Queued<'_> {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+/// How long a request may take to arrive, as far as the bucket heeds it.
+const LONGEST_ARRIVAL: Duration = Duration::from_secs(1);
 
 /// How much of a token to wait for at the least, so that one who yields does not spin.
 const SHORTEST_PAUSE_TOKENS: f64 = 0.1;

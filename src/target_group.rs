@@ -16,7 +16,7 @@ use aws_sdk_elasticloadbalancingv2::{
         Builder, ConfigBag, Intercept, RuntimeComponents,
         interceptors::{
             AfterDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef,
-            BeforeTransmitInterceptorContextRef,
+            BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
         },
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
@@ -477,6 +477,16 @@ impl Intercept for CountAttempts {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         self.0.take_unasked();
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        _: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.note_answer();
         Ok(())
     }
 }

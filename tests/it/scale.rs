@@ -9,7 +9,13 @@ use hickory_server::proto::rr::RecordType;
 use nlb_hostname_targets::function::Function;
 use serde_json::{Value, json};
 
-use crate::support::{World, aws::TargetGroup, binding, dns::Reply, invoke_within};
+use crate::support::{
+    World,
+    aws::{Fault, FaultKind, TargetGroup},
+    binding,
+    dns::Reply,
+    invoke_within,
+};
 
 /// Groups g0000, g0001 … that are in step, each with a hostname and an address of its own.
 struct Fleet {
@@ -199,5 +205,23 @@ async fn every_group_is_verified_and_every_drift_repaired_within_a_bounded_numbe
     assert_eq!(verified.len(), groups, "after {most} runs");
     for (arn, target) in [(taken, first), (added, second), (draining, third)] {
         assert_eq!(fleet.world.aws.registered(arn), BTreeSet::from([target]));
+    }
+}
+
+#[tokio::test]
+async fn a_fleet_within_the_budget_is_verified_in_every_run_and_never_throttled() {
+    let fleet = Fleet::new(60).await;
+    // The quota that AWS documents, as large as the budget that is the default.
+    fleet.world.aws.set_read_quota(40, 10.0);
+    // Connections take their time to open, so that the first requests arrive together with later ones.
+    let opening = FaultKind::Latency(Duration::from_millis(700));
+    fleet.world.aws.fault(Fault::on("DescribeTargetHealth", opening).times(32));
+    let function = fleet.world.function().await;
+    for _ in 0..2 {
+        let outcomes = fleet.run(&function, Duration::from_secs(40)).await;
+        assert_eq!(count(&outcomes, "in_sync"), 60);
+        let calls = fleet.world.aws.calls();
+        assert!(calls.iter().all(|call| call.status == 200), "throttled");
+        assert_eq!(fleet.world.aws.calls_of("DescribeTargetHealth").len(), 60);
     }
 }
