@@ -121,7 +121,7 @@ impl Fleet {
     async fn by_urgency<'a>(&self, mut jobs: VecDeque<Job<'a>>, cutoff: Instant) -> VecDeque<Job<'a>> {
         // Where nothing is remembered, as in a cold start, the first of the bindings must not be
         // the first each time.
-        jobs.rotate_left(minute_of_epoch().wrapping_mul(STRIDE) % jobs.len().max(1));
+        jobs.rotate_left(first_of_minute((self.reconciler.now)(), jobs.len()));
         let target_groups = &self.reconciler.target_groups;
         let unknown: Vec<_> =
             jobs.iter().map(|job| &job.group.arn).filter(|arn| target_groups.known_facts(arn).is_none()).collect();
@@ -241,9 +241,16 @@ impl Fleet {
     }
 }
 
-fn minute_of_epoch() -> usize {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    usize::try_from(since_epoch.as_secs() / 60).unwrap_or_default()
+/// Which of `count` bindings is the first at a time. From a minute to the next, the first moves on
+/// by the golden ratio of their number: of all steps, that leaves the smallest gaps between the
+/// firsts of any few minutes, so that runs that each reach a part of the groups soon reach all of
+/// them. And no interval between runs comes back to the same first, as steps of a whole number
+/// might.
+fn first_of_minute(time: SystemTime, count: usize) -> usize {
+    let minutes = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
+    // As a fraction of 2⁶⁴, which the product is taken modulo.
+    let fraction = minutes.wrapping_mul(GOLDEN_RATIO);
+    usize::try_from((u128::from(fraction) * count as u128) >> 64).unwrap_or_default()
 }
 
 /// How long to wait for DNS before target groups are put in order: long enough for a second name
@@ -256,9 +263,8 @@ const PREFETCH: Duration = Duration::from_secs(10);
 /// How long before the cut-off no further target group is begun, so that what is begun can end.
 const TIME_FOR_ONE: Duration = Duration::from_secs(5);
 
-/// How far the order of the bindings is rotated from a minute to the next. A prime, so that it has
-/// no factor in common with most numbers of groups.
-const STRIDE: usize = 37;
+/// (√5 − 1) / 2, as a fraction of 2⁶⁴.
+const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What a target group may need within that time: to be described, its facts, a registration and
 /// a deregistration.

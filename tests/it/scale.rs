@@ -10,7 +10,7 @@ use nlb_hostname_targets::function::Function;
 use serde_json::{Value, json};
 
 use crate::support::{
-    World,
+    World, advance,
     aws::{Fault, FaultKind, TargetGroup},
     binding,
     dns::Reply,
@@ -223,5 +223,23 @@ async fn a_fleet_within_the_budget_is_verified_in_every_run_and_never_throttled(
         let calls = fleet.world.aws.calls();
         assert!(calls.iter().all(|call| call.status == 200), "throttled");
         assert_eq!(fleet.world.aws.calls_of("DescribeTargetHealth").len(), 60);
+    }
+}
+
+#[tokio::test]
+async fn cold_starts_reach_every_group_too() {
+    // Four requests at once, of which one is for the facts: two or three groups of 16 a run.
+    let fleet = Fleet::new(16).await.set("ELB_REQUESTS_PER_SECOND", 1);
+    for interval in [1, 5, 60] {
+        let mut verified = BTreeSet::new();
+        let mut runs = 0;
+        while verified.len() < fleet.arns.len() {
+            runs += 1;
+            assert!(runs <= 20, "after {interval} minutes each time, {verified:?}");
+            advance(60 * interval);
+            let function = fleet.world.function().await;
+            fleet.run(&function, Duration::from_millis(800)).await;
+            verified.extend(fleet.described());
+        }
     }
 }
