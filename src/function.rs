@@ -20,7 +20,7 @@ use crate::{
     binding::InvalidJson,
     config::{BINDINGS, Config},
     dns::{NoNameServer, Resolver},
-    event::{Request, Trigger, Watch},
+    event::{Request, Watch},
     fleet::Fleet,
     limiter::Limiter,
     metrics::Metrics,
@@ -111,10 +111,10 @@ impl Function {
         let left = deadline.duration_since(SystemTime::now()).unwrap_or(UNKNOWN_DEADLINE);
         let cutoff = started + left.saturating_sub(RESERVE.min(left / 2));
         let request = Request::from_event(event)?;
-        let scheduled_run = if self.config.poll_interval.is_some() { POLLING + RESERVE } else { SCHEDULED_RUN };
-        let cutoff = match request.trigger {
-            Trigger::Schedule => cutoff.min(started + scheduled_run),
-            Trigger::Direct | Trigger::RdsEvent => cutoff,
+        let run = if self.config.poll_interval.is_some() { POLLING + RESERVE } else { RUN };
+        let cutoff = match request.watch {
+            Watch::No => cutoff.min(started + run),
+            Watch::Seconds(_) | Watch::UntilStable => cutoff,
         };
         let groups = request.groups.as_deref().unwrap_or(&self.config.groups);
         if groups.is_empty() {
@@ -206,9 +206,10 @@ const RESERVE: Duration = Duration::from_secs(2);
 /// Seconds' worth of ELBv2 requests that may go out at once: the quota's own bucket holds four.
 const ELB_BURST_SECONDS: f64 = 4.0;
 
-/// How long a scheduled run may take, whatever time the function has for watches: the next
-/// minute's run shall not pile up on it.
-const SCHEDULED_RUN: Duration = Duration::from_secs(58);
+/// How long a run may take that does not watch, whatever time the function has for watches: the
+/// next minute's shall not pile up on it, nor take its requests from the same quota. A direct
+/// request too, because a schedule sends it where it carries the bindings of a fleet.
+const RUN: Duration = Duration::from_secs(58);
 
 /// How long an invocation polls. It then verifies the target groups, sends metrics and replies,
 /// and the next minute's looks a second after its last look.
