@@ -138,6 +138,10 @@ impl Watcher {
                 in_step = self.reconcile(reconciler, group, early, report, cutoff).await?;
                 retry_pause = if in_step.is_some() { FIRST_RETRY } else { (retry_pause * 2).min(LONGEST_RETRY) };
                 retry_at = Instant::now() + retry_pause;
+                // It has had the time of the last look.
+                if Instant::now() >= self.until {
+                    return in_step;
+                }
             }
             // What ends soon is published then.
             let ends_soon = self.until <= published_at + PUBLISH_INTERVAL + LAST_PUBLICATION;

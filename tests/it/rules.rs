@@ -518,6 +518,30 @@ async fn rule_10_a_group_that_hangs_spoils_no_other_and_the_reply_goes_out_in_ti
 }
 
 #[tokio::test]
+async fn rule_10_a_tag_call_that_hangs_spoils_no_other_group_and_the_reply_goes_out_in_time() {
+    let checks = ["DescribeTags", "AddTags", "RemoveTags", "DeregisterTargets"].map(async |action| {
+        let (world, arns) = three_groups().await;
+        let slow = json!({"hostname": "slow.test", "target_group_arn": arns[0], "ownership": "shared"});
+        let others = [("second.test", &arns[1]), ("third.test", &arns[2])].map(|(name, arn)| binding(name, arn));
+        let world = world.set("BINDINGS", Value::from([&[slow], &others[..]].concat()));
+        world.aws.add_target(&arns[0], "10.0.1.9:5432", "healthy");
+        world.aws.set_tag(&arns[0], "nlb-hostname-targets:owned-1", "10.0.1.9_5432");
+        world.aws.set_tag(&arns[0], "nlb-hostname-targets:owned-2", "10.0.1.8_5432");
+        world.aws.fault(Fault::on(action, FaultKind::Hang));
+        let function = world.function().await;
+        let time = Duration::from_secs(5);
+        let result = tokio::time::timeout(time, invoke_within(&function, json!({}), time)).await;
+        let message = result.expect("the reply has to go out before the deadline").unwrap_err().to_string();
+        assert!(message.starts_with("1 of 3") && message.contains("slow.test"), "{message}");
+        assert!(message.contains(&format!("waiting for {action}")), "{message}");
+        assert_eq!(world.aws.registered(&arns[1]), set(&["10.0.1.2:5432"]));
+        assert_eq!(world.aws.registered(&arns[2]), set(&["10.0.1.3:5432"]));
+        assert_eq!(world.sum("Failures"), 1.0, "metrics are sent");
+    });
+    futures_util::future::join_all(checks).await;
+}
+
+#[tokio::test]
 async fn rule_10_a_name_that_hangs_spoils_no_other_group() {
     let (world, arns) = three_groups().await;
     world.dns.set_reply("slow.test", RecordType::A, Reply::Silent);

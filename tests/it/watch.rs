@@ -6,12 +6,13 @@ use hickory_server::proto::rr::RecordType;
 use serde_json::{Value, json};
 use tokio::{
     join,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::support::{
     World,
     aws::{Fault, FaultKind, TargetGroup},
+    binding,
     dns::Reply,
     invoke_within,
 };
@@ -212,4 +213,54 @@ async fn a_watch_that_ends_without_another_turn_still_says_why_it_failed() {
     let causes: Vec<_> = message.split(" | ").collect();
     assert_eq!(causes.len(), 2, "{message}");
     assert!(causes.iter().all(|cause| cause.contains("AccessDenied") || cause.contains("given up")), "{message}");
+}
+
+#[tokio::test]
+async fn a_watch_in_which_something_hangs_spoils_no_other_group_and_replies_in_time() {
+    let hanging = [
+        "DNS",
+        "DescribeTargetHealth",
+        "RegisterTargets",
+        "DescribeTags",
+        "AddTags",
+        "DeregisterTargets",
+        "PutMetricData",
+    ];
+    let checks = hanging.map(async |what| {
+        let (world, first) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+        world.dns.set_a("second.test", &["10.0.1.9"]);
+        let second = world.aws.create_target_group(TargetGroup::new("second"));
+        world.aws.set_tag(&first, "nlb-hostname-targets:owned-1", "10.0.1.9_5432");
+        let shared = json!({"hostname": "db.test", "target_group_arn": first, "ownership": "shared"});
+        let world = world.set("BINDINGS", json!([shared, binding("second.test", &second)]));
+        let function = world.function().await;
+        let time = deadline(9);
+        let moving = async {
+            sleep(Duration::from_millis(1500)).await;
+            let hang = Fault::on(what, FaultKind::Hang);
+            world.aws.fault(if what == "PutMetricData" { hang } else { hang.arn(&first) });
+            world.dns.set_a("second.test", &["10.0.1.10"]);
+            match what {
+                "DNS" => world.dns.set_reply("db.test", RecordType::A, Reply::Silent),
+                _ => world.dns.set_a("db.test", &["10.0.1.10"]),
+            }
+        };
+        let (reply, ()) = join!(timeout(time, invoke_within(&function, FAILOVER(), time)), moving);
+        let reply = reply.unwrap_or_else(|_| panic!("{what}: the reply has to go out before the deadline"));
+        assert_eq!(world.aws.registered(&second), set(&["10.0.1.10:5432"]), "{what}");
+        if what == "PutMetricData" {
+            assert_eq!(reply.unwrap()["groups"][0]["outcome"], "changed");
+            return;
+        }
+        let message = reply.unwrap_err().to_string();
+        assert!(
+            message.starts_with("1 of 2") && message.contains("db.test of") && message.contains(&first),
+            "{message}"
+        );
+        let says = if what == "DNS" { "db.test: time-out".to_owned() } else { format!("waiting for {what}") };
+        assert!(message.contains(&says), "{what}: {message}");
+        assert_eq!(world.sum("Failures"), 1.0, "{what}: metrics are sent");
+        assert!(world.aws.registered(&first).contains("10.0.1.9:5432"), "{what}");
+    });
+    futures_util::future::join_all(checks).await;
 }
