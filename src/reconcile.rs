@@ -363,6 +363,7 @@ impl Reconciliation<'_> {
         let began = Timestamp::from((reconciler.now)());
         let mut quota_reached = false;
         let mut registered_when_room_was_made = None;
+        let mut has_failed = false;
         let mut has_turn = false;
         let mut rereads = 0;
         loop {
@@ -399,11 +400,17 @@ impl Reconciliation<'_> {
                 .collect();
             // In a shared group, nothing is registered whose state can't be written.
             let forgotten = |target: &Target| memory_is_missing && !self.memory.state.owned.contains(target);
-            let (turned_down, missing): (Vec<Target>, Vec<Target>) = plan.register.iter().partition(|target| {
+            let (turned_down, mut missing): (Vec<Target>, Vec<Target>) = plan.register.iter().partition(|target| {
                 self.refused.contains_key(&target.address)
                     || (self.policy.ownership == Ownership::Shared && forgotten(target))
             });
-            let deregister = if turned_down.is_empty() { plan.deregister.clone() } else { BTreeSet::new() };
+            let mut deregister = if turned_down.is_empty() { plan.deregister.clone() } else { BTreeSet::new() };
+            if has_failed {
+                // Since when what is missing has been missing is remembered all the same: it may be
+                // what makes room.
+                missing.clear();
+                deregister.clear();
+            }
             let is_done = missing.is_empty() && deregister.is_empty() && !changes_state;
             if self.mode == Mode::DryRun || is_done {
                 if collecting && self.mode != Mode::Quick {
@@ -458,7 +465,10 @@ impl Reconciliation<'_> {
                 let room = missing.len().min(registered.saturating_sub(1).max(1));
                 let most = if missing.is_empty() { BATCH } else { room.min(BATCH) };
                 let batch = deregister.into_iter().take(most).collect();
-                self.deregister(&batch, report).await?;
+                if let Err(problem) = self.deregister(&batch, report).await {
+                    self.problems.push(problem);
+                    has_failed = true;
+                }
                 if quota_reached {
                     quota_reached = false;
                     registered_when_room_was_made = Some(report.registrations);
@@ -478,7 +488,10 @@ impl Reconciliation<'_> {
                             self.collect(unseen.clone()).await;
                         }
                     }
-                    Err(error) => return Err(error.to_string()),
+                    Err(error) => {
+                        self.problems.push(error.to_string());
+                        has_failed = true;
+                    }
                     Ok(()) => {}
                 }
             }

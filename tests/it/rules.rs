@@ -6,7 +6,7 @@ use hickory_server::proto::rr::RecordType;
 use serde_json::{Value, json};
 
 use crate::support::{
-    World,
+    World, advance,
     aws::{Fault, FaultKind, TargetGroup},
     binding,
     dns::{Reply, record},
@@ -445,6 +445,36 @@ async fn rule_08_a_group_that_needs_no_state_has_no_tag_read_or_written() {
     world.sync().await.unwrap();
     assert!(world.actions().iter().all(|action| !action.ends_with("Tags")), "{:?}", world.actions());
     assert_eq!(world.aws.tags(&arn).len(), 1);
+}
+
+#[tokio::test]
+async fn rule_08_the_grace_of_what_is_missing_begins_although_a_registration_fails() {
+    // In a full target group, it is what has to go that makes room.
+    let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11"], &["10.0.1.8", "10.0.1.9"]).await;
+    world.aws.reconfigure(&arn, |group| group.quota(2));
+    let binding = json!({"hostname": "db.test", "target_group_arn": arn, "deregister_after_seconds": 60});
+    let world = world.set("BINDINGS", json!([binding]));
+    let message = world.failure(json!({})).await;
+    assert!(message.contains("TooManyTargets"), "{message}");
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.8:5432", "10.0.1.9:5432"]));
+    advance(61);
+    world.sync().await.unwrap();
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432", "10.0.1.11:5432"]));
+}
+
+#[tokio::test]
+async fn rule_08_the_grace_of_what_is_missing_begins_although_a_deregistration_fails() {
+    let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.8", "10.0.1.9", "10.0.1.10"]).await;
+    world.aws.set_tag(&arn, "nlb-hostname-targets:missing-1", "10.0.1.8_5432@1700000000.000");
+    let binding = json!({"hostname": "db.test", "target_group_arn": arn, "deregister_after_seconds": 60});
+    let world = world.set("BINDINGS", json!([binding]));
+    world.aws.fault(Fault::on("DeregisterTargets", FaultKind::error(403, "AccessDenied", "no")));
+    let message = world.failure(json!({})).await;
+    assert!(message.contains("DeregisterTargets: AccessDenied"), "{message}");
+    world.aws.clear_faults();
+    advance(61);
+    world.sync().await.unwrap();
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
 }
 
 #[tokio::test]
