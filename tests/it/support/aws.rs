@@ -329,6 +329,10 @@ pub(crate) struct Call {
     pub(crate) arn: Option<String>,
     pub(crate) arns: Vec<String>,
     pub(crate) targets: Vec<SentTarget>,
+    /// What AddTags writes.
+    pub(crate) tags: Vec<(String, String)>,
+    /// What RemoveTags removes.
+    pub(crate) tag_keys: Vec<String>,
     /// The region that the request was signed for.
     pub(crate) region: String,
     pub(crate) at: Instant,
@@ -571,6 +575,7 @@ struct Asked {
     action: String,
     arns: Vec<String>,
     targets: Vec<SentTarget>,
+    tags: Vec<(String, String)>,
     region: String,
     gzip: bool,
     /// The decoded fields of the Query protocol.
@@ -601,6 +606,7 @@ impl Asked {
             let lists = ["TargetGroupArns", "ResourceArns"].map(|name| asked.list(name));
             asked.arns = arn.into_iter().chain(lists.concat()).collect();
             asked.targets = asked.sent_targets();
+            asked.tags = asked.sent_tags();
             "elasticloadbalancing"
         };
         note_action(service, &asked.action);
@@ -620,6 +626,14 @@ impl Asked {
 
     fn list(&self, name: &str) -> Vec<String> {
         let member = |n| self.fields.get(&format!("{name}.member.{n}")).cloned();
+        (1..).map_while(member).collect()
+    }
+
+    fn sent_tags(&self) -> Vec<(String, String)> {
+        let member = |n: usize| {
+            let value = self.field(&format!("Tags.member.{n}.Value")).unwrap_or_default();
+            Some((self.field(&format!("Tags.member.{n}.Key"))?.to_owned(), value.to_owned()))
+        };
         (1..).map_while(member).collect()
     }
 
@@ -902,6 +916,8 @@ impl State {
             arn: asked.arns.first().cloned(),
             arns: asked.arns.clone(),
             targets: asked.targets.clone(),
+            tags: asked.tags.clone(),
+            tag_keys: asked.list("TagKeys"),
             region: asked.region.clone(),
             at: Instant::now(),
             status: 0,
@@ -1093,11 +1109,7 @@ impl State {
     fn add_tags(&mut self, asked: &Asked) -> Result<String, Refusal> {
         let arn = only_arn(asked)?;
         let mut sent = BTreeMap::new();
-        for n in 1.. {
-            let Some(key) = asked.field(&format!("Tags.member.{n}.Key")) else {
-                break;
-            };
-            let value = asked.field(&format!("Tags.member.{n}.Value")).unwrap_or_default();
+        for (key, value) in &asked.tags {
             check_tag(key, value)?;
             if sent.insert(key.to_owned(), value.to_owned()).is_some() {
                 let message = format!("The tag key '{key}' was specified more than once");
@@ -1113,7 +1125,7 @@ impl State {
         // The tags of AWS itself are not counted.
         if tags.keys().filter(|key| !key.starts_with("aws:")).count() > 50 {
             let message = "You've reached the limit on the number of tags per resource";
-            return Err(refuse(400, "TooManyTags", message));
+            return Err(refuse(400, "TooManyTags", message).breach());
         }
         group.tags = tags;
         Ok(String::new())
@@ -1251,8 +1263,10 @@ fn check_batch(asked: &Asked) -> Result<(), Refusal> {
 fn check_tag(key: &str, value: &str) -> Result<(), Refusal> {
     // [\p{L}\p{Z}\p{N}_.:/=+\-@]*, as near as the standard library gets to it.
     let allowed = |c: char| c.is_alphanumeric() || (c.is_whitespace() && !c.is_control()) || "_.:/=+-@".contains(c);
-    let fits = (1..=128).contains(&key.chars().count()) && value.chars().count() <= 256;
-    if !fits || !key.chars().chain(value.chars()).all(allowed) {
+    // The user guide wants no blanks around, and allows 127 and 255 characters, the API reference 128 and 256.
+    let fits = (1..=127).contains(&key.chars().count()) && value.chars().count() <= 255;
+    let blanks = [key, value].into_iter().any(|text| text.trim() != text);
+    if !fits || blanks || !key.chars().chain(value.chars()).all(allowed) {
         return Err(invalid(format!("The tag '{key}' = '{value}' is not valid")).breach());
     }
     if key.to_ascii_lowercase().starts_with("aws:") {

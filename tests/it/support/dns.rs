@@ -43,6 +43,8 @@ pub(crate) enum Reply {
     Addresses(Vec<IpAddr>),
     /// The reply comes late. TCP queries of one connection wait for each other.
     Delayed(Duration, Box<Self>),
+    /// One reply after the other, and then from the first one again. Not to be put into another reply.
+    InTurn(VecDeque<Self>),
     /// The name exists, but not with this type; a negative TTL brings a SOA record.
     NoData {
         negative_ttl: Option<u32>,
@@ -68,6 +70,8 @@ pub(crate) enum Reply {
 /// A query that arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct Query {
+    /// One that is sent again keeps it.
+    id: u16,
     /// In lower case, without the final dot.
     pub(crate) name: String,
     pub(crate) record_type: RecordType,
@@ -131,6 +135,12 @@ impl FakeDns {
         self.script.lock().unwrap().ttl = seconds;
     }
 
+    /// From now on an answer is repeated until its TTL is over, with what is left of it: a caching resolver in
+    /// between. What the script says meanwhile, nobody hears.
+    pub(crate) fn set_caching(&self) {
+        self.script.lock().unwrap().cache = Some(HashMap::new());
+    }
+
     /// As if the name had never been set: NXDOMAIN.
     pub(crate) fn remove(&self, name: &str) {
         let name = fqdn(name);
@@ -143,6 +153,11 @@ impl FakeDns {
         self.script.lock().unwrap().queries.clone()
     }
 
+    /// How many queries there were, those not counted that were sent again on a slow machine.
+    pub(crate) fn looks(&self) -> usize {
+        self.queries().iter().map(|query| query.id).collect::<HashSet<_>>().len()
+    }
+
     pub(crate) fn clear_queries(&self) {
         self.script.lock().unwrap().queries.clear();
     }
@@ -151,6 +166,23 @@ impl FakeDns {
 impl Reply {
     pub(crate) fn addresses(addresses: &[&str]) -> Self {
         Self::Addresses(addresses.iter().map(|ip| ip.parse().unwrap()).collect())
+    }
+
+    /// Each of these addresses alone, in turn: as an Aurora reader endpoint answers.
+    pub(crate) fn in_turn(addresses: &[&str]) -> Self {
+        Self::InTurn(addresses.iter().map(|address| Self::addresses(&[*address])).collect())
+    }
+
+    fn next(&mut self) -> Option<Self> {
+        match self {
+            Self::InTurn(replies) => {
+                replies.rotate_left(1);
+                replies.back().cloned()
+            }
+            Self::Sequence(replies) if replies.len() > 1 => replies.pop_front(),
+            Self::Sequence(replies) => replies.front().cloned(),
+            _ => None,
+        }
     }
 
     pub(crate) fn delayed(self, delay: Duration) -> Self {
@@ -179,6 +211,13 @@ struct Script {
     queries: Vec<Query>,
     /// The last reply of a [`Reply::Sequence`] and the id of the query it was for.
     served: HashMap<(Name, RecordType), (u16, Reply)>,
+    /// What is repeated, and until when.
+    cache: Option<HashMap<(Name, RecordType), Cached>>,
+}
+
+struct Cached {
+    records: Vec<Record>,
+    until: Instant,
 }
 
 impl Script {
@@ -190,6 +229,28 @@ impl Script {
             replies: HashMap::new(),
             queries: Vec::new(),
             served: HashMap::new(),
+            cache: None,
+        }
+    }
+
+    /// What the cache holds of it. Resolvers count in whole seconds, so less than one shows as none.
+    fn cached(&self, name: &Name, record_type: RecordType) -> Option<Vec<Record>> {
+        let cached = self.cache.as_ref()?.get(&(name.clone(), record_type))?;
+        let left = cached.until.checked_duration_since(Instant::now())?;
+        let mut records = cached.records.clone();
+        for record in &mut records {
+            record.ttl = u32::try_from(left.as_secs()).unwrap();
+        }
+        Some(records)
+    }
+
+    fn remember(&mut self, name: Name, record_type: RecordType, records: &[Record]) {
+        let ttl = records.iter().map(|record| record.ttl).min();
+        if self.cached(&name, record_type).is_none()
+            && let (Some(cache), Some(ttl)) = (&mut self.cache, ttl)
+        {
+            let until = Instant::now() + Duration::from_secs(ttl.into());
+            cache.insert((name, record_type), Cached { records: records.to_vec(), until });
         }
     }
 
@@ -217,12 +278,11 @@ impl Script {
         let exists = self.replies.keys().any(|(name, _)| *name == owner);
         let key = (owner.clone(), record_type);
         let reply = match self.replies.get_mut(&key) {
-            Some(Reply::Sequence(replies)) => match self.served.get(&key) {
-                Some((last, reply @ (Reply::Silent | Reply::Delayed(..)))) if *last == id => reply.clone(),
+            Some(scripted @ (Reply::InTurn(_) | Reply::Sequence(_))) => match self.served.get(&key) {
+                Some((last, reply)) if *last == id => reply.clone(),
                 Some((_, reply @ Reply::Truncated(_))) if protocol == Protocol::Tcp => reply.clone(),
                 _ => {
-                    let next = if replies.len() > 1 { replies.pop_front() } else { replies.front().cloned() };
-                    let next = next.expect("a sequence is never empty");
+                    let next = scripted.next().expect("a sequence is never empty");
                     self.served.insert(key, (id, next.clone()));
                     next
                 }
@@ -252,12 +312,16 @@ impl RequestHandler for Handler {
         let (mut answers, owner, mut reply, ttl) = {
             let mut script = self.0.lock().unwrap();
             script.queries.push(Query {
+                id: metadata.id,
                 name: name.to_ascii().trim_end_matches('.').to_owned(),
                 record_type,
                 protocol: info.protocol,
                 at: Instant::now(),
             });
-            let (chain, owner, reply) = script.reply(&name, record_type, metadata.id, info.protocol);
+            let (chain, owner, reply) = match script.cached(&name, record_type) {
+                Some(records) => (Vec::new(), name.clone(), Reply::Records(records)),
+                None => script.reply(&name, record_type, metadata.id, info.protocol),
+            };
             (chain, owner, reply, script.ttl)
         };
 
@@ -304,10 +368,13 @@ impl RequestHandler for Handler {
                     metadata.response_code = ResponseCode::ServFail;
                     break;
                 }
-                Reply::Silent | Reply::Sequence(_) => return silence,
+                Reply::InTurn(_) | Reply::Sequence(_) | Reply::Silent => return silence,
             };
         }
 
+        if metadata.response_code == ResponseCode::NoError {
+            self.0.lock().unwrap().remember(name, record_type, &answers);
+        }
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &request.edns {
             // Without it a datagram would be cut at 512 bytes.

@@ -7,11 +7,13 @@ pub(crate) mod runtime_api;
 use std::{
     cell::Cell,
     collections::BTreeMap,
+    io::{self, Write},
     net::SocketAddr,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
-use aws_config::Region;
+use aws_config::{Region, SdkConfig};
 use aws_sdk_elasticloadbalancingv2::config::Credentials;
 use nlb_hostname_targets::{
     aws::sdk_config,
@@ -19,6 +21,7 @@ use nlb_hostname_targets::{
     function::{Function, RunError},
 };
 use serde_json::{Value, json};
+use tracing::{Level, subscriber::DefaultGuard};
 
 use aws::{FakeAws, TargetGroup};
 use dns::FakeDns;
@@ -60,15 +63,21 @@ impl World {
     }
 
     pub(crate) async fn function(&self) -> Function {
-        let config =
-            Config::parse(|name| self.environment.get(name).cloned()).expect("the test's environment is right");
-        let sdk = sdk_config(&config)
+        Function::new(self.config(), &self.sdk().await, now).expect("there is a name server")
+    }
+
+    fn config(&self) -> Config {
+        Config::parse(|name| self.environment.get(name).cloned()).expect("the test's environment is right")
+    }
+
+    /// The settings of an AWS client that talks to this world's AWS.
+    pub(crate) async fn sdk(&self) -> SdkConfig {
+        sdk_config(&self.config())
             .endpoint_url(self.aws.url())
             .region(Region::new("us-east-1"))
             .credentials_provider(Credentials::new("AKIDEXAMPLE", "secret", None, None, "test"))
             .load()
-            .await;
-        Function::new(config, &sdk, now).expect("there is a name server")
+            .await
     }
 
     /// One invocation of a new execution environment, with 30 s to go.
@@ -112,7 +121,7 @@ thread_local! {
 }
 
 /// The clock that grace periods are measured by.
-fn now() -> SystemTime {
+pub(crate) fn now() -> SystemTime {
     let ahead = AHEAD.get();
     let distance = Duration::from_secs(ahead.unsigned_abs());
     if ahead < 0 { SystemTime::now() - distance } else { SystemTime::now() + distance }
@@ -121,6 +130,35 @@ fn now() -> SystemTime {
 /// Sets that clock forward, or back.
 pub(crate) fn advance(seconds: i64) {
     AHEAD.set(AHEAD.get() + seconds);
+}
+
+/// What the functions of a test log from the moment that [`Log::start`] is called.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Logs for as long as the guard lives. Each test has a thread of its own, and so has its log.
+    pub(crate) fn start() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().json().with_max_level(Level::INFO).with_writer(move || writer.clone()).finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 pub(crate) async fn invoke(function: &Function, event: Value) -> Result<Value, RunError> {
