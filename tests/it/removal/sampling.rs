@@ -1,0 +1,258 @@
+//! Several answers in one run, for names whose answers are samples.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use hickory_server::proto::rr::RecordType;
+use nlb_hostname_targets::{kind::HostnameKind, sampling::Sampling};
+use serde_json::{Value, json};
+
+use super::{READER, bound_to};
+use crate::support::{
+    World,
+    aws::{Fault, FaultKind},
+    dns::Reply,
+    invoke_within,
+};
+
+/// What an invocation may take: answers are collected in three quarters of ten seconds.
+const TIME: Duration = Duration::from_secs(12);
+
+const READERS: [&str; 5] = ["10.0.1.11", "10.0.1.12", "10.0.1.13", "10.0.1.14", "10.0.1.15"];
+
+/// A reader endpoint that gives one of `readers` in turn, each for `ttl` seconds.
+async fn reader_endpoint(readers: &[&str], ttl: u32, fields: Value) -> (World, String) {
+    let (world, arn) = bound_to(READER, &[], &[], fields).await;
+    world.dns.set_ttl(ttl);
+    world.dns.set_reply(READER, RecordType::A, Reply::in_turn(readers));
+    (world, arn)
+}
+
+async fn sync_within(world: &World, time: Duration) -> Value {
+    invoke_within(&world.function().await, json!({}), time).await.unwrap()["groups"][0].take()
+}
+
+#[tokio::test]
+async fn rule_08_all_of_a_reader_endpoint_that_gives_one_in_turn_are_registered_in_one_run() {
+    let (world, arn) = reader_endpoint(&READERS, 1, json!({})).await;
+    let group = sync_within(&world, TIME).await;
+    assert_eq!(group["registered"].as_array().unwrap().len(), 5);
+    assert_eq!(world.aws.registered(&arn).len(), 5);
+    assert_eq!(world.dns.looks(), 5, "each look is a query");
+    assert_eq!(group["kinds"][0]["lookups"], 5);
+    assert_eq!(world.aws.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn rule_08_stated_lookups_are_a_maximum() {
+    for lookups in [1, 2, 4] {
+        let (world, arn) = reader_endpoint(&READERS, 1, json!({"lookups": lookups})).await;
+        // A target that no answer holds is no reason to look on.
+        world.aws.add_target(&arn, "10.0.1.99:5432", "healthy");
+        let group = sync_within(&world, TIME).await;
+        assert_eq!(group["kinds"][0]["lookups"], lookups);
+        assert_eq!(world.dns.looks(), lookups);
+        assert_eq!(world.aws.registered(&arn).len(), lookups + 1);
+    }
+}
+
+#[tokio::test]
+async fn rule_08_the_deadline_ends_the_collection() {
+    let readers: Vec<_> = (0..60).map(|host| format!("10.0.1.{host}")).collect();
+    let readers: Vec<_> = readers.iter().map(String::as_str).collect();
+    let (world, arn) = reader_endpoint(&readers, 60, json!({"lookups": 50})).await;
+    let function = world.function().await;
+    let began = Instant::now();
+    invoke_within(&function, json!({}), TIME).await.unwrap();
+    // Two seconds are kept for the metrics and the reply.
+    assert!(began.elapsed() < TIME - Duration::from_secs(2), "{:?}", began.elapsed());
+    let registered = world.aws.registered(&arn).len();
+    assert!((10..=50).contains(&registered), "{registered}");
+    assert_eq!(world.metric("Failures"), Some(0.0));
+}
+
+#[tokio::test]
+async fn rule_08_an_answer_of_8_addresses_asks_again_on_its_own() {
+    let addresses: Vec<_> = (0..16).map(|host| format!("10.0.1.{host}")).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let cases = [(8, json!({}), 5, 16), (7, json!({}), 1, 7), (8, json!({"lookups": 1}), 1, 8)];
+    for (size, fields, queries, registered) in cases {
+        let (world, arn) = bound_to("db.test", &[], &[], fields).await;
+        let answers = [&addresses[..size], &addresses[4..4 + size], &addresses[8..8 + size]];
+        let replies = answers.into_iter().map(Reply::addresses).collect();
+        world.dns.set_reply("db.test", RecordType::A, Reply::InTurn(replies));
+        let group = sync_within(&world, TIME).await;
+        assert_eq!(world.dns.looks(), queries, "{size} addresses");
+        assert_eq!(world.aws.registered(&arn).len(), registered, "{size} addresses");
+        // Its kind and its grace stay those of its name.
+        assert_eq!(group["kinds"][0]["kind"], "other");
+        assert_eq!(group["deregister_after_seconds"], 0);
+    }
+}
+
+#[tokio::test]
+async fn rule_08_what_one_sample_lacks_is_not_missing() {
+    // Without any grace: that one answer of a run holds an address is enough.
+    let (world, arn) = reader_endpoint(&READERS, 1, json!({"deregister_after_seconds": 0})).await;
+    for address in READERS {
+        world.aws.add_target(&arn, &format!("{address}:5432"), "healthy");
+    }
+    world.aws.add_target(&arn, "10.0.1.99:5432", "healthy");
+    let group = sync_within(&world, TIME).await;
+    assert_eq!(group["deregistered"], json!(["10.0.1.99:5432"]));
+
+    // With a grace, also what no answer of a run holds only waits.
+    let (world, arn) = reader_endpoint(&READERS, 1, json!({"lookups": 2})).await;
+    for address in READERS {
+        world.aws.add_target(&arn, &format!("{address}:5432"), "healthy");
+    }
+    let group = sync_within(&world, TIME).await;
+    assert_eq!(group["waiting"].as_array().unwrap().len(), 3);
+    assert_eq!(group["deregistered"], json!([]));
+    // Two more were seen, and one is left.
+    let group = sync_within(&world, TIME).await;
+    assert_eq!(group["waiting"].as_array().unwrap().len(), 3);
+    assert_eq!(world.aws.registered(&arn).len(), 5);
+    assert_eq!(world.aws.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn rule_08_a_look_that_the_deadline_cuts_off_fails_nothing() {
+    let (world, arn) = bound_to(READER, &[], &[], json!({"lookups": 50})).await;
+    let slow = |address: &&str| Reply::addresses(&[*address]).delayed(Duration::from_millis(400));
+    world.dns.set_reply(READER, RecordType::A, Reply::InTurn(READERS.iter().map(slow).collect()));
+    let group = sync_within(&world, Duration::from_secs(5)).await;
+    assert_eq!(group["outcome"], "changed");
+    assert_eq!(group["error"], Value::Null);
+    assert!(world.aws.registered(&arn).len() > 1);
+}
+
+#[tokio::test]
+async fn rule_08_a_sample_that_fails_does_not_fail_the_name() {
+    let failures = [Reply::ServFail, Reply::Refused, Reply::NxDomain { negative_ttl: Some(1) }];
+    let runs = failures.into_iter().map(|failure| async move {
+        let (world, arn) = bound_to(READER, &[], &["10.0.1.11", "10.0.1.99"], json!({"lookups": 3})).await;
+        world.dns.set_ttl(1);
+        let [first, second] = ["10.0.1.11", "10.0.1.12"].map(|address| Reply::addresses(&[address]));
+        world.dns.set_reply(READER, RecordType::A, Reply::InTurn([first, failure, second].into()));
+        let group = world.sync().await.unwrap();
+        assert_eq!(group["registered"], json!(["10.0.1.12:5432"]));
+        assert_eq!(group["waiting"][0]["target"], "10.0.1.99:5432");
+        assert_eq!(group["error"], Value::Null);
+        assert_eq!(world.aws.registered(&arn).len(), 3);
+    });
+    join_all(runs).await;
+}
+
+#[tokio::test]
+async fn rule_08_a_sample_that_fails_when_it_is_asked_for_once_more_does_not_fail_the_name() {
+    let (world, arn) = reader_endpoint(&READERS, 1, json!({"lookups": 2})).await;
+    let [first, second] = ["10.0.1.11", "10.0.1.12"].map(|address| Reply::addresses(&[address]));
+    let replies = Reply::sequence([first, second.clone(), Reply::ServFail, second]);
+    world.dns.set_reply(READER, RecordType::A, replies);
+    // Until the second one is registered, the answers are old.
+    let slow = FaultKind::SlowReply(Duration::from_millis(2500));
+    world.aws.fault(Fault::on("RegisterTargets", slow).after(1).times(1));
+    let group = world.sync().await.unwrap();
+    assert_eq!(group["error"], Value::Null);
+    assert_eq!(world.dns.looks(), 4);
+    assert_eq!(world.aws.registered(&arn).len(), 2);
+}
+
+#[tokio::test]
+async fn rule_08_a_name_whose_first_look_fails_did_not_resolve() {
+    let (world, arn) = bound_to(READER, &[], &["10.0.1.11", "10.0.1.99"], json!({})).await;
+    let replies = [Reply::ServFail, Reply::addresses(&["10.0.1.11"])];
+    world.dns.set_reply(READER, RecordType::A, Reply::InTurn(replies.into()));
+    let message = world.failure(json!({})).await;
+    assert!(message.contains("SERVFAIL") && message.contains(READER), "{message}");
+    assert_eq!(world.aws.registered(&arn).len(), 2);
+    assert_eq!(world.aws.tags(&arn).len(), 0);
+}
+
+fn addresses(hosts: &[u8]) -> BTreeSet<IpAddr> {
+    hosts.iter().map(|host| IpAddr::from([10, 0, 1, *host])).collect()
+}
+
+/// The pauses between the looks of a collection to which answers come in this way.
+fn pauses(
+    stated: Option<u32>,
+    kind: HostnameKind,
+    ttl: u64,
+    answer: impl Fn(u32) -> BTreeSet<IpAddr>,
+) -> Vec<Duration> {
+    let mut sampling = Sampling::new(stated);
+    let mut left = Duration::from_secs(3600);
+    let mut pauses = Vec::new();
+    let mut since = Duration::ZERO;
+    for number in 0.. {
+        sampling.add(&answer(number), kind, Duration::from_secs(ttl), since);
+        let Some(pause) = sampling.next(false, left) else { break };
+        left -= pause;
+        since = pause;
+        pauses.push(pause);
+    }
+    pauses
+}
+
+#[test]
+fn looks_are_apart_by_the_time_to_live() {
+    let new = |number: u32| addresses(&[u8::try_from(number).unwrap()]);
+    for (ttl, apart) in [(0, 1), (1, 1), (2, 2), (5, 5), (60, 5)] {
+        let pauses = pauses(None, HostnameKind::AuroraReader, ttl, new);
+        assert_eq!(pauses.len(), 4, "{ttl}");
+        for pause in pauses {
+            let margin = pause - Duration::from_secs(apart);
+            assert!(margin > Duration::ZERO && margin < Duration::from_millis(200), "{ttl}: {pause:?}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_answers_in_full_is_asked_once() {
+    assert!(pauses(None, HostnameKind::Other, 5, |_| addresses(&[1, 2, 3])).is_empty());
+    assert_eq!(pauses(None, HostnameKind::RdsProxy, 5, |_| addresses(&[1, 2])).len(), 2);
+}
+
+#[test]
+fn looks_end_when_nothing_new_came_for_a_while() {
+    let same = pauses(Some(50), HostnameKind::Other, 1, |_| addresses(&[1]));
+    assert!(same.len() < 10, "{same:?}");
+    // For longer than the longest time to live, which is 5 s.
+    assert!(same.iter().sum::<Duration>() >= Duration::from_secs(5), "{same:?}");
+    let late = pauses(Some(50), HostnameKind::Other, 1, |number| addresses(if number < 3 { &[1] } else { &[1, 2] }));
+    assert!(late.len() > same.len());
+}
+
+#[test]
+fn looks_go_on_while_a_target_is_unseen() {
+    let mut sampling = Sampling::new(None);
+    let (ttl, left) = (Duration::from_secs(1), Duration::from_secs(3600));
+    let mut looks = 0;
+    loop {
+        sampling.add(&addresses(&[looks % 3]), HostnameKind::AuroraReader, ttl, ttl);
+        looks += 1;
+        if sampling.next(true, left).is_none() {
+            break;
+        }
+    }
+    assert!((15..=50).contains(&looks), "{looks} looks for a fourth of three");
+}
+
+#[test]
+fn looks_share_the_time_that_is_left() {
+    let mut sampling = Sampling::new(Some(5));
+    let (ttl, mut left) = (Duration::from_secs(5), Duration::from_secs(2));
+    for number in 0..4 {
+        sampling.add(&addresses(&[number]), HostnameKind::AuroraReader, ttl, ttl);
+        let pause = sampling.next(false, left).unwrap();
+        assert!(pause > Duration::from_millis(400), "{pause:?}");
+        left -= pause;
+    }
+    sampling.add(&addresses(&[4]), HostnameKind::AuroraReader, ttl, ttl);
+    assert_eq!(sampling.next(false, left), None);
+}
