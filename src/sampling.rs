@@ -53,8 +53,10 @@ impl Sampling {
         self.kind = kind;
         self.looks += 1;
         self.largest = self.largest.max(addresses.len());
-        // A cache says how long it will go on to repeat itself, in whole seconds.
-        self.is_cached = *addresses == self.last && ttl < self.ttl && ttl + after <= self.ttl + Duration::from_secs(1);
+        // A cache says how long it will go on to repeat itself, in whole seconds: in the last one, it
+        // says 0.
+        let is_less = ttl < self.ttl || ttl.is_zero();
+        self.is_cached = *addresses == self.last && is_less && ttl + after <= self.ttl + Duration::from_secs(1);
         self.ttl = ttl;
         self.last.clone_from(addresses);
         if self.is_cached {
@@ -105,7 +107,7 @@ impl Sampling {
             return None;
         }
         if self.is_cached {
-            return Some(self.ttl + MARGIN).filter(|pause| *pause < left);
+            return Some(self.ttl.max(SHORTEST_PAUSE) + MARGIN).filter(|pause| *pause < left);
         }
         let pause = self.ttl.clamp(SHORTEST_PAUSE, LONGEST_PAUSE) + MARGIN;
         // Rather all looks a little early than some of them not at all.

@@ -10,13 +10,14 @@ use futures_util::future::join_all;
 use hickory_server::proto::rr::RecordType;
 use nlb_hostname_targets::{kind::HostnameKind, sampling::Sampling};
 use serde_json::{Value, json};
+use tokio::{join, time::sleep};
 
 use super::{READER, bound_to};
 use crate::support::{
     World,
     aws::{Fault, FaultKind},
     dns::Reply,
-    invoke_within,
+    invoke, invoke_within,
 };
 
 /// What an invocation may take: answers are collected in three quarters of ten seconds.
@@ -45,6 +46,46 @@ async fn rule_08_all_of_a_reader_endpoint_that_gives_one_in_turn_are_registered_
     assert_eq!(world.dns.looks(), 5, "each look is a query");
     assert_eq!(group["kinds"][0]["lookups"], 5);
     assert_eq!(world.aws.violations(), Vec::<String>::new());
+}
+
+/// A run through a caching resolver: how many of the readers it saw, by how many queries.
+async fn through_a_cache(ttl: u32, lookups: u32, warm: bool) -> (usize, usize) {
+    let (world, arn) = reader_endpoint(&READERS, ttl, json!({"lookups": lookups})).await;
+    world.dns.set_caching();
+    let function = world.function().await;
+    if warm {
+        let once = json!({"dry_run": true, "bindings": [{"hostname": READER, "target_group_arn": arn, "lookups": 1}]});
+        invoke(&function, once).await.unwrap();
+        world.dns.clear_queries();
+        sleep(Duration::from_millis(400)).await;
+    }
+    invoke(&function, json!({})).await.unwrap();
+    (world.aws.registered(&arn).len(), world.dns.looks())
+}
+
+#[tokio::test]
+async fn rule_08_a_caching_resolver_in_between_does_not_make_all_answers_the_same() {
+    // A reader that is alone: after a while without anything new, enough is enough.
+    let alone = async {
+        let (world, arn) = reader_endpoint(&READERS[..1], 1, json!({"lookups": 10})).await;
+        world.sync().await.unwrap();
+        (world.aws.registered(&arn).len(), world.dns.looks())
+    };
+    let (one, two, five, half_over, alone) = join!(
+        through_a_cache(1, 4, false),
+        through_a_cache(2, 3, false),
+        through_a_cache(5, 2, false),
+        through_a_cache(2, 3, true),
+        alone,
+    );
+    assert_eq!(one, (4, 4));
+    assert_eq!(two, (3, 3));
+    assert_eq!(five, (2, 2));
+    // The first answer came out of the cache, so that one look came too soon.
+    assert_eq!(half_over.1, 3);
+    assert!(half_over.0 >= 2, "{half_over:?}");
+    assert_eq!(alone.0, 1);
+    assert!((3..=6).contains(&alone.1), "{alone:?}");
 }
 
 #[tokio::test]
@@ -226,6 +267,27 @@ fn looks_end_when_nothing_new_came_for_a_while() {
     assert!(same.iter().sum::<Duration>() >= Duration::from_secs(5), "{same:?}");
     let late = pauses(Some(50), HostnameKind::Other, 1, |number| addresses(if number < 3 { &[1] } else { &[1, 2] }));
     assert!(late.len() > same.len());
+}
+
+#[test]
+fn the_last_second_of_a_cached_answer_is_no_second_answer() {
+    let seconds = Duration::from_secs_f64;
+    let add = |sampling: &mut Sampling, ttl, after| {
+        sampling.add(&addresses(&[1]), HostnameKind::AuroraReader, seconds(ttl), seconds(after));
+    };
+    let mut sampling = Sampling::new(None);
+    add(&mut sampling, 2.0, 0.0);
+    add(&mut sampling, 0.0, 2.05);
+    add(&mut sampling, 0.0, 0.3);
+    assert!(!sampling.is_conclusive());
+    // In a second, it is over.
+    assert!(sampling.next(false, seconds(60.0)).is_some_and(|pause| pause > seconds(1.0)));
+
+    // What may not be cached at all is a new answer each time.
+    let mut sampling = Sampling::new(None);
+    add(&mut sampling, 0.0, 0.0);
+    add(&mut sampling, 0.0, 1.05);
+    assert!(sampling.is_conclusive());
 }
 
 #[test]
