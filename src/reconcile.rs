@@ -26,7 +26,7 @@ use crate::{
     plan::{Desired, Plan, Policy},
     report::{GroupReport, Kind},
     sampling::{Sampling, time_to_collect},
-    state::{MOST_TAGS, State, TagChanges, Tags, Timestamp, is_ours},
+    state::{MOST_TAGS, State, TagChanges, Tags, Timestamp, is_ours, takes_room},
     target::{IpFamily, RegisteredTarget, Target, TargetState},
     target_group::{BATCH, ElbError, Facts, RegisterError, TargetGroups},
 };
@@ -749,11 +749,6 @@ impl Resolution {
     fn is_old(&self) -> bool {
         self.answers.values().any(is_old)
     }
-}
-
-/// Whether a tag counts towards the quota, which AWS's own do not.
-fn takes_room(key: &str) -> bool {
-    !key.starts_with("aws:")
 }
 
 fn is_old(answer: &Result<Answer, ResolveError>) -> bool {

@@ -9,20 +9,22 @@
 //! 10.0.1.8_5432@1763802000.250 10.0.1.9_5432@1763802060.000
 //! ```
 //!
-//! In a `shared` group, `nlb-hostname-targets:owned-1763802000.250-1` (and `-2`) lists all targets
-//! that the function registered, with the time where one is missing:
+//! In a `shared` group, `nlb-hostname-targets:owned-1763802000.250-4711` (and `-4712`) lists all
+//! targets that the function registered, with the time where one is missing:
 //!
 //! ```text
 //! 10.0.1.8_5432@1763802000.250 10.0.1.10_5432
 //! ```
 //!
-//! The number in that key is the time when the tag was written. Such a tag is never written over:
-//! ELBv2 can't be asked to do so only if nobody else has, and what another run wrote in between
-//! would be lost, with it whose a target is.
+//! The first number in that key is the time when the tag was written, the second one a random one,
+//! so that no two runs write the same tag. Such a tag is never written over: ELBv2 can't be asked to
+//! do so only if nobody else has, and what another run wrote in between would be lost, with it whose
+//! a target is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    hash::{BuildHasher, Hasher, RandomState},
     net::IpAddr,
     num::NonZeroU16,
     str::FromStr,
@@ -128,7 +130,8 @@ impl TagChanges {
     ///
     /// Whose a target is must not get lost. So in `shared` groups tags are only removed that were
     /// read, and none is written over as long as there is room for more: whatever two runs do at
-    /// once, the next one reads what both of them wrote.
+    /// once, the next one reads what both of them wrote. And a tag only makes way for newer ones:
+    /// of two runs that found the tags of both, each could else keep its own and remove the other's.
     pub fn new(present: &Tags, wanted: Tags, ownership: Ownership, at: Timestamp) -> Self {
         let own: Tags = present.iter().filter(|(key, _)| is_ours(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
         let mut surplus = own.clone();
@@ -142,17 +145,32 @@ impl TagChanges {
             }
             Ownership::Shared => {
                 let mut values = Vec::new();
+                let mut kept = Tags::new();
                 for value in wanted.into_values() {
                     let same = surplus.iter().find(|(key, shown)| family(key) == Some(OWNED) && **shown == value);
                     match same.map(|(key, _)| key.clone()) {
-                        Some(key) => drop(surplus.remove(&key)),
+                        Some(key) => kept.extend(surplus.remove_entry(&key)),
                         None => values.push(value),
                     }
                 }
-                let fresh = (1..).map(|number: u32| format!("{PREFIX}{OWNED}-{at}-{number}"));
-                let fresh =
-                    fresh.filter(|key| !present.contains_key(key)).take(MOST_TAGS.saturating_sub(present.len()));
-                add = fresh.chain(surplus.keys().cloned()).zip(values).collect();
+                let newest = surplus.keys().max_by_key(|key| age(key)).cloned();
+                for (key, value) in kept {
+                    if newest.as_ref().is_some_and(|newest| age(&key) < age(newest)) {
+                        values.push(value.clone());
+                        surplus.insert(key, value);
+                    }
+                }
+                // Also where the clock is behind that of another run.
+                let known = own.keys().filter_map(|key| written_at(key)).max();
+                let at = known.map_or(at, |known| at.max(Timestamp(known.0 + 1)));
+                let first = RandomState::new().build_hasher().finish() % 1_000_000;
+                let fresh = (first..).map(|number| format!("{PREFIX}{OWNED}-{at}-{number}"));
+                let mut fresh = fresh.filter(|key| !present.contains_key(key));
+                let room = MOST_TAGS.saturating_sub(present.keys().filter(|key| takes_room(key)).count());
+                let beside: Vec<_> = fresh.by_ref().take(room).collect();
+                let over = surplus.keys().filter(|key| family(key) == Some(OWNED)).cloned();
+                // What else there is takes the room of tags that are removed first.
+                add = beside.into_iter().chain(over).chain(fresh).zip(values).collect();
             }
         }
         surplus.retain(|key, _| !add.contains_key(key));
@@ -169,6 +187,11 @@ impl TagChanges {
     }
 }
 
+/// Whether the tag of this key counts towards the quota, which AWS's own do not.
+pub fn takes_room(key: &str) -> bool {
+    !key.starts_with("aws:")
+}
+
 /// Whether the tag of this key holds our state.
 pub fn is_ours(key: &str) -> bool {
     family(key).is_some()
@@ -178,6 +201,17 @@ fn family(key: &str) -> Option<&'static str> {
     let (family, number) = key.strip_prefix(PREFIX)?.split_once('-')?;
     let is_number = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'-');
     [MISSING, OWNED].into_iter().find(|known| *known == family && is_number)
+}
+
+/// When the tag of this key was written, where the key says so.
+fn written_at(key: &str) -> Option<Timestamp> {
+    let (_, numbers) = key.strip_prefix(PREFIX)?.split_once('-')?;
+    numbers.split_once('-')?.0.parse().ok()
+}
+
+/// What keys are in the order of by the age of their tags, the oldest first.
+fn age(key: &str) -> (Option<Timestamp>, &str) {
+    (written_at(key), key)
 }
 
 /// What a tag says of a target.

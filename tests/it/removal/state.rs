@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -9,8 +10,9 @@ use aws_sdk_elasticloadbalancingv2::{Client, types::Tag};
 use futures_util::future::join_all;
 use nlb_hostname_targets::{
     binding::Ownership,
-    state::{State, Tags, Timestamp},
-    target::Target,
+    plan::{Desired, Plan, Policy},
+    state::{State, TagChanges, Tags, Timestamp},
+    target::{RegisteredTarget, Target, TargetState},
 };
 use serde_json::{Value, json};
 
@@ -431,6 +433,23 @@ async fn rule_08_where_there_is_room_for_some_the_longest_missing_are_remembered
 }
 
 #[tokio::test]
+async fn rule_08_tags_that_are_renamed_need_no_room_for_both() {
+    // A tool removed the first of two tags and used its place; and a group that becomes a shared one.
+    for (stale, ownership) in [("nlb-hostname-targets:missing-2", "exclusive"), (MISSING, "shared")] {
+        let fields = json!({"deregister_after_seconds": GRACE, "ownership": ownership});
+        let (world, arn) = one_is_missing(fields).await;
+        world.aws.set_tag(&arn, stale, &missing_for(30, "10.0.1.9_5432"));
+        foreign_tags(&world, &arn, 49);
+        let group = world.sync().await.unwrap_or_else(|error| panic!("{ownership}: {error}"));
+        assert_eq!(group["error"], Value::Null);
+        assert_eq!(waiting(&group).len(), usize::from(ownership == "exclusive"));
+        assert_eq!(state(&world, &arn).len(), 1);
+        assert_eq!(world.aws.tags(&arn).len(), 50);
+        assert_eq!(world.aws.violations(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
 async fn rule_08_a_time_that_was_dropped_does_not_come_back_where_a_tag_is_not_removed() {
     // Two tags become one, and the run ends before the second is removed.
     let stale: Vec<_> = (100..110).map(|host| format!("10.0.1.{host}")).collect();
@@ -582,6 +601,65 @@ async fn rule_08_a_lost_reply_to_a_tag_call_does_no_harm() {
             world.sync().await.unwrap();
             assert_eq!(world.aws.registered(&arn), targets(&[10]), "{action}, {ownership}");
             assert_eq!(world.aws.violations(), Vec::<String>::new());
+        }
+    }
+}
+
+/// A run on a `shared` group, as far as its tags go.
+#[derive(Clone)]
+struct Run {
+    /// What DNS gives it.
+    target: Target,
+    read: Tags,
+    listed: Vec<RegisteredTarget>,
+    changes: TagChanges,
+}
+
+impl Run {
+    fn new(host: u8) -> Self {
+        let target = Target { address: IpAddr::from([10, 0, 1, host]), port: 5432.try_into().unwrap() };
+        Self { target, read: Tags::new(), listed: Vec::new(), changes: TagChanges::default() }
+    }
+
+    /// Takes the next of its steps: it reads, plans, adds tags, removes tags, and so once more, and registers.
+    fn step(&mut self, number: usize, tags: &mut Tags, registered: &mut Vec<RegisteredTarget>) {
+        match number {
+            0 | 3 => (self.read, self.listed) = (tags.clone(), registered.clone()),
+            1 | 4 => {
+                let desired = Desired { targets: [self.target].into(), refused: BTreeSet::new(), complete: true };
+                let policy = Policy { ownership: Ownership::Shared, deregister_after_seconds: 600 };
+                // The clocks stand still, so that nothing hangs on them.
+                let now = Timestamp(1_763_802_000_000);
+                let plan = Plan::new(&desired, &self.listed, &State::read(&self.read).0, policy, now, now);
+                let (wanted, _) = plan.state.write(Ownership::Shared, 50);
+                self.changes = TagChanges::new(&self.read, wanted, Ownership::Shared, now);
+                tags.extend(self.changes.add.clone());
+            }
+            2 | 5 => tags.retain(|key, _| !self.changes.remove.contains(key)),
+            _ => registered.push(RegisteredTarget {
+                target: self.target,
+                id: self.target.address.to_string(),
+                availability_zone: None,
+                state: TargetState::Other,
+            }),
+        }
+    }
+}
+
+#[test]
+fn rule_09_in_whatever_order_two_runs_take_their_steps_no_ownership_is_lost() {
+    // Which run takes each of fourteen steps, as the bits of a number.
+    for order in (0_u32..1 << 14).filter(|order| order.count_ones() == 7) {
+        let mut runs = [Run::new(10), Run::new(11)];
+        let mut taken = [0; 2];
+        let (mut tags, mut registered) = (Tags::new(), Vec::new());
+        for step in 0..14 {
+            let run = (order >> step & 1) as usize;
+            runs[run].step(taken[run], &mut tags, &mut registered);
+            taken[run] += 1;
+            let (state, _) = State::read(&tags);
+            let lost: Vec<_> = registered.iter().filter(|shown| !state.owned.contains(&shown.target)).collect();
+            assert!(lost.is_empty(), "{order:014b}, step {step}: {lost:?}");
         }
     }
 }
