@@ -139,6 +139,8 @@ struct Memory {
     state: State,
     /// Whether it could be read and written so far.
     usable: bool,
+    /// Whether empty tags could not be removed. They do no harm; the next run tries again.
+    untidy: bool,
 }
 
 impl Reconciler {
@@ -350,7 +352,7 @@ impl Reconciler {
         self.limiter.acquire(Priority::Continue).await;
         let tags = waits.on("DescribeTags", self.target_groups.describe_tags(&group.arn)).await?;
         let (state, unreadable) = State::read(&tags);
-        Ok((Memory { tags, state, usable: true }, unreadable))
+        Ok((Memory { tags, state, usable: true, untidy: false }, unreadable))
     }
 }
 
@@ -594,6 +596,9 @@ impl Reconciliation<'_> {
         self.reconciler.limiter.take_unasked();
         let describing = self.reconciler.target_groups.describe_tags(&self.group.arn);
         self.memory.tags = self.waits.on("DescribeTags", describing).await.map_err(|error| error.to_string())?;
+        if self.memory.untidy {
+            self.memory.tags.retain(|key, value| !(is_ours(key) && value.is_empty()));
+        }
         (self.memory.state, _) = State::read(&self.memory.tags);
         Ok(())
     }
@@ -645,7 +650,7 @@ impl Reconciliation<'_> {
                 let blank = keys.iter().map(|key| (key.clone(), String::new())).collect();
                 self.waits.on("AddTags", target_groups.add_tags(arn, &blank)).await?;
             }
-            // An empty tag is untidy, and does no harm. The next run tries again.
+            self.memory.untidy = true;
             self.problems.push(error.to_string());
         }
         self.memory.tags.retain(|key, _| !keys.contains(key));

@@ -448,6 +448,22 @@ async fn rule_08_a_group_that_needs_no_state_has_no_tag_read_or_written() {
 }
 
 #[tokio::test]
+async fn rule_08_new_targets_do_not_wait_for_tags_that_cannot_be_removed() {
+    let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
+    world.aws.set_tag(&arn, "nlb-hostname-targets:owned-1", "10.0.1.9_5432");
+    let world = world
+        .set("BINDINGS", json!([{"hostname": "db.test", "target_group_arn": arn, "ownership": "shared"}]))
+        .set("AWS_MAX_ATTEMPTS", 1);
+    // So slow that what was read before is too old to act on.
+    world.aws.fault(Fault::on("RemoveTags", FaultKind::Latency(Duration::from_millis(2200))));
+    world.aws.fault(Fault::on("RemoveTags", FaultKind::error(403, "AccessDenied", "no")));
+    let function = world.function().await;
+    let message = invoke_within(&function, json!({}), Duration::from_secs(12)).await.unwrap_err().to_string();
+    assert!(message.contains("RemoveTags: AccessDenied") && !message.contains("given up"), "{message}");
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+}
+
+#[tokio::test]
 async fn rule_08_the_grace_of_what_is_missing_begins_although_a_registration_fails() {
     // In a full target group, it is what has to go that makes room.
     let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11"], &["10.0.1.8", "10.0.1.9"]).await;
