@@ -17,6 +17,5 @@ mod plan; // properties of the pure plan
 mod removal; // when a target goes
 mod rules; // the contract's rules, by their numbers
 mod runtime; // the real binary against the Lambda Runtime API
-mod scale; // one invocation over many target groups
 mod support;
 mod watch; // DNS asked again and again within one invocation
