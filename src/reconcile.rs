@@ -400,6 +400,9 @@ impl Reconciliation<'_> {
                 .filter(|target| all_resolved && !is_given(target))
                 .map(|target| target.address)
                 .collect();
+            if !collecting && !unseen.is_empty() {
+                self.warn_of_caches(report);
+            }
             // In a shared group, nothing is registered whose state can't be written.
             let forgotten = |target: &Target| memory_is_missing && !self.memory.state.owned.contains(target);
             let (turned_down, mut missing): (Vec<Target>, Vec<Target>) = plan.register.iter().partition(|target| {
@@ -496,6 +499,23 @@ impl Reconciliation<'_> {
                     }
                     Ok(()) => {}
                 }
+            }
+        }
+    }
+
+    /// Says of which names a run came to know no more than one answer, so that what it lacks stays.
+    fn warn_of_caches(&self, report: &mut GroupReport) {
+        let group = &report.target_group_arn;
+        let inconclusive = self.resolution.samplings.iter().filter(|(_, sampling)| !sampling.is_conclusive());
+        for (hostname, _) in inconclusive.filter(|(hostname, _)| !self.failed_looks.contains_key(*hostname)) {
+            let warning = format!(
+                "{hostname}: a resolver in between may repeat its answer for longer than this run could wait, so no target \
+                 goes that the answer lacks; give the function more time, or state `lookups`: 1 and, where its answers \
+                 are samples, a long `deregister_after_seconds`"
+            );
+            if !report.warnings.contains(&warning) {
+                warn!(target_group = %group, warning, "kept");
+                report.warnings.push(warning);
             }
         }
     }

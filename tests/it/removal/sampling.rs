@@ -14,8 +14,9 @@ use tokio::{join, time::sleep};
 
 use super::{READER, bound_to};
 use crate::support::{
-    World,
+    Log, World,
     aws::{Fault, FaultKind},
+    binding,
     dns::Reply,
     invoke, invoke_within,
 };
@@ -213,6 +214,26 @@ async fn rule_08_a_name_whose_first_look_fails_did_not_resolve() {
     assert!(message.contains("SERVFAIL") && message.contains(READER), "{message}");
     assert_eq!(world.aws.registered(&arn).len(), 2);
     assert_eq!(world.aws.tags(&arn).len(), 0);
+}
+
+#[tokio::test]
+async fn rule_08_where_a_cache_outlasts_the_run_what_an_answer_lacks_is_kept_and_that_is_said() {
+    let addresses: Vec<_> = (11..19).map(|host| format!("10.0.1.{host}")).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let (world, arn) = bound_to("db.test", &addresses, &["10.0.1.99"], json!({})).await;
+    world.dns.set_caching();
+    let (log, _guard) = Log::start();
+    let group = world.sync().await.unwrap();
+    assert_eq!(world.aws.registered(&arn).len(), 9);
+    let error = group["error"].as_str().unwrap();
+    assert!(error.contains("db.test") && error.contains("`lookups`: 1"), "{error}");
+    assert!(log.text().contains("`lookups`: 1"));
+    // Who follows the advice is heard.
+    let mut binding = binding("db.test", &arn);
+    binding["lookups"] = json!(1);
+    let group = world.run(json!({"bindings": [binding]})).await.unwrap()["groups"][0].take();
+    assert_eq!(group["deregistered"], json!(["10.0.1.99:5432"]));
+    assert_eq!(group["error"], Value::Null);
 }
 
 fn addresses(hosts: &[u8]) -> BTreeSet<IpAddr> {
