@@ -21,7 +21,7 @@ FUZZ := $(CARGO_TOOLS)/cargo-fuzz@0.13.2
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e fuzz audit bench build deploy watch invoke clean
+.PHONY: help run test lint unit e2e fuzz audit bench simulate build deploy watch invoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ audit: $(DENY) ## Crates with known vulnerabilities, by the advisory database, w
 
 bench: build ## The release binary: its size, how fast it starts, and what a run takes
 	$(BIN)/python -m local.bench
+
+simulate: ## A week of Aurora readers, load balancers and proxies, with several settings: what goes by mistake, and how late
+	cargo bench --locked --profile simulate --bench simulate
 
 build: $(TOOLS) ## The release binary, in target/lambda/bootstrap/
 	cargo lambda build --release --locked

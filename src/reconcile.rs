@@ -416,9 +416,11 @@ impl Reconciliation<'_> {
                 missing.clear();
                 deregister.clear();
             }
-            let is_done = missing.is_empty() && deregister.is_empty() && !changes_state;
+            // What is only to be remembered waits for the other answers, which change it again.
+            let has_more_to_ask = collecting && self.mode != Mode::Quick;
+            let is_done = missing.is_empty() && deregister.is_empty() && (!changes_state || has_more_to_ask);
             if self.mode == Mode::DryRun || is_done {
-                if collecting && self.mode != Mode::Quick {
+                if has_more_to_ask {
                     self.collect(unseen).await;
                     continue;
                 }
