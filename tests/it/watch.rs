@@ -119,6 +119,18 @@ async fn polling_asks_at_its_interval_until_the_deadline_comes_near() {
 }
 
 #[tokio::test]
+async fn polling_leaves_no_hole_before_the_next_minute() {
+    let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let world = world.set("POLL_INTERVAL_SECONDS", 1);
+    let (group, started) = with_moves(&world, json!({}), deadline(90), &[]).await;
+    assert_eq!(group["outcome"], "in_sync");
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    let last_look = world.dns.queries().last().unwrap().at.duration_since(started.into_std());
+    assert!(last_look > Duration::from_millis(58_900), "{last_look:?}");
+    assert_eq!(count(&world, "PutMetricData"), 1);
+}
+
+#[tokio::test]
 async fn polling_asks_sooner_where_the_answer_is_good_for_less() {
     let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
     world.dns.set_ttl(1);
