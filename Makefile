@@ -21,10 +21,10 @@ FUZZ := $(CARGO_TOOLS)/cargo-fuzz@0.13.2
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e fuzz audit bench simulate build deploy watch invoke clean
+.PHONY: help run test lint unit e2e fuzz audit bench bench-failover simulate build deploy watch invoke clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS through a failover (2 minutes)
 	@$(BIN)/python -m local
@@ -67,6 +67,9 @@ bench: build ## The release binary: its size, how fast it starts, and what a run
 
 simulate: ## A week of Aurora readers, load balancers and proxies, with several settings: what goes by mistake, and how late
 	cargo bench --locked --profile simulate --bench simulate
+
+bench-failover: build ## How soon a failover is followed, in each mode: draws docs/failover.svg (5 minutes)
+	cargo bench --profile dev --locked --bench failover
 
 build: $(TOOLS) ## The release binary, in target/lambda/bootstrap/
 	cargo lambda build --release --locked
