@@ -124,6 +124,9 @@ struct Reconciliation<'a> {
     failed_looks: BTreeMap<Hostname, ResolveError>,
     listed: Vec<RegisteredTarget>,
     memory: Memory,
+    /// Whether a run beside this one may have deregistered what this one found registered. Of two
+    /// that deregister, the later one sees what the other did, so that no group is left empty.
+    unverified: bool,
     /// When `listed` and `memory` were read.
     read_at: Instant,
     /// What RegisterTargets refused for good.
@@ -270,6 +273,7 @@ impl Reconciler {
             resolution,
             listed,
             memory,
+            unverified: false,
             read_at,
             refused: BTreeMap::new(),
             problems,
@@ -422,6 +426,17 @@ impl Reconciliation<'_> {
             if self.mode == Mode::DryRun || is_done {
                 if has_more_to_ask {
                     self.collect(unseen).await;
+                    continue;
+                }
+                if mem::take(&mut self.unverified) {
+                    self.relist(report).await?;
+                    let registered = self.listed.iter().filter(|listed| listed.state.is_registered());
+                    let registered: BTreeSet<_> = registered.map(|listed| listed.target).collect();
+                    if !look.desired.targets.is_subset(&registered) {
+                        // Whoever did that had another answer.
+                        let hostnames = self.resolution.answers.keys().cloned().collect();
+                        self.ask_again(&hostnames, dns_cutoff(self.cutoff), !self.collected).await;
+                    }
                     continue;
                 }
                 if has_turn {
@@ -603,14 +618,19 @@ impl Reconciliation<'_> {
     /// Reads again what may have changed while this run waited. It has waited for its turn
     /// already: to wait again for what only then may be acted on might never end.
     async fn reread(&mut self, report: &mut GroupReport) -> Result<(), String> {
-        self.reconciler.limiter.take_unasked();
-        let describing = self.reconciler.target_groups.describe(&self.group.arn);
-        self.listed = self.waits.on("DescribeTargetHealth", describing).await.map_err(|error| error.to_string())?;
-        report.count(&self.listed);
+        self.relist(report).await?;
         if self.memory.usable {
             self.reread_memory().await?;
         }
         self.read_at = Instant::now();
+        Ok(())
+    }
+
+    async fn relist(&mut self, report: &mut GroupReport) -> Result<(), String> {
+        self.reconciler.limiter.take_unasked();
+        let describing = self.reconciler.target_groups.describe(&self.group.arn);
+        self.listed = self.waits.on("DescribeTargetHealth", describing).await.map_err(|error| error.to_string())?;
+        report.count(&self.listed);
         Ok(())
     }
 
@@ -713,6 +733,7 @@ impl Reconciliation<'_> {
         for shown in self.listed.iter_mut().filter(|shown| batch.contains(shown)) {
             shown.state = TargetState::Draining;
         }
+        self.unverified = true;
         report.count(&self.listed);
         Ok(())
     }

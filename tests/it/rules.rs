@@ -522,6 +522,20 @@ async fn rule_09_a_slow_registration_does_not_lead_to_an_outdated_deregistration
 }
 
 #[tokio::test]
+async fn rule_09_parallel_invocations_with_different_answers_leave_what_dns_gives_last() {
+    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9", "10.0.1.10"]).await;
+    // What one run deregisters is carried out after the other has listed the targets.
+    world.aws.fault(Fault::on("DeregisterTargets", FaultKind::Latency(Duration::from_millis(1000))).times(1));
+    let (first, second) = tokio::join!(world.sync(), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        world.dns.set_a("db.test", &["10.0.1.10"]);
+        world.sync().await
+    });
+    (first.unwrap(), second.unwrap());
+    assert!(world.aws.registered(&arn).contains("10.0.1.10:5432"), "{:?}", world.aws.targets(&arn));
+}
+
+#[tokio::test]
 async fn rule_09_parallel_invocations_end_where_one_would() {
     let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11"], &["10.0.1.8", "10.0.1.9"]).await;
     let (first, second, third) = tokio::join!(world.sync(), world.sync(), world.sync());

@@ -57,8 +57,8 @@ async fn an_rds_event_is_followed_by_a_watch_that_applies_the_change_when_it_is_
     assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
     let seen_after = world.aws.calls_of("RegisterTargets")[0].at.duration_since(started);
     assert!(seen_after < Duration::from_millis(1500 + 1000 + 500), "{seen_after:?}");
-    // At the start, at the change, and once more at the end; DNS each second.
-    assert_eq!(count(&world, "DescribeTargetHealth"), 3);
+    // At the start, before and after the change, and once more at the end; DNS each second.
+    assert_eq!(count(&world, "DescribeTargetHealth"), 4);
     assert!((5..=9).contains(&world.dns.queries().len()), "{}", world.dns.queries().len());
     assert!((5..8).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
     assert_eq!(world.aws.violations(), Vec::<String>::new());
