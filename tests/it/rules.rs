@@ -531,7 +531,8 @@ async fn rule_09_parallel_invocations_with_different_answers_leave_what_dns_give
         world.dns.set_a("db.test", &["10.0.1.10"]);
         world.sync().await
     });
-    (first.unwrap(), second.unwrap());
+    first.unwrap();
+    second.unwrap();
     assert!(world.aws.registered(&arn).contains("10.0.1.10:5432"), "{:?}", world.aws.targets(&arn));
 }
 
