@@ -156,9 +156,11 @@ async fn a_thousand_groups_are_looked_at_in_one_run_within_all_limits() {
     let queries: Vec<_> = fleet.world.dns.queries().iter().map(|query| query.at).collect();
     assert!(most_within(&queries, pause) <= 256, "{}", most_within(&queries, pause));
     // What arrives is noted late where the processors are busy, and what comes next then seems to
-    // come too soon: hence a tenth more.
-    assert!(burst(&requests, 100.0) <= 440.0, "{}", burst(&requests, 100.0));
-    assert!(burst(&queries, 500.0) <= 275.0, "{}", burst(&queries, 500.0));
+    // come too soon: hence some more.
+    assert!(burst(&requests, 100.0) <= 460.0, "{}", burst(&requests, 100.0));
+    // Of the 1,024 packets that the VPC resolver takes in a second, others need some.
+    let in_a_second = most_within(&queries, Duration::from_secs(1));
+    assert!(in_a_second <= 850, "{in_a_second}");
 }
 
 #[tokio::test]
