@@ -9,6 +9,8 @@ PORT ?= 9000
 ARCHITECTURE ?= x86_64
 # How long `make fuzz` runs each target.
 SECONDS ?= 60
+# How long `make soak` runs, unless RUNS says how often. SEED is where it begins: one that found something repeats it.
+MINUTES ?= $(if $(RUNS),,10)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +23,7 @@ FUZZ := $(CARGO_TOOLS)/cargo-fuzz@0.13.2
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e fuzz audit bench bench-failover simulate build deploy watch invoke clean
+.PHONY: help run test lint unit e2e soak fuzz audit bench bench-failover simulate build deploy watch invoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +43,7 @@ lint: $(TOOLS) $(DENY) ## Formatting and lints, of Rust, of Python and of the te
 	$(BIN)/cfn-lint template.yaml
 	SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --region eu-west-1
 
-unit: ## The Rust tests
+unit: ## The Rust tests, with the fault matrix and a short soak
 	@# They list the AWS actions that they saw, for tests/e2e.
 	@rm -f $${CARGO_TARGET_DIR:-target}/tmp/aws-actions
 	cargo test --locked
@@ -49,6 +51,9 @@ unit: ## The Rust tests
 e2e: $(TOOLS) ## The function and the template against a local AWS
 	cargo build --locked
 	$(BIN)/python -m pytest tests/e2e
+
+soak: ## Random faults, flips, changes by hand and kills for MINUTES=10 or RUNS=…, from SEED=… on
+	RUNS=$(RUNS) MINUTES=$(MINUTES) SEED=$(SEED) cargo test --locked --test faults -- soak
 
 fuzz: $(FUZZ) ## Look for inputs that break a promise, SECONDS=60 for each target; the first time it compiles for long
 	@# Without a sanitizer, which needs a nightly compiler: there is no unsafe code here. What is new stays out of the

@@ -33,6 +33,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use tokio::{
     net::TcpListener,
+    sync::watch,
     task::{AbortHandle, JoinSet},
     time::Instant,
 };
@@ -91,6 +92,10 @@ impl FakeAws {
         self.group(arn, |group| group.spec = change(group.spec.clone()));
     }
 
+    pub(crate) fn has_target_group(&self, arn: &str) -> bool {
+        self.state().groups.contains_key(arn)
+    }
+
     pub(crate) fn delete_target_group(&self, arn: &str) {
         self.state().groups.remove(arn);
     }
@@ -144,8 +149,7 @@ impl FakeAws {
 
     /// The targets that are not draining.
     pub(crate) fn registered(&self, arn: &str) -> BTreeSet<String> {
-        let targets = self.targets(arn).into_iter();
-        targets.filter(|(_, health)| health != "draining").map(|(target, _)| target).collect()
+        self.group(arn, |group| group.registered())
     }
 
     pub(crate) fn tags(&self, arn: &str) -> BTreeMap<String, String> {
@@ -195,6 +199,12 @@ impl FakeAws {
 
     pub(crate) fn clear_faults(&self) {
         self.state().faults.clear();
+    }
+
+    /// Until a request is left without a reply for good, by a fault that is struck from now on.
+    pub(crate) async fn left_hanging(&self) {
+        let mut hanging = self.state().hanging.subscribe();
+        hanging.changed().await.expect("the sender lives as long as the server");
     }
 
     /// Delays the handling of every request.
@@ -340,7 +350,16 @@ pub(crate) struct Call {
     pub(crate) status: u16,
     /// Whether the body came gzipped.
     pub(crate) gzip: bool,
+    /// The group as it was when RegisterTargets or DeregisterTargets arrived.
+    pub(crate) found: Option<Found>,
     number: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    /// The targets that were not draining.
+    pub(crate) registered: BTreeSet<String>,
+    pub(crate) tags: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -377,12 +396,16 @@ pub(crate) struct Fault {
 pub(crate) enum FaultKind {
     /// Replies with this HTTP status and body, as text/xml, without handling the request.
     Body { status: u16, body: String },
+    /// Deletes the target group that the request names, then handles the request.
+    DeleteGroup,
     /// Refuses the request in the form of its protocol.
     Error { status: u16, code: String, message: String },
     /// Never replies, and does not handle the request.
     Hang,
     /// Handles the request this much later. It is handled even if the caller gives up meanwhile.
     Latency(Duration),
+    /// Handles the request, and never replies.
+    LoseReply,
     /// Handles the request, then resets the connection.
     ResetAfter,
     /// Resets the connection without handling the request.
@@ -475,13 +498,19 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Res
     let fate = lock(&state).arrive(&mut asked);
 
     match fate.end {
-        Some(FaultKind::Hang) => std::future::pending().await,
+        Some(FaultKind::Hang) => {
+            hang(&state);
+            std::future::pending().await
+        }
         Some(FaultKind::ResetBefore) => return Err(reset()),
         _ => {}
     }
     // As at AWS, what has arrived is carried out even if the caller goes away: hence a task of its own.
     let handling = tokio::spawn(async move {
         pause(fate.before).await;
+        if let (Some(FaultKind::DeleteGroup), Some(arn)) = (&fate.end, asked.arns.first()) {
+            lock(&state).groups.remove(arn);
+        }
         let outcome = match &fate.end {
             Some(FaultKind::Error { status, code, message }) => Err(refuse(*status, code, message.clone())),
             Some(FaultKind::Body { .. }) => Ok(String::new()),
@@ -492,8 +521,13 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Res
             _ => reply(&asked, outcome),
         };
         pause(fate.after).await;
-        if matches!(fate.end, Some(FaultKind::ResetAfter)) {
-            return Err(reset());
+        match fate.end {
+            Some(FaultKind::LoseReply) => {
+                hang(&state);
+                std::future::pending().await
+            }
+            Some(FaultKind::ResetAfter) => return Err(reset()),
+            _ => {}
         }
         let mut state = lock(&state);
         let mut calls = state.calls.iter_mut();
@@ -509,6 +543,10 @@ async fn pause(duration: Duration) {
     if !duration.is_zero() {
         tokio::time::sleep(duration).await;
     }
+}
+
+fn hang(state: &Mutex<State>) {
+    lock(state).hanging.send_modify(|hanging| *hanging += 1);
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -841,6 +879,11 @@ impl Group {
         }
     }
 
+    fn registered(&self) -> BTreeSet<String> {
+        let targets = self.targets.iter().filter(|(_, target)| !target.draining());
+        targets.map(|(key, _)| key_text(key)).collect()
+    }
+
     fn counted(&self) -> BTreeSet<(String, u16)> {
         let targets = self.targets.iter();
         targets
@@ -905,12 +948,16 @@ struct State {
     latency: Duration,
     read_quota: Option<Bucket>,
     page_size: Option<usize>,
+    /// How many requests were left without a reply for good.
+    hanging: watch::Sender<u64>,
 }
 
 impl State {
     fn arrive(&mut self, asked: &mut Asked) -> Fate {
         self.arrived += 1;
         asked.number = self.arrived;
+        let changes_targets = ["DeregisterTargets", "RegisterTargets"].contains(&&*asked.action);
+        let group = asked.arns.first().filter(|_| changes_targets).and_then(|arn| self.groups.get(arn));
         self.calls.push(Call {
             action: asked.action.clone(),
             arn: asked.arns.first().cloned(),
@@ -922,6 +969,7 @@ impl State {
             at: Instant::now(),
             status: 0,
             gzip: asked.gzip,
+            found: group.map(|group| Found { registered: group.registered(), tags: group.tags.clone() }),
             number: self.arrived,
         });
         let mut fate = Fate { before: self.latency, after: Duration::ZERO, end: None };

@@ -53,6 +53,9 @@ pub(crate) enum Reply {
     NxDomain {
         negative_ttl: Option<u32>,
     },
+    /// Datagrams of the test's choice for the query and whether it came over TCP, which gets no reply.
+    #[allow(dead_code, reason = "only tests/faults has a name that breaks the protocol beside others that do not")]
+    Raw(fn(&[u8], bool) -> Vec<Vec<u8>>),
     /// These records, whoever owns them.
     Records(Vec<Record>),
     Refused,
@@ -89,8 +92,10 @@ impl FakeDns {
         let (udp, tcp) = bind(ip).await;
         let address = udp.local_addr().unwrap();
         let script = Arc::new(Mutex::new(Script::new()));
-        let mut server = Server::new(Handler(script.clone()));
-        server.register_socket(udp);
+        let udp = udp.into_std().unwrap();
+        let raw = UdpSocket::from_std(udp.try_clone().unwrap()).unwrap();
+        let mut server = Server::new(Handler(script.clone(), raw));
+        server.register_socket(UdpSocket::from_std(udp).unwrap());
         server.register_listener(tcp, Duration::from_secs(60), 1024);
         Self { address, script, _server: Arc::new(server) }
     }
@@ -295,7 +300,8 @@ impl Script {
     }
 }
 
-struct Handler(Arc<Mutex<Script>>);
+/// The script, and the server's socket for [`Reply::Raw`].
+struct Handler(Arc<Mutex<Script>>, UdpSocket);
 
 #[async_trait]
 impl RequestHandler for Handler {
@@ -367,6 +373,15 @@ impl RequestHandler for Handler {
                 Reply::ServFail => {
                     metadata.response_code = ResponseCode::ServFail;
                     break;
+                }
+                Reply::Raw(behaviour) => {
+                    if info.protocol == Protocol::Udp {
+                        for datagram in behaviour(request.as_slice(), false) {
+                            // The client may have gone.
+                            let _ = self.1.send_to(&datagram, request.src()).await;
+                        }
+                    }
+                    return silence;
                 }
                 Reply::InTurn(_) | Reply::Sequence(_) | Reply::Silent => return silence,
             };

@@ -120,16 +120,22 @@ thread_local! {
     static AHEAD: Cell<i64> = const { Cell::new(0) };
 }
 
+tokio::task_local! {
+    /// The same where a test has several worlds at once, of the one that this future is about.
+    pub(crate) static OWN_CLOCK: Cell<i64>;
+}
+
 /// The clock that grace periods are measured by.
 pub(crate) fn now() -> SystemTime {
-    let ahead = AHEAD.get();
+    let ahead = OWN_CLOCK.try_with(Cell::get).unwrap_or_else(|_| AHEAD.get());
     let distance = Duration::from_secs(ahead.unsigned_abs());
     if ahead < 0 { SystemTime::now() - distance } else { SystemTime::now() + distance }
 }
 
 /// Sets that clock forward, or back.
 pub(crate) fn advance(seconds: i64) {
-    AHEAD.set(AHEAD.get() + seconds);
+    let set = |ahead: &Cell<i64>| ahead.set(ahead.get() + seconds);
+    OWN_CLOCK.try_with(set).unwrap_or_else(|_| AHEAD.with(set));
 }
 
 /// What the functions of a test log from the moment that [`Log::start`] is called.

@@ -1,0 +1,803 @@
+//! The fault matrix: what DNS, ELBv2 and CloudWatch do wrong, alone and in pairs, and a run that is killed at each of
+//! its steps. After each the contract's rules hold, and once the fault is gone one run converges.
+//!
+//! In the tables that are printed, "done" is a case in which the target group was in step all the same, "told" one in
+//! which the failure was in the error message.
+
+use std::{
+    cell::Cell,
+    collections::BTreeSet,
+    env,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+use futures_util::{StreamExt, future::join, stream};
+use hickory_server::proto::rr::RecordType;
+use nlb_hostname_targets::function::RunError;
+use serde_json::{Value, json};
+use tokio::{
+    net::UdpSocket,
+    select,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    block_on,
+    support::{
+        OWN_CLOCK, World, advance,
+        aws::{Call, Fault, FaultKind, SentTarget, TargetGroup},
+        binding,
+        dns::{Reply, hostile},
+        invoke, invoke_within, now,
+    },
+    threads,
+};
+
+/// What the name that is struck does.
+struct DnsFault {
+    name: &'static str,
+    reply: fn() -> Reply,
+    /// What the error message has to hold; `None` where the name resolves all the same.
+    says: Option<&'static str>,
+    waits: bool,
+}
+
+const RESOLVES: fn() -> Reply = || Reply::addresses(&["10.0.1.10", "10.0.1.11"]);
+const FIRST_SERVER_DEAD: &str = "first server dead";
+const THOUSAND: &str = "1,000 addresses";
+
+const DNS: [DnsFault; 14] = {
+    const fn fault(name: &'static str, says: &'static str, reply: fn() -> Reply) -> DnsFault {
+        DnsFault { name, reply, says: Some(says), waits: false }
+    }
+    const fn waits(name: &'static str, says: Option<&'static str>, reply: fn() -> Reply) -> DnsFault {
+        DnsFault { name, reply, says, waits: true }
+    }
+    [
+        DnsFault { name: "fine", reply: RESOLVES, says: None, waits: false },
+        fault("NXDOMAIN", "NXDOMAIN", || Reply::NxDomain { negative_ttl: Some(1) }),
+        fault("no data", "no data", || Reply::NoData { negative_ttl: Some(1) }),
+        fault("SERVFAIL", "SERVFAIL", || Reply::ServFail),
+        fault("REFUSED", "REFUSED", || Reply::Refused),
+        waits("time-out", Some("time-out"), || Reply::Silent),
+        fault("malformed", "malformed", || Reply::Raw(hostile::garbage_with_id)),
+        fault("cut short", "malformed", || Reply::Raw(hostile::cut_short)),
+        fault("compression loop", "malformed", || Reply::Raw(hostile::pointer_loop)),
+        waits("wrong id", Some("time-out"), || Reply::Raw(hostile::wrong_id)),
+        waits(FIRST_SERVER_DEAD, None, RESOLVES),
+        waits("slow", None, || RESOLVES().delayed(Duration::from_millis(1200))),
+        DnsFault { name: "only over TCP", reply: || RESOLVES().truncated(), says: None, waits: false },
+        // The target group takes 1,000 targets, and it has others to hold, too.
+        waits(THOUSAND, Some("TooManyTargets"), || {
+            let addresses = (0..1000).map(|number| format!("10.0.{}.{}", 64 + number / 250, 1 + number % 250));
+            Reply::Addresses(addresses.map(|address| address.parse().unwrap()).collect()).truncated()
+        }),
+    ]
+};
+
+/// What ELBv2 does to a call on the target group that is struck.
+struct ElbFault {
+    name: &'static str,
+    kind: fn() -> FaultKind,
+    actions: &'static [&'static str],
+    /// What the error message has to hold beside the action.
+    says: &'static str,
+    /// Whether a run gets over it where it strikes once.
+    passes: bool,
+    waits: bool,
+}
+
+const ACTIONS: [&str; 7] = [
+    "DescribeTargetGroups",
+    "DescribeTargetHealth",
+    "RegisterTargets",
+    "DeregisterTargets",
+    "DescribeTags",
+    "AddTags",
+    "RemoveTags",
+];
+const DELETED: &str = "deleted in between";
+
+const ELB: [ElbFault; 18] = {
+    const fn passes(name: &'static str, says: &'static str, kind: fn() -> FaultKind) -> ElbFault {
+        ElbFault { name, kind, actions: &ACTIONS, says, passes: true, waits: false }
+    }
+    const fn stays(name: &'static str, says: &'static str, kind: fn() -> FaultKind) -> ElbFault {
+        ElbFault { passes: false, ..passes(name, says, kind) }
+    }
+    const fn of(actions: &'static [&'static str], code: &'static str, kind: fn() -> FaultKind) -> ElbFault {
+        ElbFault { actions, ..stays(code, code, kind) }
+    }
+    [
+        passes("Throttling", "Throttling: Rate exceeded", FaultKind::throttling),
+        passes("ThrottlingException", "ThrottlingException", || {
+            FaultKind::error(400, "ThrottlingException", "Rate exceeded")
+        }),
+        passes("500", "InternalFailure", || FaultKind::error(500, "InternalFailure", "not now")),
+        passes("503", "HTTP status 503", || FaultKind::body(503, "<html>Service Unavailable</html>")),
+        passes("reset before", "", || FaultKind::ResetBefore),
+        passes("reset after", "", || FaultKind::ResetAfter),
+        ElbFault { waits: true, ..passes("lost reply", "no reply in time", || FaultKind::LoseReply) },
+        ElbFault { waits: true, ..passes("hanging", "still waiting for", || FaultKind::Hang) },
+        stays("not XML", "can't be read", || FaultKind::body(200, "<!doctype html><p>Sign in to go on")),
+        stays("AccessDenied", "AccessDenied", || FaultKind::error(403, "AccessDenied", "not authorized")),
+        stays(DELETED, "TargetGroupNotFound", || FaultKind::DeleteGroup),
+        stays("TargetGroupNotFound", "TargetGroupNotFound", || not("TargetGroupNotFound")),
+        of(&["DescribeTargetHealth", "RegisterTargets", "DeregisterTargets"], "InvalidTarget", || not("InvalidTarget")),
+        ElbFault {
+            passes: true,
+            ..of(&["DescribeTargetHealth"], "HealthUnavailable", || {
+                FaultKind::error(500, "HealthUnavailable", "not now")
+            })
+        },
+        of(&["RegisterTargets"], "TooManyTargets", || not("TooManyTargets")),
+        of(&["RegisterTargets"], "TooManyRegistrationsForTargetId", || not("TooManyRegistrationsForTargetId")),
+        of(&["AddTags"], "TooManyTags", || not("TooManyTags")),
+        of(&["AddTags"], "DuplicateTagKeys", || not("DuplicateTagKeys")),
+    ]
+};
+
+fn not(code: &str) -> FaultKind {
+    FaultKind::error(400, code, "so it is")
+}
+
+/// What becomes of PutMetricData.
+const CLOUDWATCH: [(&str, Option<fn() -> FaultKind>); 4] = [
+    ("fine", None),
+    ("refused", Some(|| FaultKind::error(403, "AccessDenied", "no"))),
+    ("hanging", Some(|| FaultKind::Hang)),
+    ("slow", Some(|| FaultKind::SlowReply(Duration::from_secs(1)))),
+];
+
+/// The settings of the target group that is struck.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Settings {
+    /// `exclusive`, and what is missing goes at once.
+    Plain,
+    /// `exclusive`, and what is missing goes after [`GRACE`].
+    Grace,
+    /// `shared`, and what is missing goes at once.
+    Shared,
+}
+
+impl Settings {
+    const ALL: [Self; 3] = [Self::Plain, Self::Grace, Self::Shared];
+
+    /// The actions that a run calls.
+    fn actions(self) -> &'static [&'static str] {
+        if self == Self::Plain { &ACTIONS[..4] } else { &ACTIONS }
+    }
+
+    /// Those of them that new targets do not have to wait for.
+    fn registers_without(self, action: &str) -> bool {
+        match self {
+            Self::Plain => action == "DeregisterTargets",
+            Self::Grace => ["DeregisterTargets", "DescribeTags", "AddTags", "RemoveTags"].contains(&action),
+            Self::Shared => ["DeregisterTargets", "RemoveTags"].contains(&action),
+        }
+    }
+}
+
+const GRACE: i64 = 60;
+
+/// One cell of the matrix.
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+struct Case {
+    settings: Settings,
+    /// Of [`DNS`].
+    dns: usize,
+    /// Of [`ELB`], and the action that it strikes.
+    elb: Option<(usize, &'static str)>,
+    once: bool,
+    /// Of [`CLOUDWATCH`].
+    cloudwatch: usize,
+    /// After how many calls, and whether the next one is still carried out.
+    kill: Option<(u32, bool)>,
+}
+
+/// What a run made of a fault.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Outcome {
+    /// The target group is in step all the same.
+    Done,
+    /// The failure is in the error message.
+    Told,
+    Killed,
+}
+
+impl Case {
+    fn new(settings: Settings) -> Self {
+        Self { settings, dns: 0, elb: None, once: false, cloudwatch: 0, kill: None }
+    }
+
+    fn dns(&self) -> &'static DnsFault {
+        &DNS[self.dns]
+    }
+
+    fn elb(&self) -> Option<(&'static ElbFault, &'static str)> {
+        self.elb.map(|(number, action)| (&ELB[number], action))
+    }
+
+    /// Whether it spends its time waiting rather than computing.
+    fn waits(&self) -> bool {
+        let cloudwatch = CLOUDWATCH[self.cloudwatch].1.is_some();
+        self.dns().waits || self.elb().is_some_and(|(fault, _)| fault.waits) || cloudwatch
+    }
+
+    fn is_deleted(&self) -> bool {
+        self.elb().is_some_and(|(fault, _)| fault.name == DELETED)
+    }
+
+    fn label(&self) -> String {
+        let elb = self.elb().map(|(fault, action)| format!("{} on {action}, once: {}", fault.name, self.once));
+        format!(
+            "{:?}, DNS {}, ELBv2 {}, CloudWatch {}, killed {:?}",
+            self.settings,
+            self.dns().name,
+            elb.unwrap_or_else(|| "fine".to_owned()),
+            CLOUDWATCH[self.cloudwatch].0,
+            self.kill
+        )
+    }
+}
+
+/// Two target groups: `db`, which is struck, and `other`.
+///
+/// `db` is bound to `db.test`, which gives .10 and .11, and to `also.test`, which gives .20 and an address that may not
+/// be registered. It holds .8 and .9, which DNS does not give.
+struct Scene {
+    world: World,
+    settings: Settings,
+    db: String,
+    other: String,
+    _dead: UdpSocket,
+}
+
+impl Scene {
+    async fn new(case: Case) -> Self {
+        let world = World::new().await;
+        let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let first = (case.dns().name == FIRST_SERVER_DEAD).then(|| dead.local_addr().unwrap());
+        let servers: Vec<_> = first.into_iter().chain([world.dns.address()]).collect();
+        world.dns.set_reply("db.test", RecordType::A, RESOLVES());
+        world.dns.set_a("also.test", &["10.0.1.20", "54.1.2.3"]);
+        world.dns.set_a("other.test", &["10.0.2.10"]);
+        world.dns.set_ttl(1);
+        let db = world.aws.create_target_group(TargetGroup::new("db"));
+        let other = world.aws.create_target_group(TargetGroup::new("other"));
+        world.aws.add_target(&db, "10.0.1.8", "healthy");
+        world.aws.add_target(&db, "10.0.1.9", "healthy");
+        world.aws.add_target(&db, "10.0.1.7", "draining");
+        world.aws.add_target(&other, "10.0.2.9", "healthy");
+        world.aws.set_tag(&db, "team", "data");
+        let (of_db, tags) = match case.settings {
+            Settings::Plain => (json!({}), [None, None]),
+            // The grace of .9 is over, .8 is not known to be missing yet, and .11 is back.
+            Settings::Grace => {
+                world.aws.add_target(&db, "10.0.1.11", "healthy");
+                let long_ago = now().duration_since(UNIX_EPOCH).unwrap().as_secs() - 1000;
+                let missing = |address: &str| Some(format!("{address}_5432@{long_ago}.000"));
+                (json!({"deregister_after_seconds": GRACE}), [missing("10.0.1.9"), missing("10.0.1.11")])
+            }
+            // .99 is somebody else's, and what the second tag tells of is gone.
+            Settings::Shared => {
+                world.aws.add_target(&db, "10.0.1.99", "healthy");
+                let owned = "10.0.1.7_5432 10.0.1.8_5432 10.0.1.9_5432".to_owned();
+                (json!({"ownership": "shared"}), [Some(owned), Some("10.0.1.6_5432".to_owned())])
+            }
+        };
+        let family = if case.settings == Settings::Shared { "owned" } else { "missing" };
+        for (number, value) in (1..).zip(tags) {
+            if let Some(value) = value {
+                world.aws.set_tag(&db, &format!("nlb-hostname-targets:{family}-{number}"), &value);
+            }
+        }
+        let with = |mut binding: Value| {
+            binding.as_object_mut().unwrap().extend(of_db.as_object().unwrap().clone());
+            binding
+        };
+        let bindings =
+            json!([with(binding("db.test", &db)), with(binding("also.test", &db)), binding("other.test", &other)]);
+        let world = world.dns_servers(&servers).set("BINDINGS", bindings);
+        Self { world, settings: case.settings, db, other, _dead: dead }
+    }
+
+    /// What is registered once all is well; .8 goes when its grace is over.
+    fn goal(&self) -> BTreeSet<String> {
+        targets(&match self.settings {
+            Settings::Plain => vec![10, 11, 20],
+            Settings::Grace => vec![8, 10, 11, 20],
+            Settings::Shared => vec![10, 11, 20, 99],
+        })
+    }
+
+    fn others_goal() -> BTreeSet<String> {
+        BTreeSet::from(["10.0.2.10:5432".to_owned()])
+    }
+}
+
+fn targets(last: &[u8]) -> BTreeSet<String> {
+    last.iter().map(|last| format!("10.0.1.{last}:5432")).collect()
+}
+
+/// What is known of a target group for as long as a run takes, to judge the run's calls by.
+pub(crate) struct Truth<'a> {
+    pub(crate) arn: &'a str,
+    /// What DNS gives all the time and may be registered.
+    pub(crate) given: BTreeSet<String>,
+    /// What it gives at any time and may be registered.
+    pub(crate) acceptable: BTreeSet<String>,
+    /// Targets that must not go, whatever DNS says.
+    pub(crate) untouchable: BTreeSet<String>,
+    /// Whether one of the hostnames does not resolve all the time.
+    pub(crate) unresolved: bool,
+    pub(crate) shared: bool,
+    /// Whether a quota may refuse a registration, so that stale targets may go first.
+    pub(crate) full: bool,
+}
+
+impl Truth<'_> {
+    /// Which rules of the contract these calls break.
+    pub(crate) fn broken_by(&self, calls: &[Call]) -> Vec<String> {
+        let mut broken = Vec::new();
+        for call in calls.iter().filter(|call| call.arn.as_deref() == Some(self.arn)) {
+            // What was sent to a group that is gone did no harm.
+            let Some(found) = &call.found else { continue };
+            let sent: BTreeSet<_> = call.targets.iter().map(text).collect();
+            let mut rule = |number: u8, what: &str, which: Vec<&String>| {
+                if !which.is_empty() {
+                    broken.push(format!("rule {number}: {} {what}: {which:?}", call.action));
+                }
+            };
+            if call.action == "DeregisterTargets" {
+                rule(2, "of a target that DNS gives", sent.intersection(&self.given).collect());
+                rule(8, "of a target that must not go", sent.intersection(&self.untouchable).collect());
+                if self.unresolved {
+                    rule(2, "although a hostname does not resolve", sent.iter().collect());
+                }
+                if !self.full {
+                    rule(1, "before registering", self.given.difference(&found.registered).collect());
+                }
+            } else {
+                rule(6, "of a target that it must not register", sent.difference(&self.acceptable).collect());
+                if self.shared {
+                    let owned = found.tags.values().flat_map(|value| value.split(' '));
+                    let owned: BTreeSet<_> = owned.map(|entry| entry.split('@').next().unwrap()).collect();
+                    let is_owned = |target: &&String| owned.contains(entry(target).as_str());
+                    rule(8, "of a target not noted before", sent.iter().filter(|target| !is_owned(target)).collect());
+                }
+            }
+        }
+        broken
+    }
+}
+
+/// A target as a tag lists it.
+pub(crate) fn entry(target: &str) -> String {
+    let (address, port) = target.rsplit_once(':').unwrap();
+    format!("{}_{port}", address.trim_start_matches('[').trim_end_matches(']'))
+}
+
+fn text(target: &SentTarget) -> String {
+    let address = target.id.parse().unwrap();
+    SocketAddr::new(address, target.port.unwrap_or_default()).to_string()
+}
+
+/// Collects what is not as it should be.
+macro_rules! check {
+    ($problems:ident, $condition:expr, $($message:tt)+) => {
+        if !$condition {
+            $problems.push(format!($($message)+));
+        }
+    };
+}
+
+/// What came of a case.
+struct Judged {
+    case: Case,
+    outcome: Outcome,
+    /// Which rules were broken.
+    broken: Vec<String>,
+    /// What should have come of it, and did not: perhaps for want of time.
+    missed: Vec<String>,
+}
+
+/// Runs a case up to the run that converges, and returns what came of the first run and what is wrong with it all.
+async fn run(case: Case) -> Judged {
+    let scene = Scene::new(case).await;
+    let Scene { world, db, other, .. } = &scene;
+    let mut broken = Vec::new();
+    let mut missed = Vec::new();
+
+    if let Some((calls, carried_out)) = case.kill {
+        let kind = if carried_out { FaultKind::LoseReply } else { FaultKind::Hang };
+        world.aws.fault(Fault::any(kind).after(calls).times(1));
+    }
+    if let Some((fault, action)) = case.elb() {
+        let strike = Fault::on(action, (fault.kind)()).arn(db);
+        world.aws.fault(if case.once || case.is_deleted() { strike.times(1) } else { strike });
+    }
+    if let Some(kind) = CLOUDWATCH[case.cloudwatch].1 {
+        world.aws.fault(Fault::on("PutMetricData", kind()));
+    }
+    world.dns.set_reply("db.test", RecordType::A, (case.dns().reply)());
+
+    let hangs = case.elb().is_some_and(|(fault, _)| fault.name == "hanging") && !case.once;
+    let deadline = Duration::from_secs(match case.dns().name {
+        // A call that hangs is given up by itself after 12 s: here it is the deadline that is near.
+        _ if hangs => 9,
+        THOUSAND => 60,
+        _ => 30,
+    });
+    let function = world.function().await;
+    let result = select! {
+        result = timeout(deadline, invoke_within(&function, json!({}), deadline)) => Some(result),
+        () = world.aws.left_hanging(), if case.kill.is_some() => None,
+    };
+    let calls = world.aws.calls();
+    let deleted = !world.aws.has_target_group(db);
+    let outcome = match result {
+        None => Outcome::Killed,
+        Some(Err(_)) => {
+            missed.push("rule 10: no reply before the deadline".to_owned());
+            Outcome::Killed
+        }
+        Some(Ok(result)) => judge_reply(case, &scene, &result, &mut broken, &mut missed),
+    };
+
+    let is_unresolved = case.dns().says.is_some() && case.dns().name != THOUSAND;
+    let mut given = targets(&[20]);
+    if let Reply::Addresses(addresses) = whole((case.dns().reply)()) {
+        given.extend(addresses.into_iter().map(|address| format!("{address}:5432")));
+    }
+    let full = case.dns().name == THOUSAND || case.elb().is_some_and(|(fault, _)| fault.name == "TooManyTargets");
+    let mut untouchable = targets(&[7, 99]);
+    if case.settings == Settings::Grace {
+        untouchable.extend(targets(&[8]));
+    }
+    let mut truth = Truth {
+        arn: db,
+        acceptable: given.clone(),
+        given,
+        untouchable,
+        unresolved: is_unresolved,
+        // So many find no place in the tags, which the error says.
+        shared: case.settings == Settings::Shared && case.dns().name != THOUSAND,
+        full,
+    };
+    broken.extend(truth.broken_by(&calls));
+    if !deleted {
+        let after = world.aws.registered(db);
+        check!(broken, full || after != targets(&[99]) && !after.is_empty(), "the target group was emptied");
+        // What hangs until the end leaves no time for what comes after it.
+        let registers_without = |(_, action): (&ElbFault, &str)| !hangs && case.settings.registers_without(action);
+        let can_register = outcome != Outcome::Killed && case.elb().is_none_or(registers_without);
+        check!(missed, !can_register || after.is_superset(&targets(&[20])), "not registered: {after:?}");
+        check!(broken, world.aws.tags(db).get("team").is_some_and(|value| value == "data"), "a tag was touched");
+    }
+    if outcome != Outcome::Killed {
+        let registered = world.aws.registered(other);
+        check!(missed, registered == Scene::others_goal(), "rule 10: the other group was not done: {registered:?}");
+    }
+
+    // The fault is gone. Who was killed comes back as a new execution environment, others go on.
+    world.aws.clear_faults();
+    world.dns.set_reply("db.test", RecordType::A, RESOLVES());
+    let function = if outcome == Outcome::Killed { world.function().await } else { function };
+    world.aws.clear_calls();
+    let result = invoke(&function, json!({})).await;
+    truth.given = targets(&[10, 11, 20]);
+    truth.acceptable.extend(truth.given.clone());
+    truth.unresolved = false;
+    broken.extend(truth.broken_by(&world.aws.calls()));
+    if deleted {
+        let message = result.map_or_else(|error| error.to_string(), |reply| reply.to_string());
+        check!(missed, message.contains("TargetGroupNotFound"), "a deleted group goes unnoticed: {message}");
+    } else {
+        let registered = world.aws.registered(db);
+        let converged = match case.settings {
+            // Of the 1,000 some found no place to be noted in.
+            Settings::Shared if case.dns().name == THOUSAND => registered.is_superset(&scene.goal()),
+            // And others wait, which leaves no room.
+            Settings::Grace if case.dns().name == THOUSAND => true,
+            _ => registered == scene.goal(),
+        };
+        check!(missed, converged, "it does not converge: {registered:?} after {result:?}");
+        if case.dns().name != THOUSAND {
+            check!(missed, result.is_ok(), "it does not recover: {result:?}");
+        }
+    }
+    let registered = world.aws.registered(other);
+    check!(missed, registered == Scene::others_goal(), "the other group does not converge: {registered:?}");
+
+    // What waits goes when its time has come.
+    if case.settings == Settings::Grace && !deleted {
+        advance(GRACE + 1);
+        let result = invoke(&function, json!({})).await;
+        let registered = world.aws.registered(db);
+        let goal = targets(&[10, 11, 20]);
+        let is_over = registered == goal || (case.dns().name == THOUSAND && registered.is_superset(&goal));
+        check!(missed, is_over, "the grace is over: {registered:?}, {result:?}");
+    }
+    // To repeat a request of which no reply came is not to deregister a second time.
+    let is_repeated = case.elb().is_some_and(|(fault, action)| {
+        action == "DeregisterTargets" && ["lost reply", "reset after"].contains(&fault.name)
+    });
+    let violations = world.aws.violations().into_iter();
+    broken.extend(violations.filter(|violation| !is_repeated || !violation.contains("is draining already")));
+    Judged { case, outcome, broken, missed }
+}
+
+fn whole(reply: Reply) -> Reply {
+    match reply {
+        Reply::Delayed(_, reply) | Reply::Truncated(reply) => whole(*reply),
+        reply => reply,
+    }
+}
+
+/// What came of a run that was not killed.
+fn judge_reply(
+    case: Case,
+    scene: &Scene,
+    result: &Result<Value, RunError>,
+    broken: &mut Vec<String>,
+    missed: &mut Vec<String>,
+) -> Outcome {
+    let Scene { world, db, other, .. } = scene;
+    let (outcome, message) = match result {
+        Ok(_) => (Outcome::Done, String::new()),
+        Err(error) => (Outcome::Told, error.to_string()),
+    };
+    let mut words = Vec::new();
+    let strikes = case.elb().filter(|(fault, _)| !(case.once && fault.passes));
+    if let Some((fault, action)) = strikes {
+        // That one target was not accepted once, the next call may make up for.
+        if !case.once || outcome == Outcome::Told {
+            words.push(fault.says);
+            // What was under way beside it may fail instead where the group is deleted.
+            words.extend((fault.name != DELETED).then_some(action));
+        }
+    }
+    // Without knowing the group, nothing is asked about it; and of what was under way nothing is known.
+    let is_heard = strikes.is_none_or(|(fault, action)| {
+        action != "DescribeTargetGroups" && fault.name != "hanging" && fault.name != DELETED
+    });
+    words.extend(case.dns().says.filter(|_| is_heard));
+    for word in &words {
+        check!(missed, message.contains(word), "{word} is not in the message: {message}");
+    }
+    if outcome == Outcome::Told {
+        check!(missed, !words.is_empty(), "there was no reason to fail: {message}");
+        check!(broken, message.contains("db.test") && message.contains(db.as_str()), "no names: {message}");
+        check!(missed, !message.contains("other.test") && !message.contains(other.as_str()), "others: {message}");
+    } else {
+        let registered = world.aws.registered(db);
+        check!(broken, registered == scene.goal(), "it says it is in step: {registered:?}");
+    }
+    if case.cloudwatch == 0 {
+        let failures = |arn: &str| -> Vec<f64> {
+            let metrics = world.aws.metrics();
+            let of_group = metrics.iter().filter(|metric| arn.ends_with(metric.dimensions["TargetGroup"].as_str()));
+            of_group.filter(|metric| metric.name == "Failures").map(|metric| metric.value).collect()
+        };
+        let failed = if outcome == Outcome::Told { 1.0 } else { 0.0 };
+        check!(missed, failures(db) == [failed], "Failures is {:?}", failures(db));
+        check!(missed, failures(other) == [0.0], "Failures of the other group is {:?}", failures(other));
+    }
+    outcome
+}
+
+/// Each fault of ELBv2 on each action that it can strike, throughout with all settings and once with one of them.
+fn of_elb() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (number, fault) in ELB.iter().enumerate() {
+        for action in fault.actions {
+            let settings = Settings::ALL.into_iter().filter(|settings| settings.actions().contains(action));
+            let all = settings.map(|settings| Case { elb: Some((number, action)), ..Case::new(settings) });
+            let all: Vec<_> = all.collect();
+            // A group is deleted once.
+            if fault.name == DELETED {
+                cases.extend(all.into_iter().map(|case| Case { once: true, ..case }));
+            } else {
+                cases.push(Case { once: true, ..all[number % all.len()] });
+                cases.extend(all);
+            }
+        }
+    }
+    cases
+}
+
+/// Each fault of DNS alone.
+fn of_dns() -> Vec<Case> {
+    let of = |dns| Settings::ALL.map(|settings| Case { dns, ..Case::new(settings) });
+    (0..DNS.len()).flat_map(of).collect()
+}
+
+/// Each fault of DNS with each of ELBv2, and one of CloudWatch at the same time.
+fn of_dns_with_elb() -> Vec<Case> {
+    // Of a name that does not resolve, nothing is deregistered, so that the other actions are not reached.
+    let reached = ["DescribeTargetHealth", "RegisterTargets", "DescribeTargetGroups", "DescribeTags", "AddTags"];
+    let pairs = (1..DNS.len()).flat_map(|dns| (0..ELB.len()).map(move |elb| (dns, elb)));
+    let pairs = pairs.filter(|(dns, _)| DNS[*dns].name != THOUSAND);
+    let case = |(turn, (dns, elb)): (usize, (usize, usize))| {
+        let actions: Vec<_> = reached.into_iter().filter(|action| ELB[elb].actions.contains(action)).collect();
+        let action = actions[turn % actions.len()];
+        let reaches = |settings: &Settings| match action {
+            "AddTags" => *settings == Settings::Shared,
+            _ => settings.actions().contains(&action),
+        };
+        let settings: Vec<_> = Settings::ALL.into_iter().filter(reaches).collect();
+        let elb = Some((elb, action));
+        let cloudwatch = turn % CLOUDWATCH.len();
+        Case { dns, elb, once: turn.is_multiple_of(2), cloudwatch, ..Case::new(settings[turn % settings.len()]) }
+    };
+    pairs.enumerate().map(case).collect()
+}
+
+/// Each fault of CloudWatch alone, and with one of ELBv2 and one of DNS.
+fn of_cloudwatch() -> Vec<Case> {
+    let denied = ELB.iter().position(|fault| fault.name == "AccessDenied").unwrap();
+    let mut cases = Vec::new();
+    for settings in Settings::ALL {
+        for cloudwatch in 0..CLOUDWATCH.len() {
+            let case = Case { cloudwatch, ..Case::new(settings) };
+            cases.extend([case, Case { elb: Some((denied, "RegisterTargets")), ..case }, Case { dns: 1, ..case }]);
+        }
+    }
+    cases
+}
+
+/// Killed at each step, alone and with the faults of the others in turn.
+async fn of_kills() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut turn = 0;
+    for settings in Settings::ALL {
+        let scene = Scene::new(Case::new(settings)).await;
+        scene.world.run(json!({})).await.unwrap();
+        let steps = u32::try_from(scene.world.aws.calls().len()).unwrap();
+        for kill in (0..steps).flat_map(|calls| [Some((calls, false)), Some((calls, true))]) {
+            let case = Case { kill, ..Case::new(settings) };
+            cases.push(case);
+            // Where a call hangs, that is the step to be killed at.
+            for (number, fault) in ELB.iter().enumerate().filter(|(_, fault)| !fault.waits) {
+                turn += 1;
+                let actions = fault.actions.iter().copied().filter(|action| settings.actions().contains(action));
+                let actions: Vec<_> = actions.collect();
+                if turn % 4 == 0 && !actions.is_empty() {
+                    cases.push(Case { elb: Some((number, actions[turn % actions.len()])), once: true, ..case });
+                }
+            }
+            let dns = DNS.iter().enumerate().filter(|(dns, fault)| !fault.waits && (dns + turn) % 4 == 0);
+            cases.extend(dns.map(|(dns, _)| Case { dns, ..case }));
+            cases.push(Case { cloudwatch: [1, 3][turn % 2], ..case });
+        }
+    }
+    cases
+}
+
+/// Runs cases side by side.
+async fn run_all(cases: Vec<Case>) -> Vec<Judged> {
+    // Those that wait do so while the others compute.
+    let (waiting, busy): (Vec<_>, Vec<_>) = cases.into_iter().partition(Case::waits);
+    let side_by_side = |cases, most| {
+        let begun_when_idle = stream::iter(cases).then(async |case| {
+            idle().await;
+            case
+        });
+        let running = begun_when_idle.map(|case| OWN_CLOCK.scope(Cell::default(), run(case)));
+        running.buffer_unordered(most).collect::<Vec<_>>()
+    };
+    let (waited, done) = join(side_by_side(waiting, MOST_WAITING), side_by_side(busy, MOST_BUSY)).await;
+    waited.into_iter().chain(done).collect()
+}
+
+/// Until there is little to compute: time-outs are real, and a case that has to wait for others would run into them.
+async fn idle() {
+    for _ in 0..20 {
+        let asked = Instant::now();
+        sleep(Duration::from_millis(5)).await;
+        if asked.elapsed() < Duration::from_millis(25) {
+            break;
+        }
+    }
+}
+
+/// Cases that a thread has under way. Each has a dozen sockets, and 1,024 is what a process may commonly have.
+const MOST_WAITING: usize = 32;
+const MOST_BUSY: usize = 4;
+
+/// Runs the matrix and prints it. `false` where a case breaks a rule.
+pub(crate) fn holds() -> bool {
+    let began = Instant::now();
+    let parts = [of_elb(), of_dns(), of_dns_with_elb(), of_cloudwatch(), block_on(of_kills())];
+    // `CASE="Shared, DNS slow"` runs those alone that say so.
+    let wanted = env::var("CASE").unwrap_or_default();
+    let cases = parts.concat().into_iter().filter(|case| case.label().contains(&wanted));
+    let mut shares = vec![Vec::new(); threads()];
+    let mut next = (0..shares.len()).cycle();
+    for case in cases.collect::<BTreeSet<_>>() {
+        shares[next.next().unwrap()].push(case);
+    }
+    let threads: Vec<_> = shares.into_iter().map(|share| thread::spawn(move || block_on(run_all(share)))).collect();
+    let mut results: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    // The time-outs are real. What ran into one while others were computing has to hold by itself.
+    let missed = |result: &Judged| result.broken.is_empty() && !result.missed.is_empty();
+    let repeated: Vec<_> = results.extract_if(.., |result| missed(result)).map(|result| result.case).collect();
+    let few = repeated.chunks(MOST_BUSY).flat_map(|few| block_on(run_all(few.to_vec())));
+    results.extend(few.collect::<Vec<_>>());
+    for (title, columns, rows) in tables(&results) {
+        print_table(title, &columns, &rows);
+    }
+    let wrong: Vec<_> =
+        results.iter().filter(|result| !(result.broken.is_empty() && result.missed.is_empty())).collect();
+    for Judged { case, broken, missed, .. } in &wrong {
+        println!("WRONG: {}\n  {}", case.label(), [&broken[..], missed].concat().join("\n  "));
+    }
+    let (count, took) = (results.len(), began.elapsed());
+    println!(
+        "fault matrix: {count} cases, {} of them again by themselves, {} wrong, in {took:.0?}\n",
+        repeated.len(),
+        wrong.len()
+    );
+    wrong.is_empty()
+}
+
+/// Title, columns and rows.
+type Table = (&'static str, Vec<&'static str>, Vec<(String, Vec<String>)>);
+
+fn tables(results: &[Judged]) -> [Table; 4] {
+    let cell = |belongs: &dyn Fn(&Case) -> bool| {
+        let count =
+            |outcome| results.iter().filter(|result| result.outcome == outcome && belongs(&result.case)).count();
+        let counts = [(Outcome::Done, "done"), (Outcome::Told, "told"), (Outcome::Killed, "killed")];
+        let counts = counts.map(|(outcome, word)| (count(outcome), word));
+        let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}"));
+        counts.collect::<Vec<_>>().join(", ")
+    };
+    let is_alone = |case: &Case| case.kill.is_none() && case.dns == 0 && case.elb.is_none() && case.cloudwatch == 0;
+    let elb = ELB.iter().enumerate().map(|(number, fault)| {
+        let of = |action| cell(&|case| case.elb == Some((number, action)) && is_alone(&Case { elb: None, ..*case }));
+        (fault.name.to_owned(), ACTIONS.map(of).to_vec())
+    });
+    let dns = DNS.iter().enumerate().map(|(number, fault)| {
+        let alone = cell(&|case| case.dns == number && is_alone(&Case { dns: 0, ..*case }));
+        let with = cell(&|case| case.dns == number && case.elb.is_some() && case.kill.is_none());
+        (fault.name.to_owned(), vec![alone, with])
+    });
+    let cloudwatch = CLOUDWATCH.iter().enumerate().map(|(number, (name, _))| {
+        let alone = cell(&|case| case.cloudwatch == number && is_alone(&Case { cloudwatch: 0, ..*case }));
+        let with = |case: &Case| case.cloudwatch == number && (case.elb.is_some() || case.dns > 0);
+        ((*name).to_owned(), vec![alone, cell(&|case| with(case) && case.kill.is_none())])
+    });
+    let kills: BTreeSet<_> = results.iter().filter_map(|result| result.case.kill).collect();
+    let kills = kills.into_iter().map(|kill| {
+        let of = |settings| cell(&|case| case.kill == Some(kill) && case.settings == settings);
+        let when = if kill.1 { "after" } else { "before" };
+        (format!("{when} call {} was carried out", kill.0 + 1), Settings::ALL.map(of).to_vec())
+    });
+    [
+        ("ELBv2: each fault on each action, once and throughout", ACTIONS.to_vec(), elb.collect()),
+        ("DNS: each fault", vec!["alone", "with each fault of ELBv2"], dns.collect()),
+        ("CloudWatch: each fault", vec!["alone", "with faults of DNS and ELBv2"], cloudwatch.collect()),
+        (
+            "Killed at each step, alone and with each fault, where it was reached",
+            vec!["exclusive", "exclusive with grace", "shared"],
+            kills.collect(),
+        ),
+    ]
+}
+
+fn print_table(title: &str, columns: &[&str], rows: &[(String, Vec<String>)]) {
+    let header = [&[""], columns].concat().into_iter().map(ToOwned::to_owned).collect();
+    let rows = rows.iter().map(|(name, cells)| [vec![name.clone()], cells.clone()].concat());
+    let lines: Vec<Vec<String>> = [header].into_iter().chain(rows).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or_default();
+    println!("{title}\n");
+    for line in &lines {
+        let cells = line.iter().enumerate().map(|(column, cell)| format!("{cell:width$}", width = width(column)));
+        println!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    println!();
+}

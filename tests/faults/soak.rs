@@ -1,0 +1,774 @@
+//! A soak: run after run with random faults, flips of DNS, changes by hand, lost tags and kills, over target groups of
+//! different settings. Whatever happens, the contract's rules hold; and when it is over, one run converges.
+//!
+//! It consists of episodes, each with a seed of its own: `SEED=… make soak` begins with that one. `RUNS` and `MINUTES`
+//! say how long it goes on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fmt, iter, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    rc::Rc,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use fastrand::Rng;
+use hickory_server::proto::rr::RecordType;
+use nlb_hostname_targets::function::{Function, RunError};
+use serde_json::{Value, json};
+use tokio::{join, select, time::sleep};
+
+use crate::{
+    block_on,
+    matrix::{Truth, entry},
+    support::{
+        World, advance,
+        aws::{Call, Fault, FaultKind, TargetGroup},
+        dns::{Reply, hostile},
+        invoke_within, now,
+    },
+    threads,
+};
+
+/// The settings of a target group.
+struct Kind {
+    name: &'static str,
+    shared: bool,
+    grace: u32,
+    ipv6: bool,
+    /// The ports of its bindings, each of a hostname of its own.
+    ports: &'static [Option<u16>],
+    /// Whether an answer holds but one of the addresses.
+    sampled: bool,
+}
+
+const KINDS: [Kind; 7] = {
+    const PLAIN: Kind = Kind { name: "plain", shared: false, grace: 0, ipv6: false, ports: &[None], sampled: false };
+    [
+        PLAIN,
+        Kind { name: "grace", grace: 60, ..PLAIN },
+        Kind { name: "shared", shared: true, ..PLAIN },
+        Kind { name: "shared-grace", shared: true, grace: 90, ports: &[None, None], ..PLAIN },
+        Kind { name: "ipv6", ipv6: true, ..PLAIN },
+        Kind { name: "ports", ports: &[None, Some(6432)], ..PLAIN },
+        Kind { name: "sampled", grace: 120, sampled: true, ..PLAIN },
+    ]
+};
+
+const OWN_PORT: u16 = 5432;
+
+/// A hostname and what DNS says to it.
+#[derive(Clone)]
+struct Host {
+    name: String,
+    port: u16,
+    ipv6: bool,
+    sampled: bool,
+    pool: Vec<IpAddr>,
+    /// What it gives and may be registered.
+    given: BTreeSet<IpAddr>,
+    reply: Reply,
+}
+
+impl Host {
+    /// Lets DNS give some addresses of the pool, and now and then one that may not be registered.
+    fn resolve(&mut self, rng: &mut Rng) {
+        rng.shuffle(&mut self.pool);
+        let most = if self.sampled { 2 } else { self.pool.len() };
+        self.given = self.pool.iter().copied().take(rng.usize(1..=most)).collect();
+        let mut answer: Vec<_> = self.given.iter().copied().collect();
+        rng.shuffle(&mut answer);
+        self.reply = if self.sampled {
+            // Each of them in turn, and at times one look that fails.
+            let mut replies: Vec<_> = answer.into_iter().map(|address| Reply::Addresses(vec![address])).collect();
+            if rng.u8(..4) == 0 {
+                replies.insert(rng.usize(1..=replies.len()), Reply::ServFail);
+            }
+            Reply::sequence(replies)
+        } else {
+            if rng.u8(..5) == 0 {
+                answer.push(rng.choice(if self.ipv6 { REFUSED_V6 } else { REFUSED_V4 }).unwrap().parse().unwrap());
+            }
+            Reply::Addresses(answer)
+        };
+    }
+
+    /// Lets it give nothing that may be registered.
+    fn fail(&mut self, rng: &mut Rng) {
+        self.given.clear();
+        self.reply = match rng.u8(..8) {
+            0 => Reply::NxDomain { negative_ttl: Some(1) },
+            1 => Reply::NoData { negative_ttl: None },
+            2 => Reply::ServFail,
+            3 => Reply::Refused,
+            4 => Reply::Raw(hostile::garbage_with_id),
+            5 => Reply::Raw(hostile::pointer_loop),
+            6 => Reply::Addresses(vec![(if self.ipv6 { REFUSED_V6 } else { REFUSED_V4 })[0].parse().unwrap()]),
+            _ => Reply::Raw(hostile::cut_short),
+        };
+    }
+
+    fn tell(&self, world: &World) {
+        let record_type = if self.ipv6 { RecordType::AAAA } else { RecordType::A };
+        world.dns.set_reply(&self.name, record_type, self.reply.clone());
+    }
+
+    fn targets(&self) -> BTreeSet<String> {
+        self.given.iter().map(|address| SocketAddr::new(*address, self.port).to_string()).collect()
+    }
+}
+
+const REFUSED_V4: &[&str] = &["54.1.2.3", "169.254.169.254", "127.0.0.1", "0.0.0.0"];
+const REFUSED_V6: &[&str] = &["fe80::1", "::1", "::ffff:10.0.1.1", "ff02::1"];
+
+/// A target group, and what is true of it.
+struct Group {
+    arn: String,
+    kind: &'static Kind,
+    hosts: Vec<Host>,
+    /// Targets that DNS has not given since, at the earliest: no grace can have begun before.
+    missing_from: BTreeMap<String, SystemTime>,
+    /// Targets that a successful run saw missing: their grace has begun at the latest.
+    seen_missing: BTreeMap<String, SystemTime>,
+    /// Whether what is ours may have been forgotten.
+    lost_tags: bool,
+    /// Whether a registration may be refused for want of room.
+    full: bool,
+}
+
+impl Group {
+    fn given(&self) -> BTreeSet<String> {
+        self.hosts.iter().flat_map(Host::targets).collect()
+    }
+
+    fn resolves(&self) -> bool {
+        self.hosts.iter().all(|host| !host.given.is_empty())
+    }
+
+    fn foreign(&self) -> BTreeSet<String> {
+        let port = OWN_PORT;
+        (200..203).map(|last| SocketAddr::new(address(self.kind.ipv6, 9, last), port).to_string()).collect()
+    }
+
+    /// All targets that DNS may ever give.
+    fn pool(&self) -> BTreeSet<String> {
+        let of_host =
+            |host: &Host| host.pool.iter().map(|ip| SocketAddr::new(*ip, host.port).to_string()).collect::<Vec<_>>();
+        self.hosts.iter().flat_map(of_host).collect()
+    }
+
+    /// What the tags say is ours.
+    fn owned(&self, world: &World) -> BTreeSet<String> {
+        let tags = world.aws.tags(&self.arn);
+        let ours = tags.iter().filter(|(key, _)| key.starts_with("nlb-hostname-targets:owned-"));
+        let entries = ours.flat_map(|(_, value)| value.split(' '));
+        entries.map(|entry| entry.split('@').next().unwrap_or_default().to_owned()).collect()
+    }
+}
+
+fn address(ipv6: bool, net: u8, last: u8) -> IpAddr {
+    if ipv6 {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, net.into(), last.into()).into()
+    } else {
+        Ipv4Addr::new(10, 0, net, last).into()
+    }
+}
+
+/// How a run goes.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    Cold,
+    DryRun,
+    /// Killed after so many calls, and whether the next one is carried out; the function lives on or not.
+    Killed {
+        calls: u32,
+        carried_out: bool,
+        lives_on: bool,
+    },
+    Parallel,
+    /// Something hangs, and the deadline is near.
+    Short,
+    Warm,
+}
+
+struct Episode {
+    rng: Rng,
+    world: World,
+    groups: Vec<Group>,
+    function: Rc<Function>,
+    deadline: Duration,
+    /// What was done to this episode's world, and how the runs went.
+    story: Vec<String>,
+    known_violations: usize,
+}
+
+/// A rule that was broken.
+pub(crate) struct Broken {
+    seed: u64,
+    story: Vec<String>,
+    calls: Vec<Call>,
+    rules: Vec<String>,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "WRONG: `SEED={} make soak` repeats it; its last steps:", self.seed)?;
+        let last = self.story.len().saturating_sub(100);
+        self.story[last..].iter().try_for_each(|line| writeln!(formatter, "  {line}"))?;
+        for call in &self.calls {
+            let arn = call.arn.as_deref().and_then(|arn| arn.split('/').nth(1)).unwrap_or_default();
+            let targets: Vec<_> = call.targets.iter().map(|target| &target.id).collect();
+            writeln!(formatter, "    {} {arn} {targets:?}: {}", call.action, call.status)?;
+        }
+        self.rules.iter().try_for_each(|rule| writeln!(formatter, "  {rule}"))
+    }
+}
+
+/// What DNS gives while a run lasts, of one group.
+struct During {
+    always: BTreeSet<String>,
+    ever: BTreeSet<String>,
+    unresolved: bool,
+    resolves: bool,
+    is_steady: bool,
+    registered: BTreeSet<String>,
+    at: SystemTime,
+}
+
+impl Episode {
+    async fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let world = World::new().await;
+        world.dns.set_ttl(1);
+        let mut kinds: Vec<_> = KINDS.iter().collect();
+        rng.shuffle(&mut kinds);
+        let mut groups = Vec::new();
+        let mut bindings = Vec::new();
+        // Names that give samples take their time.
+        let is_patient = rng.u8(..8) == 0;
+        for (kind, number) in kinds.into_iter().filter(|kind| !kind.sampled || is_patient).take(3).zip(1_u8..) {
+            let spec = TargetGroup::new(kind.name).port(OWN_PORT).new_state("healthy");
+            let arn = world.aws.create_target_group(if kind.ipv6 { spec.ipv6() } else { spec });
+            let hosts = kind.ports.iter().zip(1..).map(|(port, host)| {
+                let pool = (1..=5).map(|last| address(kind.ipv6, number, host * 10 + last)).collect();
+                let name = format!("{}-{host}.test", kind.name);
+                let mut binding = json!({"hostname": name, "target_group_arn": arn});
+                let mut set =
+                    |field: &str, value: Value| drop(binding.as_object_mut().unwrap().insert(field.into(), value));
+                port.iter().for_each(|port| set("port", (*port).into()));
+                set("ownership", if kind.shared { "shared" } else { "exclusive" }.into());
+                set("deregister_after_seconds", kind.grace.into());
+                set("lookups", if kind.sampled { 2 } else { 1 }.into());
+                bindings.push(binding);
+                Host {
+                    name,
+                    port: port.unwrap_or(OWN_PORT),
+                    ipv6: kind.ipv6,
+                    sampled: kind.sampled,
+                    pool,
+                    given: BTreeSet::new(),
+                    reply: Reply::ServFail,
+                }
+            });
+            let hosts = hosts.collect();
+            let (missing_from, seen_missing) = (BTreeMap::new(), BTreeMap::new());
+            groups.push(Group { arn, kind, hosts, missing_from, seen_missing, lost_tags: false, full: false });
+        }
+        let attempts = if rng.u8(..4) == 0 { 2 } else { 1 };
+        let world = world
+            .set("BINDINGS", Value::from(bindings))
+            .set("AWS_MAX_ATTEMPTS", attempts)
+            .set("ELB_REQUESTS_PER_SECOND", 0);
+        let function = Rc::new(world.function().await);
+        // Answers are then collected at short intervals.
+        let is_sampled = groups.iter().any(|group| group.kind.sampled);
+        let deadline = if is_sampled { Duration::from_millis(1500) } else { Duration::from_secs(30) };
+        Self { rng, world, groups, function, deadline, story: Vec::new(), known_violations: 0 }
+    }
+
+    fn one_in(&mut self, chances: u8) -> bool {
+        self.rng.u8(..chances) == 0
+    }
+
+    fn tell(&mut self, what: impl fmt::Display) {
+        self.story.push(what.to_string());
+    }
+
+    /// Some names give something else, and some fail.
+    fn change_dns(&mut self, chances: u8) {
+        for group in &mut self.groups {
+            for host in &mut group.hosts {
+                match self.rng.u8(..chances) {
+                    0..=2 => host.resolve(&mut self.rng),
+                    3 => host.fail(&mut self.rng),
+                    _ => continue,
+                }
+                self.story.push(format!("{} gives {:?} by {:?}", host.name, host.given, host.reply));
+                host.tell(&self.world);
+            }
+        }
+    }
+
+    /// Somebody else changes targets, tags and quotas.
+    fn change_by_hand(&mut self) {
+        let Self { rng, world, groups, story, .. } = self;
+        let aws = &world.aws;
+        for group in groups {
+            let arn = &group.arn;
+            let registered: Vec<_> = aws.registered(arn).into_iter().collect();
+            let one = rng.choice(&registered).cloned();
+            let tags: Vec<_> = aws.tags(arn).into_keys().collect();
+            match (rng.u8(..20), one) {
+                (0, _) => {
+                    let target = rng.choice(group.foreign()).unwrap();
+                    aws.add_target(arn, &target, "healthy");
+                    group.seen_missing.remove(&target);
+                    story.push(format!("{target} is added to {} by hand", group.kind.name));
+                }
+                (1, Some(target)) => {
+                    aws.remove_target(arn, &target);
+                    group.seen_missing.remove(&target);
+                    story.push(format!("{target} is removed from {} by hand", group.kind.name));
+                }
+                (2, Some(target)) => {
+                    let state = rng.choice(["unhealthy", "unused", "initial", "unhealthy.draining", "unavailable"]);
+                    aws.set_state(arn, &target, state.unwrap());
+                }
+                (3 | 4, _) => aws.finish_draining(arn),
+                (5, _) if !tags.is_empty() => {
+                    let key = rng.choice(&tags).unwrap();
+                    aws.remove_tag(arn, key);
+                    group.seen_missing.clear();
+                    group.lost_tags = true;
+                    story.push(format!("{key} of {} is lost", group.kind.name));
+                }
+                (6, _) => aws.set_tag(arn, "team", "data"),
+                (7, _) => {
+                    let quota = registered.len().max(1);
+                    aws.reconfigure(arn, |group| group.quota(quota));
+                    group.full = true;
+                    story.push(format!("{} takes {quota} targets", group.kind.name));
+                }
+                (8 | 9, _) => {
+                    aws.reconfigure(arn, |group| group.quota(1000));
+                    group.full = false;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets something go wrong with AWS.
+    fn strike(&mut self) {
+        for _ in 0..self.rng.u8(..3) {
+            let action = *self.rng.choice(&ACTIONS).unwrap();
+            let kind = self.fault();
+            let mut fault = if self.one_in(8) { Fault::any(kind.clone()) } else { Fault::on(action, kind.clone()) };
+            fault = fault.after(self.rng.u32(..3)).times(self.rng.u32(1..4));
+            if self.rng.bool() {
+                fault = fault.arn(&self.rng.choice(&self.groups).unwrap().arn);
+            }
+            self.tell(format_args!("{fault:?}"));
+            self.world.aws.fault(fault);
+        }
+    }
+
+    fn fault(&mut self) -> FaultKind {
+        let error = |status, code| FaultKind::error(status, code, "so it is");
+        match self.rng.u8(..16) {
+            0 => error(400, "Throttling"),
+            1 => error(400, "ThrottlingException"),
+            2 => error(500, "InternalFailure"),
+            3 => FaultKind::body(503, "<html>Service Unavailable</html>"),
+            4 | 5 => FaultKind::ResetBefore,
+            6 | 7 => FaultKind::ResetAfter,
+            8 => FaultKind::body(200, "<html>Sign in to go on</html>"),
+            9 => FaultKind::body(200, "<DescribeTargetHealthResponse><DescribeTargetHealthResult>"),
+            10 => error(403, "AccessDenied"),
+            11 => error(400, "TargetGroupNotFound"),
+            12 => error(400, "InvalidTarget"),
+            13 => error(400, "TooManyRegistrationsForTargetId"),
+            14 => error(500, "HealthUnavailable"),
+            _ => error(400, "TooManyTags"),
+        }
+    }
+
+    fn manner(&mut self) -> Manner {
+        match self.rng.u8(..20) {
+            0..=2 => Manner::Cold,
+            3 => Manner::DryRun,
+            4..=8 => {
+                Manner::Killed { calls: self.rng.u32(..20), carried_out: self.rng.bool(), lives_on: self.rng.bool() }
+            }
+            9 | 10 => Manner::Parallel,
+            11 if self.one_in(4) => Manner::Short,
+            _ => Manner::Warm,
+        }
+    }
+
+    /// A change of the world, and a run.
+    async fn step(&mut self) -> Vec<String> {
+        advance(self.rng.i64(0..40));
+        self.change_by_hand();
+        self.change_dns(12);
+        let manner = self.manner();
+        self.tell(format_args!("run: {manner:?}"));
+        if let Manner::Killed { calls, carried_out, .. } = manner {
+            let kind = if carried_out { FaultKind::LoseReply } else { FaultKind::Hang };
+            self.world.aws.fault(Fault::any(kind).after(calls).times(1));
+        }
+        if let Manner::Short = manner {
+            let action = *self.rng.choice(&ACTIONS).unwrap();
+            self.world.aws.fault(Fault::on(action, FaultKind::Hang));
+        }
+        self.strike();
+        // At times DNS changes while the run is under way.
+        let flips = self.one_in(5);
+        self.run(manner, flips).await
+    }
+
+    async fn run(&mut self, manner: Manner, flips: bool) -> Vec<String> {
+        self.world.aws.clear_calls();
+        let mut during: Vec<_> = self
+            .groups
+            .iter()
+            .map(|group| {
+                let given = group.given();
+                During {
+                    ever: given.clone(),
+                    always: given,
+                    unresolved: !group.resolves(),
+                    resolves: group.resolves(),
+                    is_steady: true,
+                    registered: self.world.aws.registered(&group.arn),
+                    at: now(),
+                }
+            })
+            .collect();
+        if matches!(manner, Manner::Cold) {
+            self.function = Rc::new(self.world.function().await);
+        }
+        let second = match manner {
+            Manner::Parallel => Some(self.world.function().await),
+            _ => None,
+        };
+        let deadline = if matches!(manner, Manner::Short) { Duration::from_millis(600) } else { self.deadline };
+        let event = if matches!(manner, Manner::DryRun) { json!({"dry_run": true}) } else { json!({}) };
+        let function = Rc::clone(&self.function);
+        // From the first sample on.
+        for host in self.groups.iter().flat_map(|group| &group.hosts).filter(|host| host.sampled) {
+            host.tell(&self.world);
+        }
+        let aws = self.world.aws.clone();
+        let began = Instant::now();
+        let flip_after = Duration::from_millis(self.rng.u64(..40));
+        let flipping = async {
+            if flips {
+                sleep(flip_after).await;
+                self.change_dns(6);
+            }
+        };
+        let running = async {
+            let beside = async {
+                if let Some(second) = &second {
+                    drop(invoke_within(second, event.clone(), deadline).await);
+                }
+            };
+            join!(invoke_within(&function, event.clone(), deadline), beside).0
+        };
+        let is_killed = matches!(manner, Manner::Killed { .. });
+        let running = async {
+            select! {
+                result = running => Some(result),
+                () = aws.left_hanging(), if is_killed => None,
+            }
+        };
+        let (result, ()) = join!(running, flipping);
+        let took = began.elapsed();
+        // What was under way when the run was killed may still arrive.
+        let mut arrived = None;
+        while result.is_none() && arrived.replace(aws.calls().len()) != Some(aws.calls().len()) {
+            sleep(Duration::from_millis(10)).await;
+        }
+        if matches!(manner, Manner::Killed { lives_on: false, .. }) {
+            self.function = Rc::new(self.world.function().await);
+        }
+        let outcome = match &result {
+            None => "killed".to_owned(),
+            Some(Ok(_)) => "ok".to_owned(),
+            Some(Err(error)) => error.to_string(),
+        };
+        self.tell(format_args!("  {outcome}"));
+
+        for (group, during) in self.groups.iter_mut().zip(&mut during) {
+            let given = group.given();
+            during.is_steady = given == during.always && group.resolves() == during.resolves;
+            during.always = &during.always & &given;
+            during.ever = &during.ever | &given;
+            during.unresolved &= !group.resolves();
+            during.resolves |= group.resolves();
+            // Of two runs at once, one may get all samples that hold an address.
+            let is_divided = group.kind.sampled && matches!(manner, Manner::Parallel);
+            let seen = if is_divided { BTreeSet::new() } else { during.always.clone() };
+            for target in group.pool().difference(&seen) {
+                group.missing_from.entry(target.clone()).or_insert(during.at);
+            }
+        }
+        let mut broken = self.judge(manner, &during, result.as_ref());
+        if took > deadline + Duration::from_secs(5) {
+            broken.push(format!("rule 10: the reply took {took:?}"));
+        }
+        self.world.aws.clear_faults();
+        broken
+    }
+
+    /// Which rules a run has broken.
+    fn judge(&mut self, manner: Manner, during: &[During], result: Option<&Result<Value, RunError>>) -> Vec<String> {
+        let mut broken = Vec::new();
+        let calls = self.world.aws.calls();
+        let now = now();
+        let message = match result {
+            Some(Err(error)) => error.to_string(),
+            _ => String::new(),
+        };
+        if matches!(manner, Manner::DryRun) {
+            let writes = calls.iter().filter(|call| !call.action.starts_with("Describe"));
+            broken.extend(writes.map(|call| format!("a dry run calls {}", call.action)));
+        }
+        for (group, during) in self.groups.iter_mut().zip(during) {
+            let (arn, kind) = (&group.arn.clone(), group.kind);
+            let registered = self.world.aws.registered(arn);
+            group.seen_missing.retain(|target, _| registered.contains(target));
+            let mut untouchable = BTreeSet::new();
+            if kind.shared {
+                untouchable.extend(group.foreign());
+            }
+            if kind.grace > 0 {
+                let grace = Duration::from_secs(kind.grace.into());
+                let is_early =
+                    |target: &String| group.missing_from.get(target).is_none_or(|since| *since + grace > now);
+                untouchable.extend(group.pool().into_iter().filter(is_early));
+            }
+            let truth = Truth {
+                arn,
+                given: during.always.clone(),
+                acceptable: during.ever.clone(),
+                untouchable,
+                unresolved: during.unresolved,
+                shared: kind.shared,
+                full: group.full,
+            };
+            let mut rule = |holds: bool, what: fmt::Arguments<'_>| {
+                if !holds {
+                    broken.push(format!("{}: {what}", kind.name));
+                }
+            };
+            for what in truth.broken_by(&calls) {
+                rule(false, format_args!("{what}"));
+            }
+            let emptied = !during.registered.is_empty() && registered.is_empty();
+            rule(!emptied || group.full, format_args!("the group was emptied"));
+
+            // Whether the run says that all is well with the group.
+            let is_well = result.is_some() && !message.contains(arn.as_str()) && !matches!(manner, Manner::DryRun);
+            let is_well = is_well && (result.is_some_and(Result::is_ok) || message.contains("target groups failed"));
+            let alone = !matches!(manner, Manner::Parallel);
+            if is_well {
+                rule(during.resolves, format_args!("a hostname that does not resolve goes unnoticed"));
+            }
+            if is_well && during.is_steady && alone {
+                let lacks: Vec<_> = during.always.difference(&registered).collect();
+                rule(lacks.is_empty(), format_args!("nobody says that {lacks:?} is not registered"));
+                let surplus: BTreeSet<_> = registered.difference(&during.always).cloned().collect();
+                let surplus = if kind.shared {
+                    let owned = group.owned(&self.world);
+                    surplus.into_iter().filter(|target| owned.contains(&entry(target))).collect()
+                } else {
+                    surplus
+                };
+                let grace = Duration::from_secs(kind.grace.into());
+                let is_over = |target: &&String| match group.seen_missing.get(*target) {
+                    Some(since) => *since + grace <= during.at,
+                    None => kind.grace == 0,
+                };
+                let kept: Vec<_> = surplus.iter().filter(is_over).collect();
+                rule(kept.is_empty(), format_args!("nobody says that {kept:?} is still registered"));
+                group.seen_missing.retain(|target, _| surplus.contains(target));
+                for target in surplus {
+                    group.seen_missing.entry(target).or_insert(now);
+                }
+                group.missing_from.retain(|target, _| !during.always.contains(target));
+            } else {
+                // A run that was not alone, or not steady, may have seen it.
+                group.seen_missing.retain(|target, _| !during.ever.contains(target));
+            }
+            let failed = message.contains(arn.as_str());
+            let failures: Vec<_> = self
+                .world
+                .aws
+                .metrics()
+                .into_iter()
+                .filter(|metric| metric.name == "Failures" && arn.ends_with(metric.dimensions["TargetGroup"].as_str()))
+                .map(|metric| metric.value > 0.0)
+                .collect();
+            rule(
+                !alone || result.is_none() || failures.iter().all(|value| *value == failed),
+                format_args!("Failures is {failures:?}"),
+            );
+        }
+        let violations = self.world.aws.violations();
+        for violation in &violations[self.known_violations..] {
+            // Of two runs at once, or of a request that was repeated, both are right.
+            let is_repeated = violation.contains("is draining already");
+            let may_be =
+                matches!(manner, Manner::Parallel) || self.story.iter().any(|line| line.contains("ResetAfter"));
+            if !(is_repeated && may_be) {
+                broken.push(violation.clone());
+            }
+        }
+        self.known_violations = violations.len();
+        broken
+    }
+
+    /// All is well again: one run brings what is missing, and takes away what is stale, at once or when its grace is
+    /// over.
+    async fn calm(&mut self) -> Vec<String> {
+        self.tell("calm");
+        for group in &mut self.groups {
+            for host in &mut group.hosts {
+                host.resolve(&mut self.rng);
+                // No look of it fails.
+                if host.sampled {
+                    let replies = host.given.iter().map(|address| Reply::Addresses(vec![*address])).collect::<Vec<_>>();
+                    host.reply = Reply::sequence(replies);
+                }
+                self.story.push(format!("{} gives {:?}", host.name, host.given));
+                host.tell(&self.world);
+            }
+            self.world.aws.reconfigure(&group.arn, |group| group.quota(1000));
+            group.full = false;
+        }
+        let deadline = mem::replace(&mut self.deadline, Duration::from_secs(30));
+        let manner = if self.rng.bool() { Manner::Warm } else { Manner::Cold };
+        let mut broken = self.run(manner, false).await;
+        let registered = |group: &Group| self.world.aws.registered(&group.arn);
+        for group in &self.groups {
+            if !registered(group).is_superset(&group.given()) {
+                broken.push(format!("{} does not converge: {:?}", group.kind.name, registered(group)));
+            }
+        }
+        let longest = self.groups.iter().map(|group| group.kind.grace).max().unwrap_or_default();
+        if longest > 0 && broken.is_empty() {
+            advance(i64::from(longest) + 1);
+            broken.extend(self.run(Manner::Warm, false).await);
+        }
+        self.deadline = deadline;
+        for group in &mut self.groups {
+            let registered = self.world.aws.registered(&group.arn);
+            let surplus: BTreeSet<_> = registered.difference(&group.given()).cloned().collect();
+            let orphans: BTreeSet<_> =
+                if group.kind.shared { surplus.difference(&group.foreign()).cloned().collect() } else { surplus };
+            if !(orphans.is_empty() || (group.kind.shared && group.lost_tags)) {
+                broken.push(format!("{} keeps {orphans:?}", group.kind.name));
+            }
+            // Whose tag was lost, somebody has to take away.
+            for target in orphans {
+                self.world.aws.remove_target(&group.arn, &target);
+            }
+            group.lost_tags = false;
+        }
+        broken
+    }
+}
+
+const ACTIONS: [&str; 8] = [
+    "DescribeTargetGroups",
+    "DescribeTargetHealth",
+    "RegisterTargets",
+    "DeregisterTargets",
+    "DescribeTags",
+    "AddTags",
+    "RemoveTags",
+    "PutMetricData",
+];
+
+/// Runs an episode until it ends or `is_over` says so, and counts its runs.
+async fn episode(seed: u64, runs: &AtomicU64, is_over: impl Fn() -> bool) -> Result<(), Broken> {
+    let mut episode = Episode::new(seed).await;
+    for step in 1..=STEPS {
+        // What a step does depends on the steps before it as little as can be, so that it can be repeated.
+        episode.rng = Rng::with_seed(seed.wrapping_mul(1000).wrapping_add(step));
+        let rules = if step % CALM_AFTER == 0 { episode.calm().await } else { episode.step().await };
+        runs.fetch_add(1, Ordering::Relaxed);
+        if !rules.is_empty() {
+            return Err(Broken { seed, story: episode.story, calls: episode.world.aws.calls(), rules });
+        }
+        if is_over() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Runs in an episode.
+const STEPS: u64 = 120;
+
+/// From one time when all is well to the next.
+const CALM_AFTER: u64 = 12;
+
+/// How long a soak lasts.
+struct Length {
+    runs: u64,
+    time: Duration,
+}
+
+/// Soaks from one seed on, on all processors, and prints what came of it. `false` where a rule was broken.
+fn soak(first: u64, length: &Length) -> bool {
+    let began = Instant::now();
+    let (next, runs, failed) = (AtomicU64::new(first), AtomicU64::new(0), AtomicBool::new(false));
+    let is_over = || {
+        failed.load(Ordering::Relaxed) || runs.load(Ordering::Relaxed) >= length.runs || began.elapsed() >= length.time
+    };
+    let work = || {
+        // The time-outs are real; most steps wait for something.
+        let seeds = iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        for seed in seeds.take_while(|_| !is_over()) {
+            if let Err(broken) = block_on(episode(seed, &runs, is_over)) {
+                println!("{broken}");
+                failed.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..threads() {
+            scope.spawn(work);
+        }
+    });
+    let (runs, last) = (runs.into_inner(), next.into_inner() - 1);
+    println!("soak: {runs} runs, of the seeds {first} to {last}, in {:.0?}", began.elapsed());
+    !failed.into_inner()
+}
+
+/// Soaks as the environment says: from `SEED`, or else a seed that always is the same and then a fresh one.
+pub(crate) fn holds() -> bool {
+    let number = |name: &str| env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap());
+    let (runs, minutes): (Option<u64>, Option<u64>) = (number("RUNS"), number("MINUTES"));
+    let length = match (runs, minutes) {
+        (None, None) => Length { runs: u64::MAX, time: SHORT },
+        _ => Length {
+            runs: runs.unwrap_or(u64::MAX),
+            time: minutes.map_or(Duration::MAX, |minutes| Duration::from_secs(60 * minutes)),
+        },
+    };
+    let fresh = || fastrand::u64(..1_000_000_000);
+    match (number("SEED"), runs.or(minutes)) {
+        (Some(seed), _) => soak(seed, &length),
+        (None, Some(_)) => soak(fresh(), &length),
+        (None, None) => soak(1, &length) && soak(fresh(), &length),
+    }
+}
+
+/// Of each of the two in `make test`.
+const SHORT: Duration = Duration::from_secs(5);
