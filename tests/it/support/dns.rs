@@ -280,8 +280,8 @@ impl Script {
             owner = target.clone();
         }
 
-        let exists = self.replies.keys().any(|(name, _)| *name == owner);
         let key = (owner.clone(), record_type);
+        let exists = self.replies.contains_key(&key) || self.replies.keys().any(|(name, _)| *name == owner);
         let reply = match self.replies.get_mut(&key) {
             Some(scripted @ (Reply::InTurn(_) | Reply::Sequence(_))) => match self.served.get(&key) {
                 Some((last, reply)) if *last == id => reply.clone(),

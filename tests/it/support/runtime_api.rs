@@ -300,6 +300,12 @@ impl Bootstrap {
         Self { child, stdout, stderr, readers: vec![stdout_reader, stderr_reader] }
     }
 
+    /// Of the process.
+    #[allow(dead_code, reason = "only benches/run.rs looks at it from outside")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn stdout(&self) -> Vec<String> {
         self.stdout.lock().unwrap().clone()
     }

@@ -1,0 +1,409 @@
+//! What the release binary takes of time, processor and memory, as a Markdown table: `make bench`.
+//!
+//! The whole process is measured from outside. The Lambda Runtime API, the name server and AWS are those of the tests,
+//! and live in this process, so that what they use is not counted. They speak plain HTTP: TLS is not in the figures.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark that goes wrong shall stop where it does"
+)]
+
+#[allow(dead_code, unused_imports, reason = "the tests need more of it")]
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Write,
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use ciborium::cbor;
+use flate2::{Compression, write::DeflateEncoder};
+use hickory_server::proto::rr::RecordType;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    time::sleep,
+};
+
+use support::{
+    World,
+    aws::TargetGroup,
+    binding,
+    dns::Reply,
+    runtime_api::{Bootstrap, RuntimeApi},
+};
+
+#[tokio::main]
+async fn main() {
+    // Cargo gives `--bench`; what else is given says which parts to measure.
+    let wanted: Vec<_> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wants = |part: &str| wanted.is_empty() || wanted.iter().any(|name| name == part);
+    let binary = binary();
+    machine();
+    if wants("start") {
+        size(&binary);
+        start(&binary).await;
+    }
+    if wants("run") {
+        runs(&binary).await;
+    }
+    if wants("budget") {
+        budget(&binary).await;
+    }
+}
+
+/// The binary that `make build` made.
+fn binary() -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let binary = Path::new(&target).join("lambda/bootstrap/bootstrap");
+    assert!(binary.exists(), "{} is not there: `make build` first", binary.display());
+    binary
+}
+
+/// Where and when this is measured.
+fn machine() {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let processors = read("/proc/cpuinfo");
+    let field = |name: &str| {
+        let line = processors.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split(": ").nth(1).unwrap_or("?").to_owned()
+    };
+    let count = processors.lines().filter(|line| line.starts_with("processor")).count();
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let now = time::OffsetDateTime::from_unix_timestamp(seconds.try_into().unwrap()).unwrap();
+    println!(
+        "{now}; {count} × {}, {}; Linux {}; load {}",
+        field("model name"),
+        env::consts::ARCH,
+        read("/proc/sys/kernel/osrelease").trim(),
+        read("/proc/loadavg").split(' ').next().unwrap_or("?"),
+    );
+}
+
+fn size(binary: &Path) {
+    let content = fs::read(binary).unwrap();
+    let mut packed = DeflateEncoder::new(Vec::new(), Compression::best());
+    packed.write_all(&content).unwrap();
+    let packed = packed.finish().unwrap();
+    // What a ZIP file adds for one entry is 120 bytes or so.
+    println!("\nbinary {:.2} MB, packed {:.2} MB", megabytes(content.len()), megabytes(packed.len()));
+}
+
+async fn start(binary: &Path) {
+    let mut took = Vec::new();
+    for _ in 0..STARTS {
+        let api = RuntimeApi::start().await;
+        let environment = [("DNS_SERVERS", "127.0.0.1")];
+        let started = Instant::now();
+        let _bootstrap = Bootstrap::start(binary.to_str().unwrap(), &api, environment);
+        api.wait_for_poll().await;
+        took.push(started.elapsed());
+    }
+    took.sort();
+    println!(
+        "process start to the first poll: median {} ms, best {} ms, worst {} ms, {STARTS} starts",
+        milliseconds(took[STARTS / 2]),
+        milliseconds(took[0]),
+        milliseconds(took[STARTS - 1]),
+    );
+}
+
+/// Runs over groups that are in step, where each API call and each DNS reply takes [`LATENCY`] and
+/// there is no limit of our own to calls of ELBv2.
+async fn runs(binary: &Path) {
+    println!("\n| groups | run | lasts, ms | processor, ms | peak memory, MiB | API calls | DNS queries |");
+    println!("|---|---|---|---|---|---|---|");
+    let mut above_floor = String::new();
+    for (groups, count) in SIZES {
+        let fleet = Fleet::new(groups).await;
+        fleet.slow_down();
+        let floor = fleet.floor().await;
+        let mut function = fleet.start(binary, "0").await;
+        let first = function.run(&fleet).await;
+        let mut others = Vec::new();
+        for _ in 0..count {
+            // Runs are a minute apart, in which the budget of DNS queries is restored.
+            sleep(PAUSE).await;
+            others.push(function.run(&fleet).await);
+        }
+        let steady = Run::median(&others);
+        println!("| {groups} | first | {} |", first.cells());
+        println!("| {groups} | steady, median of {count} | {} |", steady.cells());
+        if groups == 1 {
+            let above = (steady.lasted.as_secs_f64() / floor.as_secs_f64() - 1.0) * 100.0;
+            above_floor =
+                format!("a steady run of one group: {above:.0} % above its floor, {} ms", milliseconds(floor));
+        }
+    }
+    println!("\n{above_floor}");
+}
+
+/// 1,000 groups under the budget of ELBv2 requests that is the default, in runs a minute apart.
+async fn budget(binary: &Path) {
+    println!(
+        "\n| run | lasts, s | processor, ms | peak memory, MiB | API calls | throttled | DNS queries | verified | deferred |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let fleet = Fleet::new(1000).await;
+    fleet.slow_down();
+    fleet.world.aws.set_read_quota(40, 10.0);
+    let mut function = fleet.start(binary, "10").await;
+    for name in ["first", "second", "third"] {
+        let began = Instant::now();
+        let run = function.run(&fleet).await;
+        println!(
+            "| {name} | {:.1} | {} | {:.1} | {} | {} | {} | {} | {} |",
+            run.lasted.as_secs_f64(),
+            milliseconds(run.processor),
+            run.peak_mebibytes,
+            run.calls.values().sum::<usize>(),
+            run.throttled,
+            run.queries,
+            run.outcomes.get("in_sync").unwrap_or(&0),
+            run.outcomes.get("deferred").unwrap_or(&0),
+        );
+        sleep(Duration::from_secs(60).saturating_sub(began.elapsed())).await;
+    }
+}
+
+/// Groups that are in step, each with a hostname of its own.
+struct Fleet {
+    world: World,
+    event: Value,
+    hostnames: Vec<String>,
+    arns: Vec<String>,
+}
+
+impl Fleet {
+    async fn new(groups: usize) -> Self {
+        let world = World::new().await;
+        let mut bindings = Vec::new();
+        let (mut hostnames, mut arns) = (Vec::new(), Vec::new());
+        for number in 0..groups {
+            let hostname = format!("db-{number}.c9akciq32abc.eu-central-1.rds.example.test");
+            world.dns.set_a(&hostname, &[ADDRESS]);
+            let group = TargetGroup::new(&format!("db-{number}")).region("eu-central-1");
+            let arn = world.aws.create_target_group(group);
+            world.aws.add_target(&arn, &format!("{ADDRESS}:5432"), "healthy");
+            bindings.push(binding(&hostname, &arn));
+            hostnames.push(hostname);
+            arns.push(arn);
+        }
+        Self { world, event: json!({ "bindings": bindings }), hostnames, arns }
+    }
+
+    fn slow_down(&self) {
+        self.world.aws.set_latency(LATENCY);
+        for hostname in &self.hostnames {
+            self.world.dns.set_reply(hostname, RecordType::A, Reply::addresses(&[ADDRESS]).delayed(LATENCY));
+        }
+    }
+
+    async fn start(&self, binary: &Path, requests_per_second: &str) -> Function {
+        let api = RuntimeApi::start().await;
+        let environment = [
+            ("AWS_ENDPOINT_URL", self.world.aws.url()),
+            ("DNS_SERVERS", &self.world.dns.address().to_string()),
+            ("ELB_REQUESTS_PER_SECOND", requests_per_second),
+        ];
+        let bootstrap = Bootstrap::start(binary.to_str().unwrap(), &api, environment);
+        api.wait_for_poll().await;
+        Function { api, bootstrap }
+    }
+
+    /// The slower of a DNS exchange and a DescribeTargetHealth, and one PutMetricData: what a
+    /// client takes for them that does nothing else.
+    async fn floor(&self) -> Duration {
+        let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        dns.connect(self.world.dns.address()).await.unwrap();
+        let mut query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+        for label in self.hostnames[0].split('.') {
+            query.push(label.len().try_into().unwrap());
+            query.extend(label.bytes());
+        }
+        query.extend(b"\x00\x00\x01\x00\x01");
+        let resolve = median(async || {
+            dns.send(&query).await.unwrap();
+            let length = dns.recv(&mut [0; 512]).await.unwrap();
+            assert!(length > query.len(), "a reply with an answer");
+        })
+        .await;
+
+        let address = self.world.aws.url().trim_start_matches("http://").to_owned();
+        let describe = format!(
+            "Action=DescribeTargetHealth&Version=2015-12-01&TargetGroupArn={}",
+            self.arns[0].replace(':', "%3A").replace('/', "%2F")
+        );
+        let describe = request(&address, "/", "elasticloadbalancing", describe.as_bytes());
+        let mut metrics = Vec::new();
+        let datum = |name: &str| {
+            cbor!({
+                "MetricName" => name, "Value" => 1.0, "Unit" => "Count",
+                "Dimensions" => [{ "Name" => "TargetGroup", "Value" => "targetgroup/db-0/0123456789abcdef" }],
+            })
+            .unwrap()
+        };
+        let data: Vec<_> = ["A", "B", "C", "D", "E", "F", "G", "H", "I"].map(datum).into();
+        let body = cbor!({ "Namespace" => "bench", "MetricData" => data }).unwrap();
+        ciborium::into_writer(&body, &mut metrics).unwrap();
+        let path = "/service/GraniteServiceVersion20100801/operation/PutMetricData";
+        let publish = request(&address, path, "monitoring", &metrics);
+        let mut connection = TcpStream::connect(&address).await.unwrap();
+        connection.set_nodelay(true).unwrap();
+        let describe = median(async || exchange(&mut connection, &describe).await).await;
+        let publish = median(async || exchange(&mut connection, &publish).await).await;
+        resolve.max(describe) + publish
+    }
+}
+
+fn request(host: &str, path: &str, service: &str, body: &[u8]) -> Vec<u8> {
+    let scope = format!("AKIDEXAMPLE/20260101/eu-central-1/{service}/aws4_request");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\
+         Authorization: AWS4-HMAC-SHA256 Credential={scope}, Signature=0\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+async fn exchange(connection: &mut TcpStream, request: &[u8]) {
+    connection.write_all(request).await.unwrap();
+    let mut reply = Vec::new();
+    loop {
+        assert_ne!(connection.read_buf(&mut reply).await.unwrap(), 0, "the connection goes on");
+        let text = String::from_utf8_lossy(&reply).to_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        assert!(head.starts_with("http/1.1 200 "), "{text}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        if body.len() >= length.parse().unwrap() {
+            return;
+        }
+    }
+}
+
+async fn median(mut act: impl AsyncFnMut()) -> Duration {
+    let mut took = Vec::new();
+    for _ in 0..EXCHANGES {
+        let began = Instant::now();
+        act().await;
+        took.push(began.elapsed());
+    }
+    took.sort();
+    took[EXCHANGES / 2]
+}
+
+/// The function's process.
+struct Function {
+    api: RuntimeApi,
+    bootstrap: Bootstrap,
+}
+
+/// What one invocation took.
+#[derive(Clone, Default)]
+struct Run {
+    lasted: Duration,
+    processor: Duration,
+    peak_mebibytes: f64,
+    calls: BTreeMap<String, usize>,
+    throttled: usize,
+    queries: usize,
+    outcomes: BTreeMap<String, usize>,
+}
+
+impl Function {
+    async fn run(&mut self, fleet: &Fleet) -> Run {
+        fleet.world.aws.clear_calls();
+        fleet.world.dns.clear_queries();
+        let event = fleet.event.clone();
+        let before = self.processor();
+        let began = Instant::now();
+        let reply = self.api.invoke(event, RUN).await.expect("the run succeeds");
+        let lasted = began.elapsed();
+        self.api.wait_for_poll().await;
+        let mut run = Run { lasted, processor: self.processor() - before, ..Run::default() };
+        run.peak_mebibytes = self.peak_mebibytes();
+        for call in fleet.world.aws.calls() {
+            run.throttled += usize::from(call.status == 400);
+            *run.calls.entry(call.action).or_default() += 1;
+        }
+        run.queries = fleet.world.dns.queries().len();
+        for group in reply["groups"].as_array().unwrap() {
+            *run.outcomes.entry(group["outcome"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+        assert_eq!(fleet.world.aws.violations(), Vec::<String>::new());
+        run
+    }
+
+    /// What all threads of the process have used so far.
+    fn processor(&self) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.bootstrap.id())).unwrap();
+        let nanoseconds = threads.map(|thread| {
+            let schedstat = fs::read_to_string(thread.unwrap().path().join("schedstat")).unwrap();
+            schedstat.split(' ').next().unwrap().parse::<u64>().unwrap()
+        });
+        Duration::from_nanos(nanoseconds.sum())
+    }
+
+    fn peak_mebibytes(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.bootstrap.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    }
+}
+
+impl Run {
+    /// Of each figure its median. All are the same in calls.
+    fn median(runs: &[Self]) -> Self {
+        let mut sorted = runs.to_vec();
+        sorted.sort_by_key(|run| run.processor);
+        let processor = sorted[sorted.len() / 2].processor;
+        sorted.sort_by_key(|run| run.lasted);
+        let peak_mebibytes = sorted.iter().map(|run| run.peak_mebibytes).fold(0.0, f64::max);
+        Self { processor, peak_mebibytes, ..sorted[sorted.len() / 2].clone() }
+    }
+
+    fn cells(&self) -> String {
+        format!(
+            "{} | {} | {:.1} | {} | {}",
+            milliseconds(self.lasted),
+            milliseconds(self.processor),
+            self.peak_mebibytes,
+            self.calls.values().sum::<usize>(),
+            self.queries,
+        )
+    }
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{:.2}", duration.as_secs_f64() * 1000.0)
+}
+
+fn megabytes(bytes: usize) -> f64 {
+    bytes as f64 / 1e6
+}
+
+const ADDRESS: &str = "10.0.1.10";
+const STARTS: usize = 50;
+const EXCHANGES: usize = 101;
+
+/// Added to each API call and each DNS reply.
+const LATENCY: Duration = Duration::from_millis(5);
+
+/// Target groups of a fleet, and how many steady runs to measure.
+const SIZES: [(usize, usize); 4] = [(1, 200), (10, 50), (100, 20), (1000, 10)];
+
+/// The function's time-out: longer than a run may take.
+const RUN: Duration = Duration::from_secs(120);
+
+/// Between runs. The 250 queries that may go out at once are there again after half a second.
+const PAUSE: Duration = Duration::from_millis(600);
