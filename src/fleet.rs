@@ -22,7 +22,7 @@ use crate::{
     dns::QUERIES_PER_SECOND,
     limiter::Priority,
     reconcile::{InStep, Mode, Reconciler, Resolution, dns_cutoff},
-    report::GroupReport,
+    report::{GroupReport, Outcome},
     state::Timestamp,
     target::{IpFamily, TargetGroupArn},
     watch::Watcher,
@@ -177,7 +177,8 @@ impl Fleet {
                 if let Some(watcher) = watcher {
                     in_step = watcher.follow(reconciler, group, in_step, &mut report, cutoff).await;
                 }
-                if !dry_run {
+                // One that was put off in the end has not had its turn.
+                if !dry_run && report.outcome != Outcome::Deferred {
                     self.remember(group, began, in_step);
                 }
             }

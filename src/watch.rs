@@ -2,6 +2,7 @@
 //! it is seen.
 
 use std::{
+    mem,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use tokio::{
     sync::mpsc::UnboundedSender,
     time::{Instant, sleep_until, timeout_at},
 };
+use tracing::warn;
 
 use crate::{
     binding::Group,
@@ -67,7 +69,7 @@ impl Watcher {
         }
     }
 
-    /// Watches a target group that was just reconciled.
+    /// Watches a target group that was just reconciled, and returns what it was last in step with.
     pub async fn follow(
         &self,
         reconciler: &Reconciler,
@@ -80,6 +82,7 @@ impl Watcher {
         if looked_at >= self.until {
             return in_step;
         }
+        let mut last_in_step = in_step.clone();
         let stable_at = looked_at + STABLE;
         let mut published_at = self.began;
         let mut pause = self.pause(in_step.as_ref().and_then(|in_step| in_step.ttl));
@@ -107,8 +110,15 @@ impl Watcher {
                 let desired = &look.desired;
                 pause = self.pause(resolution.ttl());
                 if let Some(known) = in_step.as_ref().filter(|known| !known.differs(desired, &resolution)) {
+                    let problems = mem::take(&mut report.problems);
                     look.note(report);
                     report.settle();
+                    // What ends before the watch does is in no reply.
+                    if report.problems != problems {
+                        for problem in &report.problems {
+                            warn!(target_group = %group.arn, problem, "not resolved");
+                        }
+                    }
                     let now = Timestamp::from((reconciler.now)());
                     due |= !resolution.is_sampled() && known.due.is_some_and(|due| due <= now);
                 } else {
@@ -135,12 +145,16 @@ impl Watcher {
                 early = Some(resolution);
             }
             if due {
-                in_step = self.reconcile(reconciler, group, early, report, cutoff).await?;
+                let Some(result) = self.reconcile(reconciler, group, early, report, cutoff).await else {
+                    return last_in_step;
+                };
+                in_step = result;
+                last_in_step = in_step.clone().or(last_in_step);
                 retry_pause = if in_step.is_some() { FIRST_RETRY } else { (retry_pause * 2).min(LONGEST_RETRY) };
                 retry_at = Instant::now() + retry_pause;
                 // It has had the time of the last look.
                 if Instant::now() >= self.until {
-                    return in_step;
+                    return last_in_step;
                 }
             }
             // What ends soon is published then.
@@ -159,7 +173,7 @@ impl Watcher {
             // There was no time to verify what was in step, which is no failure.
             *report = before;
         }
-        verified
+        verified.or(last_in_step)
     }
 
     /// `None` where there was no turn before the cut-off: the report stays as it is.

@@ -603,6 +603,20 @@ async fn rule_10_a_tag_call_that_hangs_spoils_no_other_group_and_the_reply_goes_
 }
 
 #[tokio::test]
+async fn rule_10_many_groups_that_hang_hold_up_no_other() {
+    let (world, arns) = fleet(100).await;
+    let world = world.set("ELB_REQUESTS_PER_SECOND", 0);
+    let (hanging, others) = arns.split_at(40);
+    for arn in hanging {
+        world.aws.fault(Fault::on("DescribeTargetHealth", FaultKind::Hang).arn(arn));
+    }
+    let function = world.function().await;
+    let message = invoke_within(&function, json!({}), Duration::from_secs(11)).await.unwrap_err().to_string();
+    assert!(message.starts_with("40 of 100 target groups failed"), "{message}");
+    assert!(others.iter().all(|arn| !message.contains(arn)), "{message}");
+}
+
+#[tokio::test]
 async fn rule_10_a_name_that_hangs_spoils_no_other_group() {
     let (world, arns) = three_groups().await;
     world.dns.set_reply("slow.test", RecordType::A, Reply::Silent);
@@ -746,6 +760,23 @@ async fn rule_12_where_the_budget_does_not_suffice_changed_groups_go_first_and_t
         let again = outcomes(&first)[position] == "in_sync" && position != seen;
         assert!(!(again && outcome == "in_sync"), "{position} had its turn already: {:?}", outcomes(&second));
     }
+}
+
+#[tokio::test]
+async fn rule_12_a_change_goes_first_although_polling_had_no_turn_left_to_verify_the_group() {
+    let (world, arns) = fleet(24).await;
+    let world = world.set("ELB_REQUESTS_PER_SECOND", 2).set("POLL_INTERVAL_SECONDS", 1);
+    let function = world.function().await;
+    invoke_within(&function, json!({}), Duration::from_secs(10)).await.unwrap();
+    let described: Vec<_> =
+        world.aws.calls_of("DescribeTargetHealth").into_iter().filter_map(|call| call.arn).collect();
+    assert!(described.len() > 12 && !arns.iter().all(|arn| described.contains(arn)), "{described:?}");
+    let once = |arn: &&String| described.iter().filter(|other| other == arn).count() == 1;
+    let unverified = described.iter().rfind(once).unwrap();
+    let position = arns.iter().position(|arn| arn == unverified).unwrap();
+    world.dns.set_a(&format!("g{position:02}.test"), &["10.0.1.200"]);
+    let reply = invoke_within(&function, json!({}), Duration::from_secs(10)).await.unwrap();
+    assert_eq!(reply["groups"][position]["outcome"], "changed");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::support::{
-    World,
+    Log, World,
     aws::{Fault, FaultKind, TargetGroup},
     binding,
     dns::Reply,
@@ -275,4 +275,23 @@ async fn a_watch_in_which_something_hangs_spoils_no_other_group_and_replies_in_t
         assert!(world.aws.registered(&first).contains("10.0.1.9:5432"), "{what}");
     });
     futures_util::future::join_all(checks).await;
+}
+
+#[tokio::test]
+async fn a_failure_of_dns_that_ends_before_the_watch_does_is_logged() {
+    let (log, _guard) = Log::start();
+    let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    let function = world.function().await;
+    let outage = async {
+        sleep(Duration::from_millis(500)).await;
+        world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
+        sleep(Duration::from_millis(2500)).await;
+        world.dns.set_a("db.test", &["10.0.1.9"]);
+    };
+    let (reply, ()) = join!(invoke_within(&function, json!({"watch_seconds": 5}), deadline(9)), outage);
+    assert_eq!(reply.unwrap()["groups"][0]["outcome"], "in_sync");
+    let lines: Vec<_> =
+        log.text().lines().filter(|line| line.contains("not resolved")).map(ToOwned::to_owned).collect();
+    assert_eq!(lines.len(), 1, "a line when it begins: {lines:?}");
+    assert!(lines[0].contains("db.test: SERVFAIL"), "{lines:?}");
 }
