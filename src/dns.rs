@@ -5,6 +5,7 @@ use std::{
     fmt, iter,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -29,9 +30,47 @@ use crate::{hostname::Hostname, kind::HostnameKind, limiter::Limiter, target::Ip
 /// query.
 #[derive(Debug)]
 pub struct Resolver {
-    servers: Vec<SocketAddr>,
+    servers: Vec<Server>,
     open: Semaphore,
     limiter: Limiter,
+}
+
+/// A name server, and what is known of it.
+#[derive(Debug)]
+struct Server {
+    address: SocketAddr,
+    silence: Mutex<Silence>,
+}
+
+#[derive(Debug, Default)]
+struct Silence {
+    /// When the server last replied to anything.
+    replied_at: Option<Instant>,
+    /// How many queries it has left without a reply since.
+    queries: u32,
+    /// When the last of them was given up.
+    given_up_at: Option<Instant>,
+}
+
+impl Server {
+    /// Whether it is better to ask others first.
+    fn is_dead(&self) -> bool {
+        let silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        silence.queries >= DEAD_AFTER && silence.given_up_at.is_some_and(|at| at.elapsed() < DEAD_FOR)
+    }
+
+    /// Takes note of what came of a query.
+    fn note(&self, asked_at: Instant, reply: &Result<Answer, DnsFailure>) {
+        let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Some(Instant::now());
+        if !reply.as_ref().is_err_and(DnsFailure::is_silence) {
+            *silence = Silence { replied_at: now, ..Silence::default() };
+        } else if silence.replied_at.is_none_or(|replied_at| replied_at < asked_at) {
+            // A server that replies to others meanwhile is not dead.
+            silence.queries = silence.queries.saturating_add(1);
+            silence.given_up_at = now;
+        }
+    }
 }
 
 /// An answer that holds at least one address.
@@ -120,8 +159,8 @@ impl DnsFailure {
         matches!(self, Self::NoData(_) | Self::NxDomain)
     }
 
-    /// Whether asking the same server again may help: a datagram was lost, perhaps.
-    fn is_worth_another_try(&self) -> bool {
+    /// Whether there was no reply. Asking the same server again may help: a datagram was lost, perhaps.
+    fn is_silence(&self) -> bool {
         matches!(self, Self::TimeOut(_) | Self::Transport(_))
     }
 }
@@ -142,7 +181,7 @@ impl Resolver {
             return Err(NoNameServer("it names none".to_owned()));
         }
         Ok(Self {
-            servers,
+            servers: servers.into_iter().map(|address| Server { address, silence: Mutex::default() }).collect(),
             open: Semaphore::new(MAX_OPEN_QUERIES),
             limiter: Limiter::new(NonZeroU32::new(QUERIES_PER_SECOND), QUERY_BURST_SECONDS),
         })
@@ -150,7 +189,8 @@ impl Resolver {
 
     /// Asks for the addresses of `hostname` in one family, until `until` at the latest.
     ///
-    /// The servers are asked one after another; those that did not reply, once again.
+    /// The servers are asked one after another; those that did not reply, once again. One that is
+    /// known to be dead comes last.
     ///
     /// # Errors
     ///
@@ -159,31 +199,42 @@ impl Resolver {
         let started = Instant::now();
         let mut failures: Vec<Option<DnsFailure>> = vec![None; self.servers.len()];
         'rounds: for _ in 0..ROUNDS {
-            for (server, earlier) in self.servers.iter().zip(&mut failures) {
-                if earlier.as_ref().is_some_and(|failure| !failure.is_worth_another_try()) {
-                    continue;
-                }
-                let asked = timeout_at(until, async {
+            let servers = self.servers.iter().zip(&mut failures);
+            let mut left: Vec<_> =
+                servers.filter(|(_, failure)| failure.as_ref().is_none_or(DnsFailure::is_silence)).collect();
+            while !left.is_empty() {
+                let permit = timeout_at(until, async {
                     // Never closed; and to ask without a permit would do no harm either.
-                    let _permit = self.open.acquire().await;
+                    let permit = self.open.acquire().await;
                     self.limiter.queue().await;
-                    ask(*server, hostname, family).await
-                });
-                match asked.await {
-                    Ok(Ok(answer)) => return Ok(answer),
-                    Ok(Err(failure)) if failure.is_final() => {
-                        return Err(ResolveError { failures: vec![(*server, failure)] });
+                    permit
+                })
+                .await;
+                // Chosen only now, because others have found out meanwhile who is dead.
+                let next = left.iter().position(|(server, _)| !server.is_dead()).unwrap_or_default();
+                let (server, failure) = left.remove(next);
+                let asked_at = Instant::now();
+                let asked = match permit {
+                    Ok(_permit) => timeout_at(until, ask(server.address, hostname, family)).await,
+                    Err(elapsed) => Err(elapsed),
+                };
+                let Ok(reply) = asked else {
+                    *failure = Some(DnsFailure::OutOfTime(started.elapsed()));
+                    break 'rounds;
+                };
+                server.note(asked_at, &reply);
+                match reply {
+                    Ok(answer) => return Ok(answer),
+                    Err(last) if last.is_final() => {
+                        return Err(ResolveError { failures: vec![(server.address, last)] });
                     }
-                    Ok(Err(failure)) => *earlier = Some(failure),
-                    Err(_) => {
-                        *earlier = Some(DnsFailure::OutOfTime(started.elapsed()));
-                        break 'rounds;
-                    }
+                    Err(last) => *failure = Some(last),
                 }
             }
         }
         let failures = self.servers.iter().zip(failures);
-        Err(ResolveError { failures: failures.filter_map(|(server, failure)| Some((*server, failure?))).collect() })
+        let failures = failures.filter_map(|(server, failure)| Some((server.address, failure?)));
+        Err(ResolveError { failures: failures.collect() })
     }
 }
 
@@ -308,6 +359,14 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How often each server that does not reply is asked.
 const ROUNDS: usize = 2;
+
+/// How many queries in a row a server has to leave without a reply to count as dead. A few may get lost, and the
+/// servers may be in that order because not all of them know all names.
+const DEAD_AFTER: u32 = 8;
+
+/// How long after the last of these it comes last: of a thousand names that all waited for it in turn, a run would
+/// hear too late which has another address.
+const DEAD_FOR: Duration = Duration::from_secs(30);
 
 /// Queries in a second. The VPC resolver takes 1,024 packets a second from a network interface
 /// ([quotas](https://docs.aws.amazon.com/vpc/latest/userguide/AmazonDNS-concepts.html)), which

@@ -1,12 +1,13 @@
 //! What name servers do, and what becomes of it.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
 use hickory_server::{net::xfer::Protocol, proto::rr::RecordType};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 
 use crate::support::{
@@ -14,7 +15,7 @@ use crate::support::{
     aws::TargetGroup,
     binding,
     dns::{FakeDns, HostileDns, Reply, hostile},
-    invoke_within,
+    invoke, invoke_within,
 };
 
 #[tokio::test]
@@ -52,7 +53,7 @@ async fn every_run_asks_anew() {
     for last in 11..14 {
         let address = format!("10.0.1.{last}");
         world.dns.set_a("db.test", &[&address]);
-        let reply = crate::support::invoke(&function, json!({})).await.unwrap();
+        let reply = invoke(&function, json!({})).await.unwrap();
         assert_eq!(reply["groups"][0]["resolved"], json!([address]));
     }
 }
@@ -77,6 +78,51 @@ async fn the_next_server_is_asked_until_one_answers() {
         let servers = [dead, world.dns.address()];
         assert_eq!(world.dns_servers(&servers).sync().await.unwrap()["outcome"], "changed");
     }
+}
+
+/// Groups with a hostname each, db0.test and so on.
+async fn databases(count: usize) -> World {
+    let world = World::new().await;
+    let mut bindings = Vec::new();
+    for number in 0..count {
+        let arn = world.aws.create_target_group(TargetGroup::new(&format!("db{number}")));
+        world.dns.set_a(&format!("db{number}.test"), &["10.0.1.10"]);
+        bindings.push(binding(&format!("db{number}.test"), &arn));
+    }
+    world.set("BINDINGS", Value::from(bindings))
+}
+
+#[tokio::test]
+async fn a_dead_server_is_asked_last() {
+    let dead = HostileDns::start(hostile::no_reply).await;
+    let world = databases(8).await;
+    let servers = [dead.address(), world.dns.address()];
+    let world = world.dns_servers(&servers);
+    let function = world.function().await;
+    invoke(&function, json!({})).await.unwrap();
+    let asked = dead.queries().len();
+    assert!(asked >= 8);
+    invoke(&function, json!({})).await.unwrap();
+    assert_eq!(dead.queries().len(), asked);
+}
+
+#[tokio::test]
+async fn a_server_that_has_replied_to_others_is_not_dead() {
+    let first = FakeDns::start_on(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))).await;
+    let world = databases(9).await;
+    for number in 0..8 {
+        first.set_reply(&format!("db{number}.test"), RecordType::A, Reply::Silent);
+    }
+    let late = Reply::addresses(&["10.0.1.10"]).delayed(Duration::from_secs(1));
+    first.set_reply("db8.test", RecordType::A, late);
+    let servers = [first.address(), world.dns.address()];
+    let world = world.dns_servers(&servers);
+    let function = world.function().await;
+    invoke(&function, json!({})).await.unwrap();
+    first.clear_queries();
+    invoke(&function, json!({})).await.unwrap();
+    let asked: BTreeSet<_> = first.queries().into_iter().map(|query| query.name).collect();
+    assert_eq!(asked.len(), 9);
 }
 
 #[tokio::test]

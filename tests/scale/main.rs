@@ -16,6 +16,7 @@ mod support;
 
 use std::{
     collections::BTreeSet,
+    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -28,7 +29,7 @@ use support::{
     World, advance,
     aws::{Fault, FaultKind, TargetGroup},
     binding,
-    dns::Reply,
+    dns::{FakeDns, Reply},
     invoke_within,
 };
 
@@ -189,6 +190,28 @@ async fn a_few_changed_answers_among_a_thousand_go_first() {
     assert!(took.iter().all(|took| *took < Duration::from_secs(10)), "{took:?}");
     // The time of this run does not suffice for all others.
     assert!(count(&second, "deferred") > 0 && count(&second, "in_sync") > 0);
+}
+
+#[tokio::test]
+async fn a_changed_answer_goes_first_when_the_first_name_server_dies() {
+    let fleet = Fleet::new(1000).await.set("ELB_REQUESTS_PER_SECOND", 60);
+    let first = FakeDns::start_on(Ipv4Addr::new(127, 0, 0, 2).into()).await;
+    for number in 0..1000 {
+        first.set_a(&hostname(number), &[&address(number)]);
+    }
+    let servers = format!("{},{}", first.address(), fleet.world.dns.address());
+    let fleet = fleet.set("DNS_SERVERS", servers);
+    let function = fleet.world.function().await;
+    invoke_within(&function, fleet.event.clone(), Duration::from_secs(60)).await.unwrap();
+    let last = *fleet.described().last().unwrap();
+
+    for number in 0..1000 {
+        first.set_reply(&hostname(number), RecordType::A, Reply::Silent);
+    }
+    fleet.world.dns.set_a(&hostname(last), &["10.0.9.9"]);
+    let reply = invoke_within(&function, fleet.event.clone(), Duration::from_secs(20)).await.unwrap();
+    assert_eq!(reply["groups"][last]["outcome"], "changed");
+    assert!(reply["groups"].as_array().unwrap().iter().any(|group| group["outcome"] == "deferred"));
 }
 
 /// How many runs it takes at most until every group was looked at: a run begins groups until half of
