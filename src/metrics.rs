@@ -12,6 +12,7 @@ use aws_sdk_cloudwatch::{
     primitives::DateTime,
     types::{Dimension, MetricDatum, StandardUnit},
 };
+use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
@@ -91,15 +92,17 @@ impl Metrics {
                     .build()
             }));
         }
+        let mut batches = Vec::new();
         while !data.is_empty() {
             let rest = data.split_off(data.len().min(METRICS_IN_A_CALL));
-            let sent = client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data)).send().await;
-            if let Err(error) = sent {
-                warn!(error = chain(&error), "not all metrics were sent: PutMetricData failed");
-                // An endpoint that fails once is not asked again for each of many batches.
-                return;
-            }
+            let call = client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data));
+            batches.push(call.send());
             data = rest;
+        }
+        // At the same time, because little is left of a run in which something hung.
+        let failed = join_all(batches).await.into_iter().find_map(Result::err);
+        if let Some(error) = failed {
+            warn!(error = chain(&error), "not all metrics were sent: PutMetricData failed");
         }
     }
 

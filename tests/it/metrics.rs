@@ -1,6 +1,9 @@
 //! What is published.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -72,9 +75,13 @@ async fn many_groups_share_as_few_calls_as_the_api_allows() {
         bindings.push(binding("db.test", &arn));
     }
     let world = world.set("ELB_REQUESTS_PER_SECOND", 0);
+    let latency = Duration::from_millis(800);
+    world.aws.fault(Fault::on("PutMetricData", FaultKind::Latency(latency)));
     world.run(json!({"bindings": bindings})).await.unwrap();
-    // 120 × 9 metrics, 1,000 in a call.
-    assert_eq!(world.aws.calls_of("PutMetricData").len(), 2);
+    // 120 × 9 metrics, 1,000 in a call, and both calls at the same time.
+    let calls = world.aws.calls_of("PutMetricData");
+    assert_eq!(calls.len(), 2);
+    assert!(calls[1].at - calls[0].at < latency);
     assert_eq!(world.aws.metrics().len(), 120 * 9);
     assert_eq!(world.aws.violations(), Vec::<String>::new());
 }
