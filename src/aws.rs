@@ -49,7 +49,10 @@ pub fn chain(error: &dyn Error) -> String {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long one attempt of a call may take.
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The SDK's own is a second; ELBv2 regains ten requests in that time.

@@ -28,11 +28,11 @@ use aws_sdk_elasticloadbalancingv2::{
 use futures_util::future::join_all;
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
-    aws::chain,
+    aws::{ATTEMPT_TIMEOUT, chain},
     limiter::{Limiter, Priority},
     state::Tags,
     target::{IpFamily, RegisteredTarget, Target, TargetGroupArn, TargetState},
@@ -130,14 +130,9 @@ impl TargetGroups {
     async fn read_facts_of(&self, arns: &[&TargetGroupArn]) -> Result<(), ElbError> {
         let Some(first) = arns.first() else { return Ok(()) };
         let regional = self.regional(first);
-        let _permit = regional.open.acquire().await;
-        let reply = regional
-            .client
-            .describe_target_groups()
-            .set_target_group_arns(Some(arns.iter().map(ToString::to_string).collect()))
-            .send()
-            .await
-            .map_err(|error| ElbError::new(DESCRIBE_TARGET_GROUPS, &error))?;
+        let names = arns.iter().map(ToString::to_string).collect();
+        let request = regional.client.describe_target_groups().set_target_group_arns(Some(names));
+        let reply = regional.call(DESCRIBE_TARGET_GROUPS, request.send()).await?;
         let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         for arn in arns {
             let described = reply.target_groups().iter().find(|group| group.target_group_arn() == Some(arn.as_str()));
@@ -157,14 +152,8 @@ impl TargetGroups {
     /// Where the call fails.
     pub async fn describe(&self, arn: &TargetGroupArn) -> Result<Vec<RegisteredTarget>, ElbError> {
         let regional = self.regional(arn);
-        let _permit = regional.open.acquire().await;
-        let reply = regional
-            .client
-            .describe_target_health()
-            .target_group_arn(arn.as_str())
-            .send()
-            .await
-            .map_err(|error| ElbError::new("DescribeTargetHealth", &error))?;
+        let request = regional.client.describe_target_health().target_group_arn(arn.as_str());
+        let reply = regional.call("DescribeTargetHealth", request.send()).await?;
         // Strict, because the SDK takes a reply that was cut short for a shorter list whose last
         // member may be half there.
         let read = |description: &TargetHealthDescription| {
@@ -267,14 +256,8 @@ impl TargetGroups {
     pub async fn describe_tags(&self, arn: &TargetGroupArn) -> Result<Tags, ElbError> {
         let operation = "DescribeTags";
         let regional = self.regional(arn);
-        let _permit = regional.open.acquire().await;
-        let reply = regional
-            .client
-            .describe_tags()
-            .resource_arns(arn.as_str())
-            .send()
-            .await
-            .map_err(|error| ElbError::new(operation, &error))?;
+        let request = regional.client.describe_tags().resource_arns(arn.as_str());
+        let reply = regional.call(operation, request.send()).await?;
         let tags = reply.tag_descriptions().iter().find(|group| group.resource_arn() == Some(arn.as_str()));
         let tags = tags.ok_or_else(|| ElbError {
             operation,
@@ -292,17 +275,9 @@ impl TargetGroups {
     /// Where the call fails.
     pub async fn add_tags(&self, arn: &TargetGroupArn, tags: &Tags) -> Result<(), ElbError> {
         let regional = self.regional(arn);
-        let _permit = regional.open.acquire().await;
         let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
-        regional
-            .client
-            .add_tags()
-            .resource_arns(arn.as_str())
-            .set_tags(Some(tags))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|error| ElbError::new("AddTags", &error))
+        let request = regional.client.add_tags().resource_arns(arn.as_str()).set_tags(Some(tags));
+        regional.call("AddTags", request.send()).await.map(drop)
     }
 
     /// Removes the tags of these keys. The caller has waited for its turn.
@@ -312,36 +287,20 @@ impl TargetGroups {
     /// Where the call fails.
     pub async fn remove_tags(&self, arn: &TargetGroupArn, keys: Vec<String>) -> Result<(), ElbError> {
         let regional = self.regional(arn);
-        let _permit = regional.open.acquire().await;
-        regional
-            .client
-            .remove_tags()
-            .resource_arns(arn.as_str())
-            .set_tag_keys(Some(keys))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|error| ElbError::new("RemoveTags", &error))
+        let request = regional.client.remove_tags().resource_arns(arn.as_str()).set_tag_keys(Some(keys));
+        regional.call("RemoveTags", request.send()).await.map(drop)
     }
 
     async fn send(&self, arn: &TargetGroupArn, part: &[Target], zone: Zone) -> Result<(), ElbError> {
         let regional = self.regional(arn);
-        let _permit = regional.open.acquire().await;
         let zone = match zone {
             Zone::All => Some("all".to_owned()),
             Zone::LeftOut => None,
         };
         let targets =
             part.iter().map(|target| description(target.address.to_string(), target.port, zone.clone())).collect();
-        regional
-            .client
-            .register_targets()
-            .target_group_arn(arn.as_str())
-            .set_targets(Some(targets))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|error| ElbError::new("RegisterTargets", &error))
+        let request = regional.client.register_targets().target_group_arn(arn.as_str()).set_targets(Some(targets));
+        regional.call("RegisterTargets", request.send()).await.map(drop)
     }
 
     /// Deregisters a batch of at most [`BATCH`] targets as DescribeTargetHealth showed them:
@@ -353,20 +312,12 @@ impl TargetGroups {
     /// Where the call fails.
     pub async fn deregister(&self, arn: &TargetGroupArn, batch: &BTreeSet<RegisteredTarget>) -> Result<(), ElbError> {
         let regional = self.regional(arn);
-        let _permit = regional.open.acquire().await;
         let targets = batch
             .iter()
             .map(|shown| description(shown.id.clone(), shown.target.port, shown.availability_zone.clone()))
             .collect();
-        regional
-            .client
-            .deregister_targets()
-            .target_group_arn(arn.as_str())
-            .set_targets(Some(targets))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|error| ElbError::new("DeregisterTargets", &error))
+        let request = regional.client.deregister_targets().target_group_arn(arn.as_str()).set_targets(Some(targets));
+        regional.call("DeregisterTargets", request.send()).await.map(drop)
     }
 
     fn regional(&self, arn: &TargetGroupArn) -> Regional {
@@ -384,6 +335,34 @@ impl TargetGroups {
                 }
             })
             .clone()
+    }
+}
+
+impl Regional {
+    /// Calls ELBv2 when there is room for one request more.
+    ///
+    /// What the SDK needs for a call takes 5 KB of the future that makes it, and of each around that once or twice
+    /// more. So it is boxed, before there is a future that could hold it: a thousand target groups that wait for their
+    /// turn would hold 65 MB for it.
+    fn call<T, E: Error + ProvideErrorMetadata + 'static>(
+        &self,
+        operation: &'static str,
+        request: impl Future<Output = Result<T, SdkError<E>>>,
+    ) -> impl Future<Output = Result<T, ElbError>> {
+        let mut request = Box::pin(request);
+        async move {
+            // Never closed; and to call without a permit would do no harm either.
+            let permit = self.open.acquire().await;
+            let reply = match timeout(ATTEMPT_TIMEOUT, &mut request).await {
+                Ok(reply) => reply,
+                // One that hangs shall not keep others waiting for all its retries.
+                Err(_) => {
+                    drop(permit);
+                    request.await
+                }
+            };
+            reply.map_err(|error| ElbError::new(operation, &error))
+        }
     }
 }
 
