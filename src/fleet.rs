@@ -7,10 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::{
-    future::join_all,
-    stream::{FuturesUnordered, StreamExt},
-};
+use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use tokio::{
     select,
     time::{Instant, sleep_until},
@@ -131,13 +128,13 @@ impl Fleet {
         let looking =
             EARLY_LOOK + Duration::from_secs(1) * u32::try_from(jobs.len()).unwrap_or(u32::MAX) / QUERIES_PER_SECOND;
         let until = dns_cutoff(cutoff).min(Instant::now() + looking);
-        let mut jobs = join_all(jobs.into_iter().map(async |mut job| {
+        let asked = jobs.into_iter().map(async |mut job| {
             if let Some(Ok(facts)) = target_groups.known_facts(&job.group.arn) {
                 job.early = Some(self.reconciler.resolve(job.group, facts.family, until).await);
             }
             job
-        }))
-        .await;
+        });
+        let mut jobs: Vec<_> = asked.collect::<FuturesOrdered<_>>().collect().await;
         let now = Timestamp::from((self.reconciler.now)());
         let memories = self.memories();
         jobs.sort_by_cached_key(|job| {

@@ -12,7 +12,7 @@ use aws_sdk_cloudwatch::{
     primitives::DateTime,
     types::{Dimension, MetricDatum, StandardUnit},
 };
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
@@ -92,7 +92,7 @@ impl Metrics {
                     .build()
             }));
         }
-        let mut batches = Vec::new();
+        let batches = FuturesUnordered::new();
         while !data.is_empty() {
             let rest = data.split_off(data.len().min(METRICS_IN_A_CALL));
             let call = client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data));
@@ -100,8 +100,8 @@ impl Metrics {
             data = rest;
         }
         // At the same time, because little is left of a run in which something hung.
-        let failed = join_all(batches).await.into_iter().find_map(Result::err);
-        if let Some(error) = failed {
+        let sent: Vec<_> = batches.collect().await;
+        if let Some(error) = sent.into_iter().find_map(Result::err) {
             warn!(error = chain(&error), "not all metrics were sent: PutMetricData failed");
         }
     }

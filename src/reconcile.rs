@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::{
     join,
     time::{Instant, sleep, timeout_at},
@@ -303,7 +303,7 @@ impl Reconciler {
         let answers = hostnames
             .into_iter()
             .map(async |hostname| (hostname.clone(), self.resolver.resolve(hostname, family, until).await));
-        join_all(answers).await.into_iter().collect()
+        answers.collect::<FuturesUnordered<_>>().collect().await
     }
 
     /// Judges the answers: which addresses may become targets, and what is the matter with the
@@ -558,7 +558,7 @@ impl Reconciliation<'_> {
         let known = self.resolution.addresses();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let pauses: BTreeMap<_, _> = self
+            let pauses: Vec<_> = self
                 .resolution
                 .samplings
                 .iter()
@@ -567,9 +567,9 @@ impl Reconciliation<'_> {
                     Some((hostname.clone(), sampling.next(!unseen.is_empty(), left)?))
                 })
                 .collect();
-            let Some(pause) = pauses.values().max() else { break };
-            sleep(*pause).await;
-            self.ask_again(&pauses.into_keys().collect(), until, true).await;
+            let Some(pause) = pauses.iter().map(|(_, pause)| *pause).max() else { break };
+            sleep(pause).await;
+            self.ask_again(&pauses.into_iter().map(|(hostname, _)| hostname).collect(), until, true).await;
             let seen = self.resolution.addresses();
             if seen != known {
                 return;

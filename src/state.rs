@@ -133,7 +133,8 @@ impl TagChanges {
     /// once, the next one reads what both of them wrote. And a tag only makes way for newer ones:
     /// of two runs that found the tags of both, each could else keep its own and remove the other's.
     pub fn new(present: &Tags, wanted: Tags, ownership: Ownership, at: Timestamp) -> Self {
-        let own: Tags = present.iter().filter(|(key, _)| is_ours(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut own = present.clone();
+        own.retain(|key, _| is_ours(key));
         let mut surplus = own.clone();
         let mut add = Tags::new();
         match ownership {
@@ -170,7 +171,7 @@ impl TagChanges {
                 let beside: Vec<_> = fresh.by_ref().take(room).collect();
                 let over = surplus.keys().filter(|key| family(key) == Some(OWNED)).cloned();
                 // What else there is takes the room of tags that are removed first.
-                add = beside.into_iter().chain(over).chain(fresh).zip(values).collect();
+                add.extend(beside.into_iter().chain(over).chain(fresh).zip(values));
             }
         }
         surplus.retain(|key, _| !add.contains_key(key));

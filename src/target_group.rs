@@ -25,7 +25,7 @@ use aws_sdk_elasticloadbalancingv2::{
         TargetHealthStateEnum, TargetTypeEnum,
     },
 };
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout, timeout_at},
@@ -122,8 +122,9 @@ impl TargetGroups {
             self.limiter.acquire(Priority::Continue).await;
             self.read_facts_of(arns).await
         });
+        let mut calls: FuturesUnordered<_> = calls.collect();
         // What is missing is read, and its error reported, when it is the group's turn.
-        drop(timeout_at(until, join_all(calls)).await);
+        drop(timeout_at(until, async { while calls.next().await.is_some() {} }).await);
     }
 
     /// All in one Region.
