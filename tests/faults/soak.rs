@@ -487,10 +487,8 @@ impl Episode {
         };
         let (result, ()) = join!(running, flipping);
         let took = began.elapsed();
-        // What was under way when the run was killed may still arrive.
-        let mut arrived = None;
-        while result.is_none() && arrived.replace(aws.calls().len()) != Some(aws.calls().len()) {
-            sleep(Duration::from_millis(10)).await;
+        if result.is_none() {
+            aws.settled().await;
         }
         if matches!(manner, Manner::Killed { lives_on: false, .. }) {
             self.function = Rc::new(self.world.function().await);

@@ -207,6 +207,16 @@ impl FakeAws {
         hanging.changed().await.expect("the sender lives as long as the server");
     }
 
+    /// Until nothing arrives any more: what was under way when its caller was killed still does.
+    pub(crate) async fn settled(&self) {
+        let arrived = || self.state().calls.len();
+        let mut known = None;
+        while known != Some(arrived()) {
+            known = Some(arrived());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Delays the handling of every request.
     pub(crate) fn set_latency(&self, latency: Duration) {
         self.state().latency = latency;

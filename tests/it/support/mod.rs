@@ -21,7 +21,7 @@ use nlb_hostname_targets::{
     function::{Function, RunError},
 };
 use serde_json::{Value, json};
-use tracing::{Level, subscriber::DefaultGuard};
+use tracing::{Dispatch, Level, subscriber::DefaultGuard};
 
 use aws::{FakeAws, TargetGroup};
 use dns::FakeDns;
@@ -145,11 +145,17 @@ pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Logs for as long as the guard lives. Each test has a thread of its own, and so has its log.
     pub(crate) fn start() -> (Self, DefaultGuard) {
+        let (log, dispatch) = Self::dispatch();
+        (log, tracing::dispatcher::set_default(&dispatch))
+    }
+
+    /// A log of the future that this is the subscriber of, where others run beside it.
+    pub(crate) fn dispatch() -> (Self, Dispatch) {
         let log = Self::default();
         let writer = log.clone();
         let subscriber =
             tracing_subscriber::fmt().json().with_max_level(Level::INFO).with_writer(move || writer.clone()).finish();
-        (log, tracing::subscriber::set_default(subscriber))
+        (log, subscriber.into())
     }
 
     pub(crate) fn text(&self) -> String {
