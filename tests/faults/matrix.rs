@@ -145,11 +145,11 @@ fn not(code: &str) -> FaultKind {
 }
 
 /// What becomes of PutMetricData.
-const CLOUDWATCH: [(&str, Option<fn() -> FaultKind>); 4] = [
-    ("fine", None),
-    ("refused", Some(|| FaultKind::error(403, "AccessDenied", "no"))),
-    ("hanging", Some(|| FaultKind::Hang)),
-    ("slow", Some(|| FaultKind::SlowReply(Duration::from_secs(1)))),
+const CLOUDWATCH: [(&str, fn() -> Option<FaultKind>); 4] = [
+    ("fine", || None),
+    ("refused", || Some(FaultKind::error(403, "AccessDenied", "no"))),
+    ("hanging", || Some(FaultKind::Hang)),
+    ("slow", || Some(FaultKind::SlowReply(Duration::from_secs(1)))),
 ];
 
 /// The settings of the target group that is struck.
@@ -223,7 +223,7 @@ impl Case {
 
     /// Whether it spends its time waiting rather than computing.
     fn waits(&self) -> bool {
-        let cloudwatch = CLOUDWATCH[self.cloudwatch].1.is_some();
+        let cloudwatch = CLOUDWATCH[self.cloudwatch].1().is_some();
         self.dns().waits || self.elb().is_some_and(|(fault, _)| fault.waits) || cloudwatch
     }
 
@@ -420,8 +420,8 @@ async fn run(case: Case) -> Judged {
         let strike = Fault::on(action, (fault.kind)()).arn(db);
         world.aws.fault(if case.once || case.is_deleted() { strike.times(1) } else { strike });
     }
-    if let Some(kind) = CLOUDWATCH[case.cloudwatch].1 {
-        world.aws.fault(Fault::on("PutMetricData", kind()));
+    if let Some(kind) = CLOUDWATCH[case.cloudwatch].1() {
+        world.aws.fault(Fault::on("PutMetricData", kind));
     }
     world.dns.set_reply("db.test", RecordType::A, (case.dns().reply)());
 

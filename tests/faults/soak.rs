@@ -2,7 +2,8 @@
 //! different settings. Whatever happens, the contract's rules hold; and when it is over, one run converges.
 //!
 //! It consists of episodes, each with a seed of its own: `SEED=… make soak` begins with that one. `RUNS` and `MINUTES`
-//! say how long it goes on.
+//! say how long it goes on. Some episodes spend their time waiting: for a request budget, for a dead or slow name server,
+//! in watches. They have threads of their own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,7 @@ use fastrand::Rng;
 use hickory_server::proto::rr::RecordType;
 use nlb_hostname_targets::function::{Function, RunError};
 use serde_json::{Value, json};
-use tokio::{join, select, time::sleep};
+use tokio::{join, net::UdpSocket, select, sync::RwLock, time::sleep};
 
 use crate::{
     block_on,
@@ -66,6 +67,10 @@ struct Host {
     port: u16,
     ipv6: bool,
     sampled: bool,
+    /// What DNS gives at times and may not be registered.
+    refused: &'static [&'static str],
+    /// Whether its replies may come late or not at all.
+    is_patient: bool,
     pool: Vec<IpAddr>,
     /// What it gives and may be registered.
     given: BTreeSet<IpAddr>,
@@ -89,25 +94,37 @@ impl Host {
             Reply::sequence(replies)
         } else {
             if rng.u8(..5) == 0 {
-                answer.push(rng.choice(if self.ipv6 { REFUSED_V6 } else { REFUSED_V4 }).unwrap().parse().unwrap());
+                answer.push(self.refused(rng));
             }
-            Reply::Addresses(answer)
+            let reply = Reply::Addresses(answer);
+            if self.is_patient && rng.u8(..10) == 0 { reply.delayed(Duration::from_millis(1200)) } else { reply }
         };
     }
 
     /// Lets it give nothing that may be registered.
     fn fail(&mut self, rng: &mut Rng) {
         self.given.clear();
-        self.reply = match rng.u8(..8) {
+        self.reply = match rng.u8(..if self.is_patient { 10 } else { 8 }) {
             0 => Reply::NxDomain { negative_ttl: Some(1) },
             1 => Reply::NoData { negative_ttl: None },
             2 => Reply::ServFail,
             3 => Reply::Refused,
             4 => Reply::Raw(hostile::garbage_with_id),
             5 => Reply::Raw(hostile::pointer_loop),
-            6 => Reply::Addresses(vec![(if self.ipv6 { REFUSED_V6 } else { REFUSED_V4 })[0].parse().unwrap()]),
-            _ => Reply::Raw(hostile::cut_short),
+            6 => Reply::Addresses(vec![self.refused(rng)]),
+            7 => Reply::Raw(hostile::cut_short),
+            8 => Reply::Raw(hostile::wrong_id),
+            _ => Reply::Silent,
         };
+    }
+
+    fn refused(&self, rng: &mut Rng) -> IpAddr {
+        rng.choice(self.refused).unwrap().parse().unwrap()
+    }
+
+    /// Whether time passes before it is known what the name gives.
+    fn is_slow(&self) -> bool {
+        self.is_patient && matches!(self.reply, Reply::Delayed(..) | Reply::Raw(_) | Reply::Silent)
     }
 
     fn tell(&self, world: &World) {
@@ -123,6 +140,11 @@ impl Host {
 const REFUSED_V4: &[&str] = &["54.1.2.3", "169.254.169.254", "127.0.0.1", "0.0.0.0"];
 const REFUSED_V6: &[&str] = &["fe80::1", "::1", "::ffff:10.0.1.1", "ff02::1"];
 
+/// A narrower `ALLOWED_CIDRS`, and what it refuses as well: AWS would take it.
+const NARROW: &str = "10.0.0.0/8,fd00::/8";
+const REFUSED_V4_BY_NARROW: &[&str] = &["192.168.1.1", "172.16.0.1", "54.1.2.3", "169.254.169.254"];
+const REFUSED_V6_BY_NARROW: &[&str] = &["2600:1f18:1:100::5", "fc00::1", "fe80::1", "::1"];
+
 /// A target group, and what is true of it.
 struct Group {
     arn: String,
@@ -132,6 +154,8 @@ struct Group {
     missing_from: BTreeMap<String, SystemTime>,
     /// Targets that a successful run saw missing: their grace has begun at the latest.
     seen_missing: BTreeMap<String, SystemTime>,
+    /// The tags of others.
+    others: BTreeMap<String, String>,
     /// Whether what is ours may have been forgotten.
     lost_tags: bool,
     /// Whether a registration may be refused for want of room.
@@ -191,6 +215,9 @@ enum Manner {
     /// Something hangs, and the deadline is near.
     Short,
     Warm,
+    Watch {
+        seconds: u16,
+    },
 }
 
 struct Episode {
@@ -199,14 +226,28 @@ struct Episode {
     groups: Vec<Group>,
     function: Rc<Function>,
     deadline: Duration,
+    is_patient: bool,
+    has_budget: bool,
+    /// Whether a call that failed is repeated.
+    has_retries: bool,
     /// What was done to this episode's world, and how the runs went.
     story: Vec<String>,
+    /// Where in the story the present step begins.
+    step_began: usize,
+    /// What should have come in time and did not: perhaps because the machine was busy.
+    late: Vec<String>,
+    /// Whether the last run put a group off.
+    has_deferred: bool,
     known_violations: usize,
+    _dead: UdpSocket,
 }
 
 /// A rule that was broken.
 pub(crate) struct Broken {
     seed: u64,
+    step: u64,
+    /// Whether all that is wrong is that something came late.
+    is_late: bool,
     story: Vec<String>,
     calls: Vec<Call>,
     rules: Vec<String>,
@@ -230,9 +271,14 @@ impl fmt::Display for Broken {
 struct During {
     always: BTreeSet<String>,
     ever: BTreeSet<String>,
+    at_the_end: BTreeSet<String>,
     unresolved: bool,
     resolves: bool,
+    resolves_at_the_end: bool,
+    is_slow: bool,
     is_steady: bool,
+    /// Whether a watch had time to follow the change.
+    is_followed: bool,
     registered: BTreeSet<String>,
     at: SystemTime,
 }
@@ -242,15 +288,23 @@ impl Episode {
         let mut rng = Rng::with_seed(seed);
         let world = World::new().await;
         world.dns.set_ttl(1);
+        let is_patient = is_patient(seed);
+        let has_budget = is_patient && rng.u8(..3) == 0;
+        let is_narrow = rng.u8(..3) == 0;
+        let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let first = (is_patient && rng.u8(..4) == 0).then(|| dead.local_addr().unwrap());
         let mut kinds: Vec<_> = KINDS.iter().collect();
         rng.shuffle(&mut kinds);
         let mut groups = Vec::new();
         let mut bindings = Vec::new();
-        // Names that give samples take their time.
-        let is_patient = rng.u8(..8) == 0;
-        for (kind, number) in kinds.into_iter().filter(|kind| !kind.sampled || is_patient).take(3).zip(1_u8..) {
+        // Names that give samples take their time, of which a dead server leaves none.
+        for (kind, number) in
+            kinds.into_iter().filter(|kind| !kind.sampled || (is_patient && first.is_none())).take(3).zip(1_u8..)
+        {
             let spec = TargetGroup::new(kind.name).port(OWN_PORT).new_state("healthy");
             let arn = world.aws.create_target_group(if kind.ipv6 { spec.ipv6() } else { spec });
+            let others = [("team", "data"), ("Name", kind.name)].map(|(key, value)| (key.to_owned(), value.to_owned()));
+            others.iter().for_each(|(key, value)| world.aws.set_tag(&arn, key, value));
             let hosts = kind.ports.iter().zip(1..).map(|(port, host)| {
                 let pool = (1..=5).map(|last| address(kind.ipv6, number, host * 10 + last)).collect();
                 let name = format!("{}-{host}.test", kind.name);
@@ -267,6 +321,13 @@ impl Episode {
                     port: port.unwrap_or(OWN_PORT),
                     ipv6: kind.ipv6,
                     sampled: kind.sampled,
+                    refused: match (is_narrow, kind.ipv6) {
+                        (false, false) => REFUSED_V4,
+                        (false, true) => REFUSED_V6,
+                        (true, false) => REFUSED_V4_BY_NARROW,
+                        (true, true) => REFUSED_V6_BY_NARROW,
+                    },
+                    is_patient,
                     pool,
                     given: BTreeSet::new(),
                     reply: Reply::ServFail,
@@ -274,18 +335,42 @@ impl Episode {
             });
             let hosts = hosts.collect();
             let (missing_from, seen_missing) = (BTreeMap::new(), BTreeMap::new());
-            groups.push(Group { arn, kind, hosts, missing_from, seen_missing, lost_tags: false, full: false });
+            let others = others.into();
+            groups.push(Group { arn, kind, hosts, missing_from, seen_missing, others, lost_tags: false, full: false });
         }
-        let attempts = if rng.u8(..4) == 0 { 2 } else { 1 };
+        let has_retries = rng.u8(..4) == 0;
+        let servers: Vec<_> = first.into_iter().chain([world.dns.address()]).collect();
         let world = world
+            .dns_servers(&servers)
             .set("BINDINGS", Value::from(bindings))
-            .set("AWS_MAX_ATTEMPTS", attempts)
-            .set("ELB_REQUESTS_PER_SECOND", 0);
+            .set("AWS_MAX_ATTEMPTS", if has_retries { 2 } else { 1 })
+            .set("ELB_REQUESTS_PER_SECOND", if has_budget { 2 } else { 0 });
+        let world = if is_narrow { world.set("ALLOWED_CIDRS", NARROW) } else { world };
         let function = Rc::new(world.function().await);
-        // Answers are then collected at short intervals.
-        let is_sampled = groups.iter().any(|group| group.kind.sampled);
-        let deadline = if is_sampled { Duration::from_millis(1500) } else { Duration::from_secs(30) };
-        Self { rng, world, groups, function, deadline, story: Vec::new(), known_violations: 0 }
+        // Answers are then collected at short intervals, and groups are put off.
+        let is_short = has_budget || groups.iter().any(|group| group.kind.sampled);
+        let deadline = Duration::from_millis(match first {
+            // The first server is given 2 s.
+            Some(_) => 6000,
+            None if is_short => 1500,
+            None => LONG,
+        });
+        Self {
+            rng,
+            world,
+            groups,
+            function,
+            deadline,
+            is_patient,
+            has_budget,
+            has_retries,
+            story: Vec::new(),
+            step_began: 0,
+            late: Vec::new(),
+            has_deferred: false,
+            known_violations: 0,
+            _dead: dead,
+        }
     }
 
     fn one_in(&mut self, chances: u8) -> bool {
@@ -294,6 +379,12 @@ impl Episode {
 
     fn tell(&mut self, what: impl fmt::Display) {
         self.story.push(what.to_string());
+    }
+
+    /// Whether this step strikes calls of this action in a way that holds these words.
+    fn strikes(&self, action: &str, words: &str) -> bool {
+        let mut faults = self.story[self.step_began..].iter().filter(|line| line.starts_with("Fault"));
+        faults.any(|line| line.contains(words) && (line.contains(action) || line.contains("action: None")))
     }
 
     /// Some names give something else, and some fail.
@@ -340,11 +431,17 @@ impl Episode {
                 (5, _) if !tags.is_empty() => {
                     let key = rng.choice(&tags).unwrap();
                     aws.remove_tag(arn, key);
-                    group.seen_missing.clear();
-                    group.lost_tags = true;
+                    if group.others.remove(key).is_none() {
+                        group.seen_missing.clear();
+                        group.lost_tags = true;
+                    }
                     story.push(format!("{key} of {} is lost", group.kind.name));
                 }
-                (6, _) => aws.set_tag(arn, "team", "data"),
+                (6, _) => {
+                    let value = rng.choice(["data", "platform"]).unwrap();
+                    aws.set_tag(arn, "team", value);
+                    group.others.insert("team".to_owned(), value.to_owned());
+                }
                 (7, _) => {
                     let quota = registered.len().max(1);
                     aws.reconfigure(arn, |group| group.quota(quota));
@@ -404,12 +501,14 @@ impl Episode {
             }
             9 | 10 => Manner::Parallel,
             11 if self.one_in(4) => Manner::Short,
+            12..=14 if self.is_patient => Manner::Watch { seconds: self.rng.u16(1..3) },
             _ => Manner::Warm,
         }
     }
 
     /// A change of the world, and a run.
     async fn step(&mut self) -> Vec<String> {
+        self.step_began = self.story.len();
         advance(self.rng.i64(0..40));
         self.change_by_hand();
         self.change_dns(12);
@@ -425,7 +524,7 @@ impl Episode {
         }
         self.strike();
         // At times DNS changes while the run is under way.
-        let flips = self.one_in(5);
+        let flips = self.one_in(if matches!(manner, Manner::Watch { .. }) { 2 } else { 5 });
         self.run(manner, flips).await
     }
 
@@ -438,10 +537,14 @@ impl Episode {
                 let given = group.given();
                 During {
                     ever: given.clone(),
+                    at_the_end: given.clone(),
                     always: given,
                     unresolved: !group.resolves(),
                     resolves: group.resolves(),
+                    resolves_at_the_end: group.resolves(),
+                    is_slow: group.hosts.iter().any(Host::is_slow),
                     is_steady: true,
+                    is_followed: false,
                     registered: self.world.aws.registered(&group.arn),
                     at: now(),
                 }
@@ -455,7 +558,11 @@ impl Episode {
             _ => None,
         };
         let deadline = if matches!(manner, Manner::Short) { Duration::from_millis(600) } else { self.deadline };
-        let event = if matches!(manner, Manner::DryRun) { json!({"dry_run": true}) } else { json!({}) };
+        let event = match manner {
+            Manner::DryRun => json!({"dry_run": true}),
+            Manner::Watch { seconds } => json!({"watch_seconds": seconds}),
+            _ => json!({}),
+        };
         let function = Rc::clone(&self.function);
         // From the first sample on.
         for host in self.groups.iter().flat_map(|group| &group.hosts).filter(|host| host.sampled) {
@@ -463,12 +570,17 @@ impl Episode {
         }
         let aws = self.world.aws.clone();
         let began = Instant::now();
-        let flip_after = Duration::from_millis(self.rng.u64(..40));
+        let watched = match manner {
+            Manner::Watch { seconds } => u64::from(seconds) * 1000,
+            _ => 0,
+        };
+        let flip_after = Duration::from_millis(self.rng.u64(..watched.saturating_sub(200).max(40)));
         let flipping = async {
             if flips {
                 sleep(flip_after).await;
                 self.change_dns(6);
             }
+            began.elapsed()
         };
         let running = async {
             let beside = async {
@@ -485,8 +597,11 @@ impl Episode {
                 () = aws.left_hanging(), if is_killed => None,
             }
         };
-        let (result, ()) = join!(running, flipping);
+        let (result, flipped_after) = join!(running, flipping);
         let took = began.elapsed();
+        // The first run leaves time for the watch where nothing is waited for.
+        let is_quick = !(self.has_retries && self.strikes("", "")) && deadline == Duration::from_millis(LONG);
+        let is_watched = is_quick && flipped_after + Duration::from_millis(100) < Duration::from_millis(watched);
         if result.is_none() {
             aws.settled().await;
         }
@@ -503,8 +618,12 @@ impl Episode {
         for (group, during) in self.groups.iter_mut().zip(&mut during) {
             let given = group.given();
             during.is_steady = given == during.always && group.resolves() == during.resolves;
+            during.is_slow |= group.hosts.iter().any(Host::is_slow);
+            during.is_followed = is_watched && !during.is_slow;
+            during.resolves_at_the_end = group.resolves();
             during.always = &during.always & &given;
             during.ever = &during.ever | &given;
+            during.at_the_end = given;
             during.unresolved &= !group.resolves();
             during.resolves |= group.resolves();
             // Of two runs at once, one may get all samples that hold an address.
@@ -514,9 +633,9 @@ impl Episode {
                 group.missing_from.entry(target.clone()).or_insert(during.at);
             }
         }
-        let mut broken = self.judge(manner, &during, result.as_ref());
-        if took > deadline + Duration::from_secs(5) {
-            broken.push(format!("rule 10: the reply took {took:?}"));
+        let broken = self.judge(manner, &during, result.as_ref());
+        if result.is_some() && took > deadline + Duration::from_millis(300) {
+            self.late.push(format!("rule 10: the reply took {took:?}"));
         }
         self.world.aws.clear_faults();
         broken
@@ -525,7 +644,11 @@ impl Episode {
     /// Which rules a run has broken.
     fn judge(&mut self, manner: Manner, during: &[During], result: Option<&Result<Value, RunError>>) -> Vec<String> {
         let mut broken = Vec::new();
+        let mut late = Vec::new();
+        self.has_deferred = false;
         let calls = self.world.aws.calls();
+        let may_lose_metrics = self.strikes("PutMetricData", "") || matches!(manner, Manner::DryRun | Manner::Short);
+        let may_repeat = self.has_retries && self.strikes("DeregisterTargets", "ResetAfter");
         let now = now();
         let message = match result {
             Some(Err(error)) => error.to_string(),
@@ -566,20 +689,48 @@ impl Episode {
             for what in truth.broken_by(&calls) {
                 rule(false, format_args!("{what}"));
             }
+            // Where room is made for others, the last target stays; but it may be the only one that is stale.
+            let is_last = group.full && during.registered.len() == 1;
             let emptied = !during.registered.is_empty() && registered.is_empty();
-            rule(!emptied || group.full, format_args!("the group was emptied"));
+            rule(!emptied || is_last, format_args!("the group was emptied"));
+            let prefix = "nlb-hostname-targets:";
+            let others = self.world.aws.tags(arn).into_iter().filter(|(key, _)| !key.starts_with(prefix)).collect();
+            rule(group.others == others, format_args!("the tags of others were {:?} and are {others:?}", group.others));
 
-            // Whether the run says that all is well with the group.
-            let is_well = result.is_some() && !message.contains(arn.as_str()) && !matches!(manner, Manner::DryRun);
-            let is_well = is_well && (result.is_some_and(Result::is_ok) || message.contains("target groups failed"));
-            let alone = !matches!(manner, Manner::Parallel);
-            if is_well {
-                rule(during.resolves, format_args!("a hostname that does not resolve goes unnoticed"));
+            // Nothing may be claimed of what the budget puts off. An error does not name it.
+            let outcomes = result.and_then(|result| result.as_ref().ok()).and_then(|reply| reply["groups"].as_array());
+            let of_group = |report: &&Value| report["target_group_arn"] == arn.as_str();
+            let outcome = outcomes.and_then(|reports| reports.iter().find(of_group)).map(|report| &report["outcome"]);
+            let is_deferred = outcome.is_some_and(|outcome| outcome == "deferred");
+            self.has_deferred |= is_deferred;
+            if is_deferred && !self.has_budget {
+                late.push(format!("{}: it is put off, and there is no budget", kind.name));
             }
-            if is_well && during.is_steady && alone {
-                let lacks: Vec<_> = during.always.difference(&registered).collect();
+            // Whether the run says that all is well with the group.
+            let is_well = match result {
+                _ if is_deferred || matches!(manner, Manner::DryRun) => false,
+                Some(Ok(_)) => true,
+                Some(Err(_)) => {
+                    !self.has_budget && !message.contains(arn.as_str()) && message.contains("target groups failed")
+                }
+                None => false,
+            };
+            let alone = !matches!(manner, Manner::Parallel);
+            let mut rule = |holds: bool, what: fmt::Arguments<'_>| {
+                if !holds {
+                    // A watch may have had less time than it seems.
+                    let list = if during.is_steady { &mut broken } else { &mut late };
+                    list.push(format!("{}: {what}", kind.name));
+                }
+            };
+            if is_well {
+                let resolves = if during.is_followed { during.resolves_at_the_end } else { during.resolves };
+                rule(resolves, format_args!("a hostname that does not resolve goes unnoticed"));
+            }
+            if is_well && (during.is_steady || during.is_followed) && alone {
+                let lacks: Vec<_> = during.at_the_end.difference(&registered).collect();
                 rule(lacks.is_empty(), format_args!("nobody says that {lacks:?} is not registered"));
-                let surplus: BTreeSet<_> = registered.difference(&during.always).cloned().collect();
+                let surplus: BTreeSet<_> = registered.difference(&during.at_the_end).cloned().collect();
                 let surplus = if kind.shared {
                     let owned = group.owned(&self.world);
                     surplus.into_iter().filter(|target| owned.contains(&entry(target))).collect()
@@ -611,18 +762,20 @@ impl Episode {
                 .filter(|metric| metric.name == "Failures" && arn.ends_with(metric.dimensions["TargetGroup"].as_str()))
                 .map(|metric| metric.value > 0.0)
                 .collect();
-            rule(
-                !alone || result.is_none() || failures.iter().all(|value| *value == failed),
-                format_args!("Failures is {failures:?}"),
-            );
+            if alone && result.is_some() {
+                let is_right = failures.iter().all(|value| *value == failed);
+                rule(is_right, format_args!("Failures is {failures:?}"));
+                if !may_lose_metrics && failures.len() != 1 {
+                    late.push(format!("{}: Failures was published {} times", kind.name, failures.len()));
+                }
+            }
         }
+        self.late.extend(late);
         let violations = self.world.aws.violations();
         for violation in &violations[self.known_violations..] {
             // Of two runs at once, or of a request that was repeated, both are right.
             let is_repeated = violation.contains("is draining already");
-            let may_be =
-                matches!(manner, Manner::Parallel) || self.story.iter().any(|line| line.contains("ResetAfter"));
-            if !(is_repeated && may_be) {
+            if !(is_repeated && (matches!(manner, Manner::Parallel) || may_repeat)) {
                 broken.push(violation.clone());
             }
         }
@@ -633,6 +786,7 @@ impl Episode {
     /// All is well again: one run brings what is missing, and takes away what is stale, at once or when its grace is
     /// over.
     async fn calm(&mut self) -> Vec<String> {
+        self.step_began = self.story.len();
         self.tell("calm");
         for group in &mut self.groups {
             for host in &mut group.hosts {
@@ -648,9 +802,15 @@ impl Episode {
             self.world.aws.reconfigure(&group.arn, |group| group.quota(1000));
             group.full = false;
         }
-        let deadline = mem::replace(&mut self.deadline, Duration::from_secs(30));
+        let deadline = mem::replace(&mut self.deadline, Duration::from_millis(LONG));
         let manner = if self.rng.bool() { Manner::Warm } else { Manner::Cold };
         let mut broken = self.run(manner, false).await;
+        // The others take their turns.
+        for _ in 1..self.groups.len() {
+            if self.has_deferred && broken.is_empty() {
+                broken.extend(self.run(Manner::Warm, false).await);
+            }
+        }
         let registered = |group: &Group| self.world.aws.registered(&group.arn);
         for group in &self.groups {
             if !registered(group).is_superset(&group.given()) {
@@ -692,19 +852,45 @@ const ACTIONS: [&str; 8] = [
     "PutMetricData",
 ];
 
+/// Whether the episode of this seed spends its time waiting.
+fn is_patient(seed: u64) -> bool {
+    seed.is_multiple_of(4)
+}
+
 /// Runs an episode until it ends or `is_over` says so, and counts its runs.
-async fn episode(seed: u64, runs: &AtomicU64, is_over: impl Fn() -> bool) -> Result<(), Broken> {
+async fn episode(
+    seed: u64,
+    steps: u64,
+    quiet: Option<&RwLock<()>>,
+    runs: &AtomicU64,
+    is_over: impl Fn() -> bool,
+) -> Result<(), Broken> {
     let mut episode = Episode::new(seed).await;
-    for step in 1..=STEPS {
+    for step in 1..=steps {
         // What a step does depends on the steps before it as little as can be, so that it can be repeated.
         episode.rng = Rng::with_seed(seed.wrapping_mul(1000).wrapping_add(step));
-        let rules = if step % CALM_AFTER == 0 { episode.calm().await } else { episode.step().await };
+        let acting = async {
+            let _noisy = match quiet {
+                Some(quiet) => Some(quiet.read().await),
+                None => None,
+            };
+            if step % CALM_AFTER == 0 { episode.calm().await } else { episode.step().await }
+        };
+        let over = async {
+            while !is_over() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let mut rules = select! {
+            rules = acting => rules,
+            () = over => break,
+        };
         runs.fetch_add(1, Ordering::Relaxed);
+        let is_late = rules.is_empty();
+        rules.append(&mut episode.late);
         if !rules.is_empty() {
-            return Err(Broken { seed, story: episode.story, calls: episode.world.aws.calls(), rules });
-        }
-        if is_over() {
-            break;
+            let calls = episode.world.aws.calls();
+            return Err(Broken { seed, step, is_late, story: episode.story, calls, rules });
         }
     }
     Ok(())
@@ -712,6 +898,12 @@ async fn episode(seed: u64, runs: &AtomicU64, is_over: impl Fn() -> bool) -> Res
 
 /// Runs in an episode.
 const STEPS: u64 = 120;
+
+/// And in one that waits.
+const PATIENT_STEPS: u64 = 36;
+
+/// The deadline of a run that has time, in milliseconds.
+const LONG: u64 = 30_000;
 
 /// From one time when all is well to the next.
 const CALM_AFTER: u64 = 12;
@@ -725,15 +917,25 @@ struct Length {
 /// Soaks from one seed on, on all processors, and prints what came of it. `false` where a rule was broken.
 fn soak(first: u64, length: &Length) -> bool {
     let began = Instant::now();
-    let (next, runs, failed) = (AtomicU64::new(first), AtomicU64::new(0), AtomicBool::new(false));
+    let (runs, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let next = [AtomicU64::new(first), AtomicU64::new(first)];
+    let quiet = RwLock::new(());
     let is_over = || {
         failed.load(Ordering::Relaxed) || runs.load(Ordering::Relaxed) >= length.runs || began.elapsed() >= length.time
     };
-    let work = || {
-        // The time-outs are real; most steps wait for something.
-        let seeds = iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
-        for seed in seeds.take_while(|_| !is_over()) {
-            if let Err(broken) = block_on(episode(seed, &runs, is_over)) {
+    let work = |patient: bool| {
+        let seeds = iter::repeat_with(|| next[usize::from(patient)].fetch_add(1, Ordering::Relaxed));
+        for seed in seeds.filter(|seed| is_patient(*seed) == patient).take_while(|_| !is_over()) {
+            let steps = if patient { PATIENT_STEPS } else { STEPS };
+            let mut result = block_on(episode(seed, steps, Some(&quiet), &runs, is_over));
+            // What came late has to be late again when nothing else runs.
+            if let Err(Broken { is_late: true, step, .. }) = result {
+                result = block_on(async {
+                    let _alone = quiet.write().await;
+                    episode(seed, step, None, &runs, || failed.load(Ordering::Relaxed)).await
+                });
+            }
+            if let Err(broken) = result {
                 println!("{broken}");
                 failed.store(true, Ordering::Relaxed);
             }
@@ -741,10 +943,14 @@ fn soak(first: u64, length: &Length) -> bool {
     };
     thread::scope(|scope| {
         for _ in 0..threads() {
-            scope.spawn(work);
+            scope.spawn(|| work(false));
+            // Two that wait need less of a processor than one that does not.
+            scope.spawn(|| work(true));
+            scope.spawn(|| work(true));
         }
     });
-    let (runs, last) = (runs.into_inner(), next.into_inner() - 1);
+    let runs = runs.into_inner();
+    let last = next.into_iter().map(AtomicU64::into_inner).max().unwrap_or(first) - 1;
     println!("soak: {runs} runs, of the seeds {first} to {last}, in {:.0?}", began.elapsed());
     !failed.into_inner()
 }
