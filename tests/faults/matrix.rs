@@ -145,11 +145,18 @@ fn not(code: &str) -> FaultKind {
 }
 
 /// What becomes of PutMetricData.
-const CLOUDWATCH: [(&str, fn() -> Option<FaultKind>); 4] = [
-    ("fine", || None),
-    ("refused", || Some(FaultKind::error(403, "AccessDenied", "no"))),
-    ("hanging", || Some(FaultKind::Hang)),
-    ("slow", || Some(FaultKind::SlowReply(Duration::from_secs(1)))),
+struct CloudWatchFault {
+    name: &'static str,
+    kind: Option<fn() -> FaultKind>,
+    /// Whether no metrics arrive.
+    loses: bool,
+}
+
+const CLOUDWATCH: [CloudWatchFault; 4] = [
+    CloudWatchFault { name: "fine", kind: None, loses: false },
+    CloudWatchFault { name: "refused", kind: Some(|| FaultKind::error(403, "AccessDenied", "no")), loses: true },
+    CloudWatchFault { name: "hanging", kind: Some(|| FaultKind::Hang), loses: true },
+    CloudWatchFault { name: "slow", kind: Some(|| FaultKind::SlowReply(Duration::from_secs(1))), loses: false },
 ];
 
 /// The settings of the target group that is struck.
@@ -223,7 +230,7 @@ impl Case {
 
     /// Whether it spends its time waiting rather than computing.
     fn waits(&self) -> bool {
-        let cloudwatch = CLOUDWATCH[self.cloudwatch].1().is_some();
+        let cloudwatch = CLOUDWATCH[self.cloudwatch].kind.is_some();
         self.dns().waits || self.elb().is_some_and(|(fault, _)| fault.waits) || cloudwatch
     }
 
@@ -238,7 +245,7 @@ impl Case {
             self.settings,
             self.dns().name,
             elb.unwrap_or_else(|| "fine".to_owned()),
-            CLOUDWATCH[self.cloudwatch].0,
+            CLOUDWATCH[self.cloudwatch].name,
             self.kill
         )
     }
@@ -420,8 +427,8 @@ async fn run(case: Case) -> Judged {
         let strike = Fault::on(action, (fault.kind)()).arn(db);
         world.aws.fault(if case.once || case.is_deleted() { strike.times(1) } else { strike });
     }
-    if let Some(kind) = CLOUDWATCH[case.cloudwatch].1() {
-        world.aws.fault(Fault::on("PutMetricData", kind));
+    if let Some(kind) = CLOUDWATCH[case.cloudwatch].kind {
+        world.aws.fault(Fault::on("PutMetricData", kind()));
     }
     world.dns.set_reply("db.test", RecordType::A, (case.dns().reply)());
 
@@ -452,7 +459,7 @@ async fn run(case: Case) -> Judged {
         }
         Some(Ok(result)) => {
             let is_warned = log.text().contains("not all metrics were sent");
-            let is_lost = ["refused", "hanging"].contains(&CLOUDWATCH[case.cloudwatch].0);
+            let is_lost = CLOUDWATCH[case.cloudwatch].loses;
             check!(missed, is_warned == is_lost, "metrics were lost: {is_lost}, the log says so: {is_warned}");
             judge_reply(case, &scene, &result, &mut broken, &mut missed)
         }
@@ -916,10 +923,10 @@ fn tables(results: &[Judged]) -> [Table; 4] {
         let with = cell(&|case| case.dns == number && case.elb.is_some() && case.kill.is_none());
         (fault.name.to_owned(), vec![alone, with])
     });
-    let cloudwatch = CLOUDWATCH.iter().enumerate().map(|(number, (name, _))| {
+    let cloudwatch = CLOUDWATCH.iter().enumerate().map(|(number, fault)| {
         let alone = cell(&|case| case.cloudwatch == number && is_alone(&Case { cloudwatch: 0, ..*case }));
         let with = |case: &Case| case.cloudwatch == number && (case.elb.is_some() || case.dns > 0);
-        ((*name).to_owned(), vec![alone, cell(&|case| with(case) && case.kill.is_none())])
+        (fault.name.to_owned(), vec![alone, cell(&|case| with(case) && case.kill.is_none())])
     });
     let kills: BTreeSet<_> = results.iter().filter_map(|result| result.case.kill).collect();
     let kills = kills.into_iter().map(|kill| {
