@@ -228,6 +228,7 @@ struct Episode {
     deadline: Duration,
     is_patient: bool,
     has_budget: bool,
+    has_dead_server: bool,
     /// Whether a call that failed is repeated.
     has_retries: bool,
     /// What was done to this episode's world, and how the runs went.
@@ -349,12 +350,12 @@ impl Episode {
         let function = Rc::new(world.function().await);
         // Answers are then collected at short intervals, and groups are put off.
         let is_short = has_budget || groups.iter().any(|group| group.kind.sampled);
-        let deadline = Duration::from_millis(match first {
+        let deadline = match first {
             // The first server is given 2 s.
-            Some(_) => 6000,
-            None if is_short => 1500,
+            Some(_) => Duration::from_secs(6),
+            None if is_short => Duration::from_millis(1500),
             None => LONG,
-        });
+        };
         Self {
             rng,
             world,
@@ -363,6 +364,7 @@ impl Episode {
             deadline,
             is_patient,
             has_budget,
+            has_dead_server: first.is_some(),
             has_retries,
             story: Vec::new(),
             step_began: 0,
@@ -501,7 +503,7 @@ impl Episode {
             }
             9 | 10 => Manner::Parallel,
             11 if self.one_in(4) => Manner::Short,
-            12..=14 if self.is_patient => Manner::Watch { seconds: self.rng.u16(1..3) },
+            12..=17 if self.is_patient => Manner::Watch { seconds: self.rng.u16(1..3) },
             _ => Manner::Warm,
         }
     }
@@ -524,7 +526,7 @@ impl Episode {
         }
         self.strike();
         // At times DNS changes while the run is under way.
-        let flips = self.one_in(if matches!(manner, Manner::Watch { .. }) { 2 } else { 5 });
+        let flips = self.one_in(5) || matches!(manner, Manner::Watch { .. });
         self.run(manner, flips).await
     }
 
@@ -557,7 +559,11 @@ impl Episode {
             Manner::Parallel => Some(self.world.function().await),
             _ => None,
         };
-        let deadline = if matches!(manner, Manner::Short) { Duration::from_millis(600) } else { self.deadline };
+        let deadline = match manner {
+            Manner::Short => Duration::from_millis(600),
+            Manner::Watch { .. } => LONG,
+            _ => self.deadline,
+        };
         let event = match manner {
             Manner::DryRun => json!({"dry_run": true}),
             Manner::Watch { seconds } => json!({"watch_seconds": seconds}),
@@ -600,7 +606,7 @@ impl Episode {
         let (result, flipped_after) = join!(running, flipping);
         let took = began.elapsed();
         // The first run leaves time for the watch where nothing is waited for.
-        let is_quick = !(self.has_retries && self.strikes("", "")) && deadline == Duration::from_millis(LONG);
+        let is_quick = !(self.has_budget || self.has_dead_server || (self.has_retries && self.strikes("", "")));
         let is_watched = is_quick && flipped_after + Duration::from_millis(100) < Duration::from_millis(watched);
         if result.is_none() {
             aws.settled().await;
@@ -802,7 +808,7 @@ impl Episode {
             self.world.aws.reconfigure(&group.arn, |group| group.quota(1000));
             group.full = false;
         }
-        let deadline = mem::replace(&mut self.deadline, Duration::from_millis(LONG));
+        let deadline = mem::replace(&mut self.deadline, LONG);
         let manner = if self.rng.bool() { Manner::Warm } else { Manner::Cold };
         let mut broken = self.run(manner, false).await;
         // The others take their turns.
@@ -902,11 +908,14 @@ const STEPS: u64 = 120;
 /// And in one that waits.
 const PATIENT_STEPS: u64 = 36;
 
-/// The deadline of a run that has time, in milliseconds.
-const LONG: u64 = 30_000;
+/// The deadline of a run that has time.
+const LONG: Duration = Duration::from_secs(30);
 
 /// From one time when all is well to the next.
 const CALM_AFTER: u64 = 12;
+
+/// Threads for episodes that wait, for each processor.
+const PATIENT_THREADS: usize = 4;
 
 /// How long a soak lasts.
 struct Length {
@@ -944,9 +953,10 @@ fn soak(first: u64, length: &Length) -> bool {
     thread::scope(|scope| {
         for _ in 0..threads() {
             scope.spawn(|| work(false));
-            // Two that wait need less of a processor than one that does not.
-            scope.spawn(|| work(true));
-            scope.spawn(|| work(true));
+            // Several that wait need less of a processor than one that does not.
+            for _ in 0..PATIENT_THREADS {
+                scope.spawn(|| work(true));
+            }
         }
     });
     let runs = runs.into_inner();
