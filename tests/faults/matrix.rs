@@ -339,7 +339,7 @@ pub(crate) struct Truth<'a> {
     pub(crate) acceptable: BTreeSet<String>,
     /// Targets that must not go, whatever DNS says.
     pub(crate) untouchable: BTreeSet<String>,
-    /// Whether one of the hostnames does not resolve all the time.
+    /// Whether one of the hostnames resolves at no time.
     pub(crate) unresolved: bool,
     pub(crate) shared: bool,
     /// Whether a quota may refuse a registration, so that stale targets may go first.
@@ -591,9 +591,11 @@ fn judge_reply(
         check!(missed, !words.is_empty(), "there was no reason to fail: {message}");
         check!(broken, message.contains("db.test") && message.contains(db.as_str()), "no names: {message}");
         check!(missed, !message.contains("other.test") && !message.contains(other.as_str()), "others: {message}");
-    } else {
+    } else if world.aws.has_target_group(db) {
         let registered = world.aws.registered(db);
         check!(broken, registered == scene.goal(), "it says it is in step: {registered:?}");
+    } else {
+        broken.push("a deleted group goes unnoticed".to_owned());
     }
     if case.cloudwatch == 0 {
         let failures = |arn: &str| -> Vec<f64> {

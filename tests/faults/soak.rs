@@ -167,8 +167,8 @@ impl Group {
         self.hosts.iter().flat_map(Host::targets).collect()
     }
 
-    fn resolves(&self) -> bool {
-        self.hosts.iter().all(|host| !host.given.is_empty())
+    fn unresolved(&self) -> BTreeSet<String> {
+        self.hosts.iter().filter(|host| host.given.is_empty()).map(|host| host.name.clone()).collect()
     }
 
     fn foreign(&self) -> BTreeSet<String> {
@@ -273,9 +273,9 @@ struct During {
     always: BTreeSet<String>,
     ever: BTreeSet<String>,
     at_the_end: BTreeSet<String>,
-    unresolved: bool,
-    resolves: bool,
-    resolves_at_the_end: bool,
+    /// The hostnames that resolve at no time. Of two that take turns, a slow run may see both resolve.
+    unresolved: BTreeSet<String>,
+    unresolved_at_the_end: BTreeSet<String>,
     is_slow: bool,
     is_steady: bool,
     /// Whether a watch had time to follow the change.
@@ -541,9 +541,8 @@ impl Episode {
                     ever: given.clone(),
                     at_the_end: given.clone(),
                     always: given,
-                    unresolved: !group.resolves(),
-                    resolves: group.resolves(),
-                    resolves_at_the_end: group.resolves(),
+                    unresolved: group.unresolved(),
+                    unresolved_at_the_end: group.unresolved(),
                     is_slow: group.hosts.iter().any(Host::is_slow),
                     is_steady: true,
                     is_followed: false,
@@ -623,15 +622,14 @@ impl Episode {
 
         for (group, during) in self.groups.iter_mut().zip(&mut during) {
             let given = group.given();
-            during.is_steady = given == during.always && group.resolves() == during.resolves;
+            during.unresolved_at_the_end = group.unresolved();
+            during.is_steady = given == during.always && during.unresolved_at_the_end == during.unresolved;
             during.is_slow |= group.hosts.iter().any(Host::is_slow);
             during.is_followed = is_watched && !during.is_slow;
-            during.resolves_at_the_end = group.resolves();
             during.always = &during.always & &given;
             during.ever = &during.ever | &given;
             during.at_the_end = given;
-            during.unresolved &= !group.resolves();
-            during.resolves |= group.resolves();
+            during.unresolved = &during.unresolved & &during.unresolved_at_the_end;
             // Of two runs at once, one may get all samples that hold an address.
             let is_divided = group.kind.sampled && matches!(manner, Manner::Parallel);
             let seen = if is_divided { BTreeSet::new() } else { during.always.clone() };
@@ -683,7 +681,7 @@ impl Episode {
                 given: during.always.clone(),
                 acceptable: during.ever.clone(),
                 untouchable,
-                unresolved: during.unresolved,
+                unresolved: !during.unresolved.is_empty(),
                 shared: kind.shared,
                 full: group.full,
             };
@@ -730,8 +728,8 @@ impl Episode {
                 }
             };
             if is_well {
-                let resolves = if during.is_followed { during.resolves_at_the_end } else { during.resolves };
-                rule(resolves, format_args!("a hostname that does not resolve goes unnoticed"));
+                let unresolved = if during.is_followed { &during.unresolved_at_the_end } else { &during.unresolved };
+                rule(unresolved.is_empty(), format_args!("{unresolved:?} does not resolve, which goes unnoticed"));
             }
             if is_well && (during.is_steady || during.is_followed) && alone {
                 let lacks: Vec<_> = during.at_the_end.difference(&registered).collect();
