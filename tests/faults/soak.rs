@@ -625,7 +625,8 @@ impl Episode {
             during.unresolved_at_the_end = group.unresolved();
             during.is_steady = given == during.always && during.unresolved_at_the_end == during.unresolved;
             during.is_slow |= group.hosts.iter().any(Host::is_slow);
-            during.is_followed = is_watched && !during.is_slow;
+            // The look at the end of a watch holds but a sample.
+            during.is_followed = is_watched && !during.is_slow && !group.kind.sampled;
             during.always = &during.always & &given;
             during.ever = &during.ever | &given;
             during.at_the_end = given;
