@@ -343,8 +343,8 @@ impl Regional {
     /// Calls ELBv2 when there is room for one request more.
     ///
     /// What the SDK needs for a call takes 5 KB of the future that makes it, and of each around that once or twice
-    /// more. So it is boxed, before there is a future that could hold it: a thousand target groups that wait for their
-    /// turn would hold 65 MB for it.
+    /// more. So it is boxed, before there is a future that could hold it, which spares a run over a thousand target
+    /// groups 18 of 64 MiB.
     fn call<T, E: Error + ProvideErrorMetadata + 'static>(
         &self,
         operation: &'static str,
