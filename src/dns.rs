@@ -48,27 +48,30 @@ struct Silence {
     replied_at: Option<Instant>,
     /// How many queries it has left without a reply since.
     queries: u32,
-    /// When the last of them was given up.
-    given_up_at: Option<Instant>,
+    /// Until when it counts as dead.
+    dead_until: Option<Instant>,
 }
 
 impl Server {
     /// Whether it is better to ask others first.
     fn is_dead(&self) -> bool {
         let silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
-        silence.queries >= DEAD_AFTER && silence.given_up_at.is_some_and(|at| at.elapsed() < DEAD_FOR)
+        silence.dead_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Takes note of what came of a query.
     fn note(&self, asked_at: Instant, reply: &Result<Answer, DnsFailure>) {
         let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Some(Instant::now());
+        let now = Instant::now();
         if !reply.as_ref().is_err_and(DnsFailure::is_silence) {
-            *silence = Silence { replied_at: now, ..Silence::default() };
+            *silence = Silence { replied_at: Some(now), ..Silence::default() };
         } else if silence.replied_at.is_none_or(|replied_at| replied_at < asked_at) {
             // A server that replies to others meanwhile is not dead.
             silence.queries = silence.queries.saturating_add(1);
-            silence.given_up_at = now;
+            // Those that ask it last all the same shall not keep it dead.
+            if silence.queries >= DEAD_AFTER && silence.dead_until.is_none_or(|until| until <= now) {
+                silence.dead_until = Some(now + DEAD_FOR);
+            }
         }
     }
 }
@@ -360,12 +363,13 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often each server that does not reply is asked.
 const ROUNDS: usize = 2;
 
-/// How many queries in a row a server has to leave without a reply to count as dead. A few may get lost, and the
-/// servers may be in that order because not all of them know all names.
-const DEAD_AFTER: u32 = 8;
+/// How many queries in a row a server has to leave without a reply to count as dead: half of those that are under way at
+/// once. Of fewer names, none waits for others. And the servers may be in that order because not all of them know all
+/// names, so that the second one is not asked before the first because of a few.
+const DEAD_AFTER: u32 = 128;
 
-/// How long after the last of these it comes last: of a thousand names that all waited for it in turn, a run would
-/// hear too late which has another address.
+/// How long it then comes last: of a thousand names that all waited for it in turn, a run would hear too late which has
+/// another address.
 const DEAD_FOR: Duration = Duration::from_secs(30);
 
 /// Queries in a second. The VPC resolver takes 1,024 packets a second from a network interface

@@ -186,7 +186,13 @@ impl Watcher {
         cutoff: Instant,
     ) -> Option<Option<InStep>> {
         timeout_at(cutoff, reconciler.limiter.acquire(Priority::Continue)).await.ok()?;
-        Some(reconciler.reconcile(group, early, Mode::Quick, cutoff, report).await)
+        let earlier = report.problems.clone();
+        let in_step = reconciler.reconcile(group, early, Mode::Quick, cutoff, report).await;
+        // What is over before the watch is, is in no reply.
+        for problem in earlier.iter().filter(|problem| !report.problems.contains(problem)) {
+            warn!(target_group = %group.arn, problem, "failed before");
+        }
+        Some(in_step)
     }
 
     fn pause(&self, ttl: Option<Duration>) -> Duration {

@@ -295,3 +295,20 @@ async fn a_failure_of_dns_that_ends_before_the_watch_does_is_logged() {
     assert_eq!(lines.len(), 1, "a line when it begins: {lines:?}");
     assert!(lines[0].contains("db.test: SERVFAIL"), "{lines:?}");
 }
+
+#[tokio::test]
+async fn a_failure_at_the_start_of_a_watch_that_is_over_before_its_end_is_logged() {
+    let (log, _guard) = Log::start();
+    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+    world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
+    let function = world.function().await;
+    let outage = async {
+        sleep(Duration::from_millis(1500)).await;
+        world.dns.set_a("db.test", &["10.0.1.10"]);
+    };
+    let (reply, ()) = join!(invoke_within(&function, json!({"watch_seconds": 5}), deadline(9)), outage);
+    assert_eq!(reply.unwrap()["groups"][0]["outcome"], "changed");
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+    let text = log.text();
+    assert!(text.lines().any(|line| line.contains("failed before") && line.contains("db.test: SERVFAIL")), "{text}");
+}
