@@ -553,7 +553,7 @@ const FACTS_IN_A_CALL: usize = 20;
 /// Targets in a call. AWS documents no limit; aws-load-balancer-controller sends 200.
 pub const BATCH: usize = 200;
 
-/// Requests under way in a Region at once, each on a connection of its own, not counting those that hang. With 128 MB of memory a function has
-/// a fourteenth of a processor: more TLS handshakes at once would outlast the time that an attempt
-/// has.
+/// Requests under way in a Region at once, each on a connection of its own, not counting those that
+/// hang. With 128 MB of memory a function has a fourteenth of a processor: more TLS handshakes at
+/// once would outlast the time that an attempt has.
 const MAX_OPEN_REQUESTS: usize = 32;

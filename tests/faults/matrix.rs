@@ -47,9 +47,10 @@ struct DnsFault {
 
 const RESOLVES: fn() -> Reply = || Reply::addresses(&["10.0.1.10", "10.0.1.11"]);
 const FIRST_SERVER_DEAD: &str = "first server dead";
+const FIRST_SERVER_CLOSED: &str = "first server closed";
 const THOUSAND: &str = "1,000 addresses";
 
-const DNS: [DnsFault; 14] = {
+const DNS: [DnsFault; 16] = {
     const fn fault(name: &'static str, says: &'static str, reply: fn() -> Reply) -> DnsFault {
         DnsFault { name, reply, says: Some(says), waits: false }
     }
@@ -62,12 +63,14 @@ const DNS: [DnsFault; 14] = {
         fault("no data", "no data", || Reply::NoData { negative_ttl: Some(1) }),
         fault("SERVFAIL", "SERVFAIL", || Reply::ServFail),
         fault("REFUSED", "REFUSED", || Reply::Refused),
+        fault("not implemented", "response code", || Reply::Raw(hostile::not_implemented)),
         waits("time-out", Some("time-out"), || Reply::Silent),
         fault("malformed", "malformed", || Reply::Raw(hostile::garbage_with_id)),
         fault("cut short", "malformed", || Reply::Raw(hostile::cut_short)),
         fault("compression loop", "malformed", || Reply::Raw(hostile::pointer_loop)),
         waits("wrong id", Some("time-out"), || Reply::Raw(hostile::wrong_id)),
         waits(FIRST_SERVER_DEAD, None, RESOLVES),
+        DnsFault { name: FIRST_SERVER_CLOSED, reply: RESOLVES, says: None, waits: false },
         waits("slow", None, || RESOLVES().delayed(Duration::from_millis(1200))),
         DnsFault { name: "only over TCP", reply: || RESOLVES().truncated(), says: None, waits: false },
         // The target group takes 1,000 targets, and it has others to hold, too.
@@ -90,7 +93,7 @@ struct ElbFault {
     waits: bool,
 }
 
-const ACTIONS: [&str; 7] = [
+pub(crate) const ACTIONS: [&str; 7] = [
     "DescribeTargetGroups",
     "DescribeTargetHealth",
     "RegisterTargets",
@@ -267,7 +270,12 @@ impl Scene {
     async fn new(case: Case) -> Self {
         let world = World::new().await;
         let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let first = (case.dns().name == FIRST_SERVER_DEAD).then(|| dead.local_addr().unwrap());
+        let first = match case.dns().name {
+            FIRST_SERVER_DEAD => Some(dead.local_addr().unwrap()),
+            // Where nobody listens, so that the transport fails at once.
+            FIRST_SERVER_CLOSED => Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+            _ => None,
+        };
         let servers: Vec<_> = first.into_iter().chain([world.dns.address()]).collect();
         world.dns.set_reply("db.test", RecordType::A, RESOLVES());
         world.dns.set_a("also.test", &["10.0.1.20", "54.1.2.3"]);

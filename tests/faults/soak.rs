@@ -23,7 +23,7 @@ use tokio::{join, net::UdpSocket, select, sync::RwLock, time::sleep};
 
 use crate::{
     block_on,
-    matrix::{Truth, entry},
+    matrix::{ACTIONS, Truth, entry},
     support::{
         World, advance,
         aws::{Call, Fault, FaultKind, TargetGroup},
@@ -375,6 +375,11 @@ impl Episode {
         }
     }
 
+    /// Of ELBv2 or of CloudWatch.
+    fn action(&mut self) -> &'static str {
+        self.rng.choice([&ACTIONS[..], &["PutMetricData"]].concat()).unwrap()
+    }
+
     fn one_in(&mut self, chances: u8) -> bool {
         self.rng.u8(..chances) == 0
     }
@@ -462,7 +467,7 @@ impl Episode {
     /// Lets something go wrong with AWS.
     fn strike(&mut self) {
         for _ in 0..self.rng.u8(..3) {
-            let action = *self.rng.choice(&ACTIONS).unwrap();
+            let action = self.action();
             let kind = self.fault();
             let mut fault = if self.one_in(8) { Fault::any(kind.clone()) } else { Fault::on(action, kind.clone()) };
             fault = fault.after(self.rng.u32(..3)).times(self.rng.u32(1..4));
@@ -521,7 +526,7 @@ impl Episode {
             self.world.aws.fault(Fault::any(kind).after(calls).times(1));
         }
         if let Manner::Short = manner {
-            let action = *self.rng.choice(&ACTIONS).unwrap();
+            let action = self.action();
             self.world.aws.fault(Fault::on(action, FaultKind::Hang));
         }
         self.strike();
@@ -845,17 +850,6 @@ impl Episode {
         broken
     }
 }
-
-const ACTIONS: [&str; 8] = [
-    "DescribeTargetGroups",
-    "DescribeTargetHealth",
-    "RegisterTargets",
-    "DeregisterTargets",
-    "DescribeTags",
-    "AddTags",
-    "RemoveTags",
-    "PutMetricData",
-];
 
 /// Whether the episode of this seed spends its time waiting.
 fn is_patient(seed: u64) -> bool {
