@@ -34,10 +34,10 @@ run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS th
 test: lint unit e2e ## Check everything, as CI does
 
 lint: $(TOOLS) $(DENY) ## Formatting and lints, of Rust, of Python and of the template; licences and sources of crates
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
-	cargo clippy --all-targets --locked -- -D warnings
-	cargo deny --locked check licenses bans sources
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo deny --locked --workspace check licenses bans sources
 	$(BIN)/ruff format --config tools/ruff.toml --check local tests/e2e
 	$(BIN)/ruff check --config tools/ruff.toml local tests/e2e
 	$(BIN)/cfn-lint template.yaml
@@ -65,7 +65,7 @@ fuzz: $(FUZZ) ## Look for inputs that break a promise, SECONDS=60 for each targe
 	done
 
 audit: $(DENY) ## Crates with known vulnerabilities, by the advisory database, which is fetched from GitHub
-	cargo deny --locked check advisories
+	cargo deny --locked --workspace check advisories
 
 bench: build ## The release binary: its size, how fast it starts, and what a run takes (7 minutes, and the builds)
 	cargo bench --locked --bench run

@@ -16,9 +16,6 @@
 )]
 
 mod chart;
-#[allow(dead_code, unused_imports, reason = "the tests need more of it")]
-#[path = "../../tests/it/support/mod.rs"]
-mod support;
 
 use std::{
     collections::BTreeMap,
@@ -31,18 +28,19 @@ use std::{
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use support::{
+    aws::{Call, FakeAws, TargetGroup},
+    binding,
+    dns::FakeDns,
+    release_binary,
+    runtime_api::{Bootstrap, RuntimeApi},
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 
 use chart::Curve;
-use support::{
-    aws::{Call, FakeAws, TargetGroup},
-    binding,
-    dns::FakeDns,
-    runtime_api::{Bootstrap, RuntimeApi},
-};
 
 /// What RDS gives its names.
 const TTL_SECONDS: u32 = 5;
@@ -286,9 +284,8 @@ async fn main() -> ExitCode {
 fn binary() -> PathBuf {
     // Cargo gives `--bench`.
     let given = env::args().skip(1).find(|argument| !argument.starts_with('-')).map(PathBuf::from);
-    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    let binary = given.unwrap_or_else(|| Path::new(&target).join("lambda/bootstrap/bootstrap"));
-    assert!(binary.exists(), "{} is not there: `make build` first", binary.display());
+    let binary = given.unwrap_or_else(release_binary);
+    assert!(binary.exists(), "{} is not there", binary.display());
     binary
 }
 

@@ -14,10 +14,6 @@
 
 mod matrix;
 mod soak;
-#[allow(dead_code, reason = "the other tests need more of it")]
-#[path = "../it/support/mod.rs"]
-mod support;
-
 use std::{env, process::ExitCode, thread};
 
 use tokio::runtime;

@@ -17,6 +17,13 @@ use futures_util::{StreamExt, future::join, stream};
 use hickory_server::proto::rr::RecordType;
 use nlb_hostname_targets::function::RunError;
 use serde_json::{Value, json};
+use support::{
+    Log, OWN_CLOCK, World, advance,
+    aws::{Call, Fault, FaultKind, Metric, SentTarget, TWICE, TargetGroup},
+    binding,
+    dns::{Reply, hostile},
+    invoke, invoke_within, now, targets,
+};
 use tokio::{
     net::UdpSocket,
     select,
@@ -24,17 +31,7 @@ use tokio::{
 };
 use tracing::instrument::WithSubscriber;
 
-use crate::{
-    block_on,
-    support::{
-        Log, OWN_CLOCK, World, advance,
-        aws::{Call, Fault, FaultKind, Metric, SentTarget, TargetGroup},
-        binding,
-        dns::{Reply, hostile},
-        invoke, invoke_within, now,
-    },
-    threads,
-};
+use crate::{block_on, threads};
 
 /// What the name that is struck does.
 struct DnsFault {
@@ -334,10 +331,6 @@ impl Scene {
     }
 }
 
-fn targets(last: &[u8]) -> BTreeSet<String> {
-    last.iter().map(|last| format!("10.0.1.{last}:5432")).collect()
-}
-
 /// What is known of a target group for as long as a run takes, to judge the run's calls by.
 pub(crate) struct Truth<'a> {
     pub(crate) arn: &'a str,
@@ -552,8 +545,8 @@ async fn run(case: Case) -> Judged {
     let is_repeated = case.elb().is_some_and(|(fault, action)| {
         action == "DeregisterTargets" && ["lost reply", "reset after"].contains(&fault.name)
     });
-    let violations = world.aws.violations().into_iter();
-    broken.extend(violations.filter(|violation| !is_repeated || !violation.contains("is draining already")));
+    let violations = world.aws.take_violations().into_iter();
+    broken.extend(violations.filter(|violation| !is_repeated || !violation.contains(TWICE)));
     Judged { case, outcome, broken, missed }
 }
 
@@ -881,7 +874,7 @@ async fn run_fleet(fault: &FleetFault) -> (Duration, Vec<String>) {
         members.iter().filter(|member| world.aws.registered(&member.arn) != BTreeSet::from([member.goal.clone()]));
     let open: Vec<_> = open.map(|member| &member.hostname).collect();
     check!(wrong, result.is_ok() && open.is_empty(), "it does not converge: {open:?}, {result:?}");
-    wrong.extend(world.aws.violations());
+    wrong.extend(world.aws.take_violations());
     (took, wrong)
 }
 

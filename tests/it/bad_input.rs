@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-
-use crate::support::{
+use support::{
     ARN, World,
     aws::TargetGroup,
     binding, parse,

@@ -14,8 +14,7 @@ use nlb_hostname_targets::{
     report::Outcome,
 };
 use serde_json::{Value, json};
-
-use crate::support::{World, aws::TargetGroup, binding, invoke_within};
+use support::{World, aws::TargetGroup, binding, invoke_within};
 
 fn event(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("events").join(name);

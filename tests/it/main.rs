@@ -19,5 +19,4 @@ mod plan; // properties of the pure plan
 mod removal; // when a target goes
 mod rules; // the contract's rules, by their numbers
 mod runtime; // the real binary against the Lambda Runtime API
-mod support;
 mod watch; // DNS asked again and again within one invocation

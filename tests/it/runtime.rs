@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-
-use crate::{
-    metrics::check_emf,
-    support::{
-        World, binding,
-        runtime_api::{Bootstrap, RuntimeApi},
-    },
+use support::{
+    World,
+    aws::{Fault, FaultKind},
+    binding,
+    runtime_api::{Bootstrap, RuntimeApi},
 };
+
+use crate::metrics::check_emf;
 
 const TIME: Duration = Duration::from_secs(30);
 
@@ -101,7 +101,6 @@ async fn it_prints_metrics_in_the_embedded_metric_format() {
 
 #[tokio::test]
 async fn it_replies_before_the_deadline_where_everything_hangs() {
-    use crate::support::aws::{Fault, FaultKind};
     let running = start(&[]).await;
     running.world.aws.fault(Fault::any(FaultKind::Hang));
     let error = running.api.invoke(json!({}), Duration::from_secs(5)).await.unwrap_err();

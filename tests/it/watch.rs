@@ -1,32 +1,25 @@
 //! Watches: DNS is asked again and again within one invocation.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use hickory_server::proto::rr::RecordType;
 use serde_json::{Value, json};
+use support::{
+    Log, World,
+    aws::{Fault, FaultKind, TargetGroup},
+    binding,
+    dns::Reply,
+    failover, invoke_within, set,
+};
 use tokio::{
     join,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::support::{
-    Log, World,
-    aws::{Fault, FaultKind, TargetGroup},
-    binding,
-    dns::Reply,
-    invoke_within,
-};
-
-const FAILOVER: fn() -> Value = || json!({"source": "aws.rds", "detail": {"EventID": "RDS-EVENT-0049"}});
-
 /// The shortest time in which a watch of some looks fits: it ends 2 s before the deadline, less
 /// what the last look takes.
 fn deadline(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
-}
-
-fn set(items: &[&str]) -> BTreeSet<String> {
-    items.iter().map(ToString::to_string).collect()
 }
 
 /// Invokes the function, and lets DNS give these addresses at these milliseconds after the start.
@@ -43,14 +36,10 @@ async fn with_moves(world: &World, event: Value, time: Duration, moves: &[(u64, 
     (reply.unwrap()["groups"][0].take(), started)
 }
 
-fn count(world: &World, action: &str) -> usize {
-    world.aws.calls_of(action).len()
-}
-
 #[tokio::test]
 async fn an_rds_event_is_followed_by_a_watch_that_applies_the_change_when_it_is_seen() {
     let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
-    let (group, started) = with_moves(&world, FAILOVER(), deadline(9), &[(1500, &["10.0.1.10"])]).await;
+    let (group, started) = with_moves(&world, failover(), deadline(9), &[(1500, &["10.0.1.10"])]).await;
     assert_eq!(group["outcome"], "changed");
     assert_eq!(group["registered"], json!(["10.0.1.10:5432"]));
     assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
@@ -58,10 +47,9 @@ async fn an_rds_event_is_followed_by_a_watch_that_applies_the_change_when_it_is_
     let seen_after = world.aws.calls_of("RegisterTargets")[0].at.duration_since(started);
     assert!(seen_after < Duration::from_millis(1500 + 1000 + 500), "{seen_after:?}");
     // At the start, before and after the change, and once more at the end; DNS each second.
-    assert_eq!(count(&world, "DescribeTargetHealth"), 4);
+    assert_eq!(world.count("DescribeTargetHealth"), 4);
     assert!((5..=9).contains(&world.dns.queries().len()), "{}", world.dns.queries().len());
     assert!((5..8).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
-    assert_eq!(world.aws.violations(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -69,19 +57,18 @@ async fn a_flapping_answer_ends_on_the_last_one() {
     let (a, b): (&[&str], &[&str]) = (&["10.0.1.9"], &["10.0.1.10"]);
     let (world, arn) = World::with_database(a, a).await;
     let moves = [(1200, b), (2300, a), (3400, b), (4500, a), (5600, b)];
-    let (group, _) = with_moves(&world, FAILOVER(), deadline(11), &moves).await;
+    let (group, _) = with_moves(&world, failover(), deadline(11), &moves).await;
     assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
     assert_eq!(group["resolved"], json!(["10.0.1.10"]));
     // The draining ones came back, and each change was applied.
-    assert!(count(&world, "RegisterTargets") >= 4, "{:?}", world.actions());
-    assert_eq!(world.sum("Registrations"), count(&world, "RegisterTargets") as f64);
-    assert_eq!(world.aws.violations(), Vec::<String>::new());
+    assert!(world.count("RegisterTargets") >= 4, "{:?}", world.actions());
+    assert_eq!(world.sum("Registrations"), world.count("RegisterTargets") as f64);
 }
 
 #[tokio::test]
 async fn a_watch_ends_when_dns_has_changed_and_settled() {
     let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
-    let (_, started) = with_moves(&world, FAILOVER(), deadline(90), &[(1500, &["10.0.1.10"])]).await;
+    let (_, started) = with_moves(&world, failover(), deadline(90), &[(1500, &["10.0.1.10"])]).await;
     assert!((31..=34).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
 }
 
@@ -89,7 +76,7 @@ async fn a_watch_ends_when_dns_has_changed_and_settled() {
 async fn metrics_of_a_long_watch_are_sent_at_least_once_a_minute() {
     let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
     let started = Instant::now();
-    let reply = invoke_within(&world.function().await, FAILOVER(), deadline(68)).await.unwrap();
+    let reply = invoke_within(&world.function().await, failover(), deadline(68)).await.unwrap();
     assert_eq!(reply["groups"][0]["outcome"], "in_sync");
     let sent: Vec<_> = world.aws.calls_of("PutMetricData").iter().map(|call| call.at.duration_since(started)).collect();
     assert_eq!(sent.len(), 2, "{sent:?}");
@@ -127,7 +114,7 @@ async fn polling_leaves_no_hole_before_the_next_minute() {
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     let last_look = world.dns.queries().last().unwrap().at.duration_since(started.into_std());
     assert!(last_look > Duration::from_millis(58_900), "{last_look:?}");
-    assert_eq!(count(&world, "PutMetricData"), 1);
+    assert_eq!(world.count("PutMetricData"), 1);
 }
 
 #[tokio::test]
@@ -158,7 +145,7 @@ async fn a_watch_holds_the_targets_while_dns_fails_and_goes_on_when_it_is_back()
         assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432"]));
         world.dns.set_a("db.test", &["10.0.1.10"]);
     };
-    let (reply, ()) = join!(invoke_within(&function, FAILOVER(), deadline(10)), failing);
+    let (reply, ()) = join!(invoke_within(&function, failover(), deadline(10)), failing);
     assert_eq!(reply.unwrap()["groups"][0]["error"], Value::Null);
     assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
 }
@@ -171,7 +158,7 @@ async fn a_watch_that_ends_while_dns_fails_has_failed() {
         sleep(Duration::from_millis(1500)).await;
         world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
     };
-    let (reply, ()) = join!(invoke_within(&function, FAILOVER(), deadline(8)), failing);
+    let (reply, ()) = join!(invoke_within(&function, failover(), deadline(8)), failing);
     let message = reply.unwrap_err().to_string();
     assert!(message.contains("SERVFAIL"), "{message}");
     assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432"]));
@@ -182,7 +169,7 @@ async fn a_watch_tries_again_where_aws_refuses_the_change() {
     let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
     let world = world.set("AWS_MAX_ATTEMPTS", 1);
     world.aws.fault(Fault::on("RegisterTargets", FaultKind::error(400, "Throttling", "Rate exceeded")).times(1));
-    let (group, _) = with_moves(&world, FAILOVER(), deadline(11), &[(1500, &["10.0.1.10"])]).await;
+    let (group, _) = with_moves(&world, failover(), deadline(11), &[(1500, &["10.0.1.10"])]).await;
     assert_eq!(group["error"], Value::Null);
     assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
 }
@@ -198,9 +185,8 @@ async fn a_watch_and_scheduled_runs_overlap_without_harm() {
         }
     };
     let moves: &[(u64, &[&str])] = &[(1500, &["10.0.1.10"]), (2600, &["10.0.1.9"]), (3700, &["10.0.1.10"])];
-    let (_, ()) = join!(with_moves(&world, FAILOVER(), deadline(9), moves), runs);
+    let (_, ()) = join!(with_moves(&world, failover(), deadline(9), moves), runs);
     assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
-    assert_eq!(world.aws.violations(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -208,7 +194,7 @@ async fn a_watch_waits_for_the_end_of_a_grace_period() {
     let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
     let binding = json!([{"hostname": "db.test", "target_group_arn": arn, "deregister_after_seconds": 3}]);
     let world = world.set("BINDINGS", binding);
-    let (group, started) = with_moves(&world, FAILOVER(), deadline(10), &[(1500, &["10.0.1.10"])]).await;
+    let (group, started) = with_moves(&world, failover(), deadline(10), &[(1500, &["10.0.1.10"])]).await;
     assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
     let gone_after = world.aws.calls_of("DeregisterTargets")[0].at.duration_since(started);
     assert!((Duration::from_millis(4500)..Duration::from_secs(7)).contains(&gone_after), "{gone_after:?}");
@@ -221,7 +207,7 @@ async fn a_watch_that_ends_without_another_turn_still_says_why_it_failed() {
     let shared = |arn: &str| json!({"hostname": "db.test", "target_group_arn": arn, "ownership": "shared"});
     let world = world.set("BINDINGS", json!([shared(&first), shared(&second)])).set("ELB_REQUESTS_PER_SECOND", 1);
     world.aws.fault(Fault::on("DescribeTargetHealth", FaultKind::error(403, "AccessDenied", "no")));
-    let message = invoke_within(&world.function().await, FAILOVER(), deadline(7)).await.unwrap_err().to_string();
+    let message = invoke_within(&world.function().await, failover(), deadline(7)).await.unwrap_err().to_string();
     let causes: Vec<_> = message.split(" | ").collect();
     assert_eq!(causes.len(), 2, "{message}");
     assert!(causes.iter().all(|cause| cause.contains("AccessDenied") || cause.contains("given up")), "{message}");
@@ -257,7 +243,7 @@ async fn a_watch_in_which_something_hangs_spoils_no_other_group_and_replies_in_t
                 _ => world.dns.set_a("db.test", &["10.0.1.10"]),
             }
         };
-        let (reply, ()) = join!(timeout(time, invoke_within(&function, FAILOVER(), time)), moving);
+        let (reply, ()) = join!(timeout(time, invoke_within(&function, failover(), time)), moving);
         let reply = reply.unwrap_or_else(|_| panic!("{what}: the reply has to go out before the deadline"));
         assert_eq!(world.aws.registered(&second), set(&["10.0.1.10:5432"]), "{what}");
         if what == "PutMetricData" {

@@ -30,7 +30,7 @@ use tokio::{
 
 /// A recursive resolver on loopback, over UDP and TCP. Clones share one script; the last one stops it.
 #[derive(Clone)]
-pub(crate) struct FakeDns {
+pub struct FakeDns {
     address: SocketAddr,
     script: Arc<Mutex<Script>>,
     _server: Arc<Server<Handler>>,
@@ -38,7 +38,7 @@ pub(crate) struct FakeDns {
 
 /// What the server does with one kind of query.
 #[derive(Clone, Debug)]
-pub(crate) enum Reply {
+pub enum Reply {
     /// Records of the name that was asked (or its CNAME's target), with the TTL of [`FakeDns::set_ttl`].
     Addresses(Vec<IpAddr>),
     /// The reply comes late. TCP queries of one connection wait for each other.
@@ -54,7 +54,6 @@ pub(crate) enum Reply {
         negative_ttl: Option<u32>,
     },
     /// Datagrams of the test's choice for the query and whether it came over TCP, which gets no reply.
-    #[allow(dead_code, reason = "only tests/faults has a name that breaks the protocol beside others that do not")]
     Raw(fn(&[u8], bool) -> Vec<Vec<u8>>),
     /// These records, whoever owns them.
     Records(Vec<Record>),
@@ -72,23 +71,23 @@ pub(crate) enum Reply {
 
 /// A query that arrived.
 #[derive(Clone, Debug)]
-pub(crate) struct Query {
+pub struct Query {
     /// One that is sent again keeps it.
     id: u16,
     /// In lower case, without the final dot.
-    pub(crate) name: String,
-    pub(crate) record_type: RecordType,
-    pub(crate) protocol: Protocol,
-    pub(crate) at: Instant,
+    pub name: String,
+    pub record_type: RecordType,
+    pub protocol: Protocol,
+    pub at: Instant,
 }
 
 impl FakeDns {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::start_on(Ipv4Addr::LOCALHOST.into()).await
     }
 
     /// On another loopback address, such as 127.0.0.2.
-    pub(crate) async fn start_on(ip: IpAddr) -> Self {
+    pub async fn start_on(ip: IpAddr) -> Self {
         let (udp, tcp) = bind(ip).await;
         let address = udp.local_addr().unwrap();
         let script = Arc::new(Mutex::new(Script::new()));
@@ -100,21 +99,21 @@ impl FakeDns {
         Self { address, script, _server: Arc::new(server) }
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The last word on a name counts: addresses replace a CNAME, a CNAME replaces addresses.
-    pub(crate) fn set_a(&self, name: &str, addresses: &[&str]) {
+    pub fn set_a(&self, name: &str, addresses: &[&str]) {
         self.set_reply(name, RecordType::A, Reply::addresses(addresses));
     }
 
-    pub(crate) fn set_aaaa(&self, name: &str, addresses: &[&str]) {
+    pub fn set_aaaa(&self, name: &str, addresses: &[&str]) {
         self.set_reply(name, RecordType::AAAA, Reply::addresses(addresses));
     }
 
     /// The reply holds the CNAME and whatever the target has.
-    pub(crate) fn set_cname(&self, alias: &str, target: &str) {
+    pub fn set_cname(&self, alias: &str, target: &str) {
         let (alias, target) = (fqdn(alias), fqdn(target));
         let mut script = self.script.lock().unwrap();
         script.replies.retain(|(name, _), _| *name != alias);
@@ -123,11 +122,11 @@ impl FakeDns {
     }
 
     /// From now on the reply for this alias holds the CNAME alone.
-    pub(crate) fn dangling(&self, alias: &str) {
+    pub fn dangling(&self, alias: &str) {
         self.script.lock().unwrap().dangling.insert(fqdn(alias));
     }
 
-    pub(crate) fn set_reply(&self, name: &str, record_type: RecordType, reply: Reply) {
+    pub fn set_reply(&self, name: &str, record_type: RecordType, reply: Reply) {
         let name = fqdn(name);
         let mut script = self.script.lock().unwrap();
         script.aliases.remove(&name);
@@ -136,45 +135,45 @@ impl FakeDns {
     }
 
     /// The TTL of all records but those of [`Reply::Records`]; 60 s unless set.
-    pub(crate) fn set_ttl(&self, seconds: u32) {
+    pub fn set_ttl(&self, seconds: u32) {
         self.script.lock().unwrap().ttl = seconds;
     }
 
     /// From now on an answer is repeated until its TTL is over, with what is left of it: a caching resolver in
     /// between. What the script says meanwhile, nobody hears.
-    pub(crate) fn set_caching(&self) {
+    pub fn set_caching(&self) {
         self.script.lock().unwrap().cache = Some(HashMap::new());
     }
 
     /// As if the name had never been set: NXDOMAIN.
-    pub(crate) fn remove(&self, name: &str) {
+    pub fn remove(&self, name: &str) {
         let name = fqdn(name);
         let mut script = self.script.lock().unwrap();
         script.aliases.remove(&name);
         script.replies.retain(|(owner, _), _| *owner != name);
     }
 
-    pub(crate) fn queries(&self) -> Vec<Query> {
+    pub fn queries(&self) -> Vec<Query> {
         self.script.lock().unwrap().queries.clone()
     }
 
     /// How many queries there were, those not counted that were sent again on a slow machine.
-    pub(crate) fn looks(&self) -> usize {
+    pub fn looks(&self) -> usize {
         self.queries().iter().map(|query| query.id).collect::<HashSet<_>>().len()
     }
 
-    pub(crate) fn clear_queries(&self) {
+    pub fn clear_queries(&self) {
         self.script.lock().unwrap().queries.clear();
     }
 }
 
 impl Reply {
-    pub(crate) fn addresses(addresses: &[&str]) -> Self {
+    pub fn addresses(addresses: &[&str]) -> Self {
         Self::Addresses(addresses.iter().map(|ip| ip.parse().unwrap()).collect())
     }
 
     /// Each of these addresses alone, in turn: as an Aurora reader endpoint answers.
-    pub(crate) fn in_turn(addresses: &[&str]) -> Self {
+    pub fn in_turn(addresses: &[&str]) -> Self {
         Self::InTurn(addresses.iter().map(|address| Self::addresses(&[*address])).collect())
     }
 
@@ -190,21 +189,21 @@ impl Reply {
         }
     }
 
-    pub(crate) fn delayed(self, delay: Duration) -> Self {
+    pub fn delayed(self, delay: Duration) -> Self {
         Self::Delayed(delay, Box::new(self))
     }
 
-    pub(crate) fn sequence(replies: impl IntoIterator<Item = Self>) -> Self {
+    pub fn sequence(replies: impl IntoIterator<Item = Self>) -> Self {
         Self::Sequence(replies.into_iter().collect())
     }
 
-    pub(crate) fn truncated(self) -> Self {
+    pub fn truncated(self) -> Self {
         Self::Truncated(Box::new(self))
     }
 }
 
 /// A record for [`Reply::Records`]; its data may be an IP address.
-pub(crate) fn record(owner: &str, ttl: u32, data: impl Into<RData>) -> Record {
+pub fn record(owner: &str, ttl: u32, data: impl Into<RData>) -> Record {
     Record::from_rdata(fqdn(owner), ttl, data.into())
 }
 
@@ -402,7 +401,7 @@ impl RequestHandler for Handler {
 }
 
 /// A name server that answers with bytes of the test's choice, over UDP and TCP.
-pub(crate) struct HostileDns {
+pub struct HostileDns {
     address: SocketAddr,
     log: Arc<Mutex<HostileLog>>,
     connections: Arc<Mutex<JoinSet<()>>>,
@@ -419,7 +418,7 @@ struct HostileLog {
 impl HostileDns {
     /// `behaviour` gets a query and whether it came over TCP; what it returns is sent, over TCP each
     /// with its length in front. Nothing to send: silence over UDP, the end of the connection over TCP.
-    pub(crate) async fn start(behaviour: impl Fn(&[u8], bool) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Self {
+    pub async fn start(behaviour: impl Fn(&[u8], bool) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Self {
         let (udp, tcp) = bind(Ipv4Addr::LOCALHOST.into()).await;
         let address = udp.local_addr().unwrap();
         let behaviour = Arc::new(behaviour);
@@ -457,17 +456,17 @@ impl HostileDns {
         Self { address, log, connections, _tasks: tasks }
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The bytes of each query and whether they came over TCP.
-    pub(crate) fn queries(&self) -> Vec<(Vec<u8>, bool)> {
+    pub fn queries(&self) -> Vec<(Vec<u8>, bool)> {
         self.log.lock().unwrap().queries.clone()
     }
 
     /// Hangs up on every client, as a server does with idle connections.
-    pub(crate) fn close_connections(&self) {
+    pub fn close_connections(&self) {
         self.connections.lock().unwrap().abort_all();
     }
 }
@@ -500,9 +499,9 @@ async fn serve(
 }
 
 /// Behaviours for [`HostileDns::start`]. Unless they say otherwise, they would answer 10.0.0.1.
-pub(crate) mod hostile {
+pub mod hostile {
     /// Truncated over UDP (with one record), so that the client comes back over TCP for `behaviour`.
-    pub(crate) fn over_tcp(
+    pub fn over_tcp(
         behaviour: impl Fn(&[u8], bool) -> Vec<Vec<u8>> + Send + Sync + 'static,
     ) -> impl Fn(&[u8], bool) -> Vec<Vec<u8>> + Send + Sync + 'static {
         move |query, is_tcp| {
@@ -511,133 +510,133 @@ pub(crate) mod hostile {
     }
 
     /// Silence; over TCP the connection is closed at once.
-    pub(crate) fn no_reply(_: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn no_reply(_: &[u8], _: bool) -> Vec<Vec<u8>> {
         Vec::new()
     }
 
-    pub(crate) fn well_formed(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn well_formed(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![message(query, OK, &[address(ASKED, 1)])]
     }
 
-    pub(crate) fn wrong_id(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn wrong_id(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let mut reply = message(query, OK, &[address(ASKED, 1)]);
         reply[0] ^= 0xff;
         vec![reply]
     }
 
     /// A forged reply, then the true one (10.0.0.2).
-    pub(crate) fn wrong_id_first(query: &[u8], is_tcp: bool) -> Vec<Vec<u8>> {
+    pub fn wrong_id_first(query: &[u8], is_tcp: bool) -> Vec<Vec<u8>> {
         let mut replies = wrong_id(query, is_tcp);
         replies.push(message(query, OK, &[address(ASKED, 2)]));
         replies
     }
 
-    pub(crate) fn garbage(_: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn garbage(_: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![vec![0xa5; 64]]
     }
 
     /// Garbage after the right id.
-    pub(crate) fn garbage_with_id(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn garbage_with_id(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![[&query[..2], &[0xa5; 62]].concat()]
     }
 
-    pub(crate) fn empty(_: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn empty(_: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![Vec::new()]
     }
 
     /// The header promises a question and an answer, and that is all.
-    pub(crate) fn header_only(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn header_only(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![message(query, OK, &[address(ASKED, 1)])[..12].to_vec()]
     }
 
     /// The second of two records ends in its middle.
-    pub(crate) fn cut_short(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn cut_short(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let mut reply = message(query, OK, &[address(ASKED, 1), address(ASKED, 2)]);
         reply.truncate(reply.len() - 6);
         vec![reply]
     }
 
     /// The owner of the record is a compression pointer to itself.
-    pub(crate) fn pointer_loop(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn pointer_loop(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let here = u16::try_from(12 + question(query).len()).unwrap();
         let owner = (0xc000 | here).to_be_bytes();
         vec![message(query, OK, &[address(&owner, 1)])]
     }
 
     /// Question and record are about another name.
-    pub(crate) fn wrong_question(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn wrong_question(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let other = [&wire("other.test")[..], &question(query)[question(query).len() - 4..]].concat();
         vec![message_about(query, &other, OK, &[address(ASKED, 1)])]
     }
 
     /// Neither a question nor its count.
-    pub(crate) fn no_question(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn no_question(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let name = &question(query)[..question(query).len() - 4];
         vec![message_about(query, &[], OK, &[address(name, 1)])]
     }
 
-    pub(crate) fn format_error(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn format_error(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![message(query, OK | 1, &[])]
     }
 
-    pub(crate) fn not_implemented(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn not_implemented(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![message(query, OK | 4, &[])]
     }
 
     /// An answer that claims to be a query.
-    pub(crate) fn query_bit(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn query_bit(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![message(query, OK & !RESPONSE, &[address(ASKED, 1)])]
     }
 
     /// NXDOMAIN and a record all the same.
-    pub(crate) fn nxdomain_with_record(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn nxdomain_with_record(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![message(query, OK | 3, &[address(ASKED, 1)])]
     }
 
     /// SERVFAIL and a record all the same.
-    pub(crate) fn servfail_with_record(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn servfail_with_record(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![message(query, OK | 2, &[address(ASKED, 1)])]
     }
 
     /// 1,000 addresses, 10.0.0.0 to 10.0.3.231: over UDP only if that fits, so see [`over_tcp`].
-    pub(crate) fn thousand_records(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn thousand_records(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let records: Vec<_> = (0..1000).map(|n| address(ASKED, n)).collect();
         vec![message(query, OK, &records)]
     }
 
     /// The one record belongs to a name that nobody asked for.
-    pub(crate) fn unrelated_owner(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn unrelated_owner(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![message(query, OK, &[address(&wire("other.test"), 1)])]
     }
 
     /// 10.0.0.1 for the name, 10.0.0.2 for one that nobody asked for.
-    pub(crate) fn unrelated_beside(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn unrelated_beside(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let records = [address(ASKED, 1), address(&wire("other.test"), 2)];
         vec![message(query, OK, &records)]
     }
 
     /// The record is in the additional section, the answer section is empty.
-    pub(crate) fn in_additional(query: &[u8], is_tcp: bool) -> Vec<Vec<u8>> {
+    pub fn in_additional(query: &[u8], is_tcp: bool) -> Vec<Vec<u8>> {
         let mut replies = well_formed(query, is_tcp);
         replies[0].swap(7, 11);
         replies
     }
 
     /// db.test → loop.test → db.test, in one reply.
-    pub(crate) fn cname_loop(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn cname_loop(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let (db, other) = (wire("db.test"), wire("loop.test"));
         let records = [cname(&db, &other), cname(&other, &db)];
         vec![message(query, OK, &records)]
     }
 
     /// x → xx.test, whatever is asked: one hop in each reply, for ever.
-    pub(crate) fn cname_for_ever(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn cname_for_ever(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let hop = format!("{}.test", "x".repeat(usize::from(query[12]) % 60 + 1));
         vec![message(query, OK, &[cname(ASKED, &wire(&hop))])]
     }
 
     /// 30 CNAMEs and the address in one reply.
-    pub(crate) fn cname_chain(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn cname_chain(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let hop = |n| wire(&format!("hop{n}.test"));
         let mut records = vec![cname(ASKED, &hop(1))];
         records.extend((1..30).map(|n| cname(&hop(n), &hop(n + 1))));
@@ -646,7 +645,7 @@ pub(crate) mod hostile {
     }
 
     /// 3,200 CNAMEs and the address in one reply, about as many as a message holds: see [`over_tcp`].
-    pub(crate) fn long_cname_chain(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn long_cname_chain(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let hop = |n| wire(&format!("{n:03x}"));
         let mut records = vec![cname(ASKED, &hop(0))];
         records.extend((1..3200).map(|n| cname(&hop(n - 1), &hop(n))));
@@ -655,18 +654,18 @@ pub(crate) mod hostile {
     }
 
     /// The CNAME comes after the address of its target.
-    pub(crate) fn cname_last(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn cname_last(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let target = wire("target.test");
         let records = [address(&target, 1), cname(ASKED, &target)];
         vec![message(query, OK, &records)]
     }
 
     /// An A record of 3 bytes.
-    pub(crate) fn wrong_rdlength(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn wrong_rdlength(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![message(query, OK, &[record(ASKED, 1, IN, &[10, 0, 0])])]
     }
 
-    pub(crate) fn chaos_class(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+    pub fn chaos_class(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         vec![message(query, OK, &[record(ASKED, 1, 3, &[10, 0, 0, 1])])]
     }
 

@@ -1,15 +1,29 @@
-//! A world to run the function in: a name server, a small AWS, and an environment.
+//! A world to run the function in: a name server, a small AWS, a Lambda, and an environment.
+//!
+//! The tests and the benchmarks use it. It is no part of the product.
 
-pub(crate) mod aws;
-pub(crate) mod dns;
-pub(crate) mod runtime_api;
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "what goes wrong here shall stop the test where it does; and where a name says it all, nothing is added"
+)]
+
+pub mod aws;
+pub mod dns;
+pub mod runtime_api;
 
 use std::{
     cell::Cell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
     io::{self, Write},
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -26,32 +40,33 @@ use tracing::{Dispatch, Level, subscriber::DefaultGuard};
 use aws::{FakeAws, TargetGroup};
 use dns::FakeDns;
 
-/// What a test runs the function against.
-pub(crate) struct World {
-    pub(crate) dns: FakeDns,
-    pub(crate) aws: FakeAws,
+/// What a test runs the function against. When it goes, nothing may have been sent to its AWS that a well-behaved caller
+/// never sends: see [`FakeAws::violations`] and [`FakeAws::tolerate`].
+pub struct World {
+    pub dns: FakeDns,
+    pub aws: FakeAws,
     environment: BTreeMap<String, String>,
 }
 
 impl World {
-    pub(crate) async fn new() -> Self {
+    pub async fn new() -> Self {
         let dns = FakeDns::start().await;
         let environment = BTreeMap::from([("DNS_SERVERS".to_owned(), dns.address().to_string())]);
         Self { dns, aws: FakeAws::start().await, environment }
     }
 
-    pub(crate) fn set(mut self, variable: &str, value: impl ToString) -> Self {
+    pub fn set(mut self, variable: &str, value: impl ToString) -> Self {
         self.environment.insert(variable.to_owned(), value.to_string());
         self
     }
 
-    pub(crate) fn dns_servers(self, servers: &[SocketAddr]) -> Self {
+    pub fn dns_servers(self, servers: &[SocketAddr]) -> Self {
         let list: Vec<_> = servers.iter().map(ToString::to_string).collect();
         self.set("DNS_SERVERS", list.join(","))
     }
 
     /// A target group on port 5432 that is bound to `db.test`, and the world that knows so.
-    pub(crate) async fn with_database(addresses: &[&str], registered: &[&str]) -> (Self, String) {
+    pub async fn with_database(addresses: &[&str], registered: &[&str]) -> (Self, String) {
         let world = Self::new().await;
         world.dns.set_a("db.test", addresses);
         let arn = world.aws.create_target_group(TargetGroup::new("db"));
@@ -62,7 +77,7 @@ impl World {
         (world, arn)
     }
 
-    pub(crate) async fn function(&self) -> Function {
+    pub async fn function(&self) -> Function {
         Function::new(self.config(), &self.sdk().await, now).expect("there is a name server")
     }
 
@@ -71,7 +86,7 @@ impl World {
     }
 
     /// The settings of an AWS client that talks to this world's AWS.
-    pub(crate) async fn sdk(&self) -> SdkConfig {
+    pub async fn sdk(&self) -> SdkConfig {
         sdk_config(&self.config())
             .endpoint_url(self.aws.url())
             .region(Region::new("us-east-1"))
@@ -81,27 +96,38 @@ impl World {
     }
 
     /// One invocation of a new execution environment, with 30 s to go.
-    pub(crate) async fn run(&self, event: Value) -> Result<Value, RunError> {
+    pub async fn run(&self, event: Value) -> Result<Value, RunError> {
         invoke(&self.function().await, event).await
     }
 
     /// The first group of the reply to a plain run.
-    pub(crate) async fn sync(&self) -> Result<Value, RunError> {
+    pub async fn sync(&self) -> Result<Value, RunError> {
         self.run(json!({})).await.map(|mut reply| reply["groups"][0].take())
     }
 
     /// The message of a run that has to fail.
-    pub(crate) async fn failure(&self, event: Value) -> String {
+    pub async fn failure(&self, event: Value) -> String {
         self.run(event).await.expect_err("the run has to fail").to_string()
     }
 
     /// The actions that were called, in their order.
-    pub(crate) fn actions(&self) -> Vec<String> {
+    pub fn actions(&self) -> Vec<String> {
         self.aws.calls().into_iter().map(|call| call.action).collect()
     }
 
+    /// How often this action was called.
+    pub fn count(&self, action: &str) -> usize {
+        self.aws.calls_of(action).len()
+    }
+
+    /// What was called that changes anything, metrics aside.
+    pub fn writes(&self) -> Vec<String> {
+        let reads = |action: &str| action.starts_with("Describe") || action == "PutMetricData";
+        self.actions().into_iter().filter(|action| !reads(action)).collect()
+    }
+
     /// The value of a metric, where it was published exactly once.
-    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+    pub fn metric(&self, name: &str) -> Option<f64> {
         let metrics = self.aws.metrics();
         let mut values = metrics.iter().filter(|metric| metric.name == name).map(|metric| metric.value);
         let value = values.next();
@@ -110,8 +136,17 @@ impl World {
     }
 
     /// The sum of what was published of a metric, over all groups and runs.
-    pub(crate) fn sum(&self, name: &str) -> f64 {
+    pub fn sum(&self, name: &str) -> f64 {
         self.aws.metrics().iter().filter(|metric| metric.name == name).map(|metric| metric.value).sum()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Of two panics the first one tells more.
+        if !thread::panicking() {
+            assert_eq!(self.aws.violations(), Vec::<String>::new(), "sent to AWS");
+        }
     }
 }
 
@@ -122,35 +157,35 @@ thread_local! {
 
 tokio::task_local! {
     /// The same where a test has several worlds at once, of the one that this future is about.
-    pub(crate) static OWN_CLOCK: Cell<i64>;
+    pub static OWN_CLOCK: Cell<i64>;
 }
 
 /// The clock that grace periods are measured by.
-pub(crate) fn now() -> SystemTime {
+pub fn now() -> SystemTime {
     let ahead = OWN_CLOCK.try_with(Cell::get).unwrap_or_else(|_| AHEAD.get());
     let distance = Duration::from_secs(ahead.unsigned_abs());
     if ahead < 0 { SystemTime::now() - distance } else { SystemTime::now() + distance }
 }
 
 /// Sets that clock forward, or back.
-pub(crate) fn advance(seconds: i64) {
+pub fn advance(seconds: i64) {
     let set = |ahead: &Cell<i64>| ahead.set(ahead.get() + seconds);
     OWN_CLOCK.try_with(set).unwrap_or_else(|_| AHEAD.with(set));
 }
 
 /// What the functions of a test log from the moment that [`Log::start`] is called.
 #[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     /// Logs for as long as the guard lives. Each test has a thread of its own, and so has its log.
-    pub(crate) fn start() -> (Self, DefaultGuard) {
+    pub fn start() -> (Self, DefaultGuard) {
         let (log, dispatch) = Self::dispatch();
         (log, tracing::dispatcher::set_default(&dispatch))
     }
 
     /// A log of the future that this is the subscriber of, where others run beside it.
-    pub(crate) fn dispatch() -> (Self, Dispatch) {
+    pub fn dispatch() -> (Self, Dispatch) {
         let log = Self::default();
         let writer = log.clone();
         let subscriber =
@@ -158,7 +193,7 @@ impl Log {
         (log, subscriber.into())
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
@@ -173,23 +208,61 @@ impl Write for Log {
     }
 }
 
-pub(crate) async fn invoke(function: &Function, event: Value) -> Result<Value, RunError> {
+pub async fn invoke(function: &Function, event: Value) -> Result<Value, RunError> {
     invoke_within(function, event, Duration::from_secs(30)).await
 }
 
-pub(crate) async fn invoke_within(function: &Function, event: Value, time: Duration) -> Result<Value, RunError> {
+pub async fn invoke_within(function: &Function, event: Value, time: Duration) -> Result<Value, RunError> {
     let reply = function.handle(event, SystemTime::now() + time).await?;
     Ok(serde_json::to_value(reply).expect("a reply is JSON"))
 }
 
-pub(crate) fn binding(hostname: &str, arn: &str) -> Value {
+pub fn binding(hostname: &str, arn: &str) -> Value {
     json!({"hostname": hostname, "target_group_arn": arn})
 }
 
+/// These, as sets are compared.
+pub fn set(items: &[&str]) -> BTreeSet<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+/// The targets 10.0.1.HOST:5432.
+pub fn targets(hosts: &[u8]) -> BTreeSet<String> {
+    hosts.iter().map(|host| format!("10.0.1.{host}:5432")).collect()
+}
+
+/// The targets that wait, as the report of a group lists them.
+pub fn waiting(group: &Value) -> Vec<&str> {
+    let list = group["waiting"].as_array().expect("a list");
+    list.iter().map(|waiting| waiting["target"].as_str().expect("a target")).collect()
+}
+
+/// An event of RDS that a watch follows.
+pub fn failover() -> Value {
+    json!({"source": "aws.rds", "detail": {"EventID": "RDS-EVENT-0049"}})
+}
+
+/// A file beside what cargo builds, for what one part of `make test` leaves to another.
+pub fn temporary(name: &str) -> PathBuf {
+    // It is target/PROFILE/deps/TEST that runs.
+    let binary = env::current_exe().expect("a running test");
+    let folder = binary.ancestors().nth(3).expect("a folder of cargo's").join("tmp");
+    fs::create_dir_all(&folder).expect("cargo's folder can be written to");
+    folder.join(name)
+}
+
+/// The release binary that `make build` made.
+pub fn release_binary() -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let binary = Path::new(&target).join("lambda/bootstrap/bootstrap");
+    assert!(binary.exists(), "{} is not there: `make build` first", binary.display());
+    binary
+}
+
 /// Parses an environment of these variables and nothing else.
-pub(crate) fn parse(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+pub fn parse(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
     Config::parse(|name| variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned()))
 }
 
 /// A well-formed ARN, of a target group that exists nowhere.
-pub(crate) const ARN: &str = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/db/0123456789abcdef";
+pub const ARN: &str = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/db/0123456789abcdef";

@@ -35,7 +35,7 @@ const FUNCTION_ARN: &str = "arn:aws:lambda:eu-central-1:123456789012:function:te
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The Runtime API of one execution environment.
-pub(crate) struct RuntimeApi {
+pub struct RuntimeApi {
     address: SocketAddr,
     state: Arc<State>,
     _tasks: JoinSet<()>,
@@ -43,13 +43,13 @@ pub(crate) struct RuntimeApi {
 
 /// What an invocation failed with, as Lambda's caller sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FunctionError {
-    pub(crate) error_type: String,
-    pub(crate) error_message: String,
+pub struct FunctionError {
+    pub error_type: String,
+    pub error_message: String,
 }
 
 impl RuntimeApi {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (queue, waiting) = mpsc::unbounded_channel();
@@ -75,13 +75,13 @@ impl RuntimeApi {
     }
 
     /// The value of `AWS_LAMBDA_RUNTIME_API`.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Invokes the function and waits for what it returns. As in Lambda, `limit` is the function's
     /// timeout, and invocations made at the same time run one after the other.
-    pub(crate) async fn invoke(&self, payload: Value, limit: Duration) -> Result<Value, FunctionError> {
+    pub async fn invoke(&self, payload: Value, limit: Duration) -> Result<Value, FunctionError> {
         let (taken, wait_for_taken) = oneshot::channel();
         let (outcome, wait_for_outcome) = oneshot::channel();
         let invocation = Invocation { payload, limit, taken, outcome };
@@ -111,7 +111,7 @@ impl RuntimeApi {
     }
 
     /// How the start ended: with this error, or with the process asking for work.
-    pub(crate) async fn init_error(&self) -> Option<FunctionError> {
+    pub async fn init_error(&self) -> Option<FunctionError> {
         let mut init_error = self.state.init_error.subscribe();
         tokio::select! {
             Ok(error) = init_error.wait_for(Option::is_some) => error.clone(),
@@ -120,7 +120,7 @@ impl RuntimeApi {
     }
 
     /// Until the process asks for work: it has started, or is done with the last invocation.
-    pub(crate) async fn wait_for_poll(&self) {
+    pub async fn wait_for_poll(&self) {
         let mut open_polls = self.state.open_polls.subscribe();
         timeout(PATIENCE, open_polls.wait_for(|polls| *polls > 0))
             .await
@@ -270,7 +270,7 @@ fn status(code: StatusCode, text: &str) -> Response<Full<Bytes>> {
 }
 
 /// The function's process. It is killed when this value goes.
-pub(crate) struct Bootstrap {
+pub struct Bootstrap {
     child: Child,
     stdout: Arc<Mutex<Vec<String>>>,
     stderr: Arc<Mutex<Vec<String>>>,
@@ -280,7 +280,7 @@ pub(crate) struct Bootstrap {
 impl Bootstrap {
     /// `binary` is `env!("CARGO_BIN_EXE_bootstrap")`; `environment` comes after Lambda's own and may
     /// replace it. Nothing of the test's environment reaches the process.
-    pub(crate) fn start<K, V>(binary: &str, api: &RuntimeApi, environment: impl IntoIterator<Item = (K, V)>) -> Self
+    pub fn start<K, V>(binary: &str, api: &RuntimeApi, environment: impl IntoIterator<Item = (K, V)>) -> Self
     where
         K: AsRef<OsStr>,
         V: AsRef<OsStr>,
@@ -301,21 +301,20 @@ impl Bootstrap {
     }
 
     /// Of the process.
-    #[allow(dead_code, reason = "only benches/run.rs looks at it from outside")]
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    pub(crate) fn stdout(&self) -> Vec<String> {
+    pub fn stdout(&self) -> Vec<String> {
         self.stdout.lock().unwrap().clone()
     }
 
-    pub(crate) fn stderr(&self) -> Vec<String> {
+    pub fn stderr(&self) -> Vec<String> {
         self.stderr.lock().unwrap().clone()
     }
 
     /// The first line, on stdout or stderr, that holds this text.
-    pub(crate) async fn wait_for_line(&self, text: &str) -> String {
+    pub async fn wait_for_line(&self, text: &str) -> String {
         let search = async {
             loop {
                 let lines = [self.stdout(), self.stderr()].concat();
@@ -332,7 +331,7 @@ impl Bootstrap {
     }
 
     /// Until the process ends of its own accord; then all its lines are there.
-    pub(crate) async fn wait_for_exit(&mut self) -> ExitStatus {
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let status = timeout(PATIENCE, async {
             loop {
                 if let Some(status) = self.child.try_wait().unwrap() {
