@@ -32,7 +32,9 @@ use tokio::{
 #[derive(Clone)]
 pub struct FakeDns {
     address: SocketAddr,
+    /// What it says; or what the server says that it asks, where it is a [`FakeDns::resolver`].
     script: Arc<Mutex<Script>>,
+    own: Arc<Mutex<Own>>,
     _server: Arc<Server<Handler>>,
 }
 
@@ -41,6 +43,9 @@ pub struct FakeDns {
 pub enum Reply {
     /// Records of the name that was asked (or its CNAME's target), with the TTL of [`FakeDns::set_ttl`].
     Addresses(Vec<IpAddr>),
+    /// One reply for so long from that moment on, then the next for as long, and then the first again: see
+    /// [`Reply::flapping`]. Not to be put into another reply.
+    ByTime(Instant, Duration, Vec<Self>),
     /// The reply comes late. TCP queries of one connection wait for each other.
     Delayed(Duration, Box<Self>),
     /// One reply after the other, and then from the first one again. Not to be put into another reply.
@@ -88,15 +93,27 @@ impl FakeDns {
 
     /// On another loopback address, such as 127.0.0.2.
     pub async fn start_on(ip: IpAddr) -> Self {
+        Self::serve(ip, Arc::new(Mutex::new(Script::new()))).await
+    }
+
+    /// A server that says what this one says, but with a cache, queries and delays of its own: an answer is repeated
+    /// until its TTL is over, with what is left of it.
+    pub async fn resolver(&self) -> Self {
+        let resolver = Self::serve(Ipv4Addr::LOCALHOST.into(), self.script.clone()).await;
+        resolver.set_caching();
+        resolver
+    }
+
+    async fn serve(ip: IpAddr, script: Arc<Mutex<Script>>) -> Self {
         let (udp, tcp) = bind(ip).await;
         let address = udp.local_addr().unwrap();
-        let script = Arc::new(Mutex::new(Script::new()));
+        let own = Arc::<Mutex<Own>>::default();
         let udp = udp.into_std().unwrap();
         let raw = UdpSocket::from_std(udp.try_clone().unwrap()).unwrap();
-        let mut server = Server::new(Handler(script.clone(), raw));
+        let mut server = Server::new(Handler { script: script.clone(), own: own.clone(), udp: raw });
         server.register_socket(UdpSocket::from_std(udp).unwrap());
         server.register_listener(tcp, Duration::from_secs(60), 1024);
-        Self { address, script, _server: Arc::new(server) }
+        Self { address, script, own, _server: Arc::new(server) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -142,7 +159,17 @@ impl FakeDns {
     /// From now on an answer is repeated until its TTL is over, with what is left of it: a caching resolver in
     /// between. What the script says meanwhile, nobody hears.
     pub fn set_caching(&self) {
-        self.script.lock().unwrap().cache = Some(HashMap::new());
+        self.own.lock().unwrap().cache = Some(HashMap::new());
+    }
+
+    /// The server takes so long for each reply. A TCP query waits for those before it of its connection.
+    pub fn set_delay(&self, delay: Duration) {
+        self.own.lock().unwrap().delay = delay;
+    }
+
+    /// Whether the server leaves all queries without a reply.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.own.lock().unwrap().is_silent = is_silent;
     }
 
     /// As if the name had never been set: NXDOMAIN.
@@ -154,7 +181,7 @@ impl FakeDns {
     }
 
     pub fn queries(&self) -> Vec<Query> {
-        self.script.lock().unwrap().queries.clone()
+        self.own.lock().unwrap().queries.clone()
     }
 
     /// How many queries there were, those not counted that were sent again on a slow machine.
@@ -163,7 +190,7 @@ impl FakeDns {
     }
 
     pub fn clear_queries(&self) {
-        self.script.lock().unwrap().queries.clear();
+        self.own.lock().unwrap().queries.clear();
     }
 }
 
@@ -177,6 +204,13 @@ impl Reply {
         Self::InTurn(addresses.iter().map(|address| Self::addresses(&[*address])).collect())
     }
 
+    /// Each of these answers for so long, in turn, from now on: as a resolver with several caches behind it answers in
+    /// a failover.
+    pub fn flapping(period: Duration, answers: &[&[&str]]) -> Self {
+        let replies = answers.iter().map(|addresses| Self::addresses(addresses)).collect();
+        Self::ByTime(Instant::now(), period, replies)
+    }
+
     fn next(&mut self) -> Option<Self> {
         match self {
             Self::InTurn(replies) => {
@@ -185,6 +219,10 @@ impl Reply {
             }
             Self::Sequence(replies) if replies.len() > 1 => replies.pop_front(),
             Self::Sequence(replies) => replies.front().cloned(),
+            Self::ByTime(from, period, replies) => {
+                let turn = from.elapsed().as_nanos() / period.as_nanos();
+                replies.get(usize::try_from(turn % replies.len() as u128).ok()?).cloned()
+            }
             _ => None,
         }
     }
@@ -212,9 +250,16 @@ struct Script {
     aliases: HashMap<Name, Name>,
     dangling: HashSet<Name>,
     replies: HashMap<(Name, RecordType), Reply>,
-    queries: Vec<Query>,
     /// The last reply of a [`Reply::Sequence`] and the id of the query it was for.
     served: HashMap<(Name, RecordType), (u16, Reply)>,
+}
+
+/// What is a server's own, where several say the same.
+#[derive(Default)]
+struct Own {
+    queries: Vec<Query>,
+    delay: Duration,
+    is_silent: bool,
     /// What is repeated, and until when.
     cache: Option<HashMap<(Name, RecordType), Cached>>,
 }
@@ -231,30 +276,7 @@ impl Script {
             aliases: HashMap::new(),
             dangling: HashSet::new(),
             replies: HashMap::new(),
-            queries: Vec::new(),
             served: HashMap::new(),
-            cache: None,
-        }
-    }
-
-    /// What the cache holds of it. Resolvers count in whole seconds, so less than one shows as none.
-    fn cached(&self, name: &Name, record_type: RecordType) -> Option<Vec<Record>> {
-        let cached = self.cache.as_ref()?.get(&(name.clone(), record_type))?;
-        let left = cached.until.checked_duration_since(Instant::now())?;
-        let mut records = cached.records.clone();
-        for record in &mut records {
-            record.ttl = u32::try_from(left.as_secs()).unwrap();
-        }
-        Some(records)
-    }
-
-    fn remember(&mut self, name: Name, record_type: RecordType, records: &[Record]) {
-        let ttl = records.iter().map(|record| record.ttl).min();
-        if self.cached(&name, record_type).is_none()
-            && let (Some(cache), Some(ttl)) = (&mut self.cache, ttl)
-        {
-            let until = Instant::now() + Duration::from_secs(ttl.into());
-            cache.insert((name, record_type), Cached { records: records.to_vec(), until });
         }
     }
 
@@ -282,7 +304,8 @@ impl Script {
         let key = (owner.clone(), record_type);
         let exists = self.replies.contains_key(&key) || self.replies.keys().any(|(name, _)| *name == owner);
         let reply = match self.replies.get_mut(&key) {
-            Some(scripted @ (Reply::InTurn(_) | Reply::Sequence(_))) => match self.served.get(&key) {
+            Some(scripted @ (Reply::ByTime(..) | Reply::InTurn(_) | Reply::Sequence(_))) => match self.served.get(&key)
+            {
                 Some((last, reply)) if *last == id => reply.clone(),
                 Some((_, reply @ Reply::Truncated(_))) if protocol == Protocol::Tcp => reply.clone(),
                 _ => {
@@ -299,8 +322,35 @@ impl Script {
     }
 }
 
-/// The script, and the server's socket for [`Reply::Raw`].
-struct Handler(Arc<Mutex<Script>>, UdpSocket);
+impl Own {
+    /// What the cache holds of it. Resolvers count in whole seconds, so less than one shows as none.
+    fn cached(&self, name: &Name, record_type: RecordType) -> Option<Vec<Record>> {
+        let cached = self.cache.as_ref()?.get(&(name.clone(), record_type))?;
+        let left = cached.until.checked_duration_since(Instant::now())?;
+        let mut records = cached.records.clone();
+        for record in &mut records {
+            record.ttl = u32::try_from(left.as_secs()).unwrap();
+        }
+        Some(records)
+    }
+
+    fn remember(&mut self, name: Name, record_type: RecordType, records: &[Record]) {
+        let ttl = records.iter().map(|record| record.ttl).min();
+        if self.cached(&name, record_type).is_none()
+            && let (Some(cache), Some(ttl)) = (&mut self.cache, ttl)
+        {
+            let until = Instant::now() + Duration::from_secs(ttl.into());
+            cache.insert((name, record_type), Cached { records: records.to_vec(), until });
+        }
+    }
+}
+
+struct Handler {
+    script: Arc<Mutex<Script>>,
+    own: Arc<Mutex<Own>>,
+    /// The server's socket, for [`Reply::Raw`].
+    udp: UdpSocket,
+}
 
 #[async_trait]
 impl RequestHandler for Handler {
@@ -314,21 +364,31 @@ impl RequestHandler for Handler {
 
         let name = Name::from(info.query.name());
         let record_type = info.query.query_type();
-        let (mut answers, owner, mut reply, ttl) = {
-            let mut script = self.0.lock().unwrap();
-            script.queries.push(Query {
+        let (cached, delay, is_silent) = {
+            let mut own = self.own.lock().unwrap();
+            own.queries.push(Query {
                 id: metadata.id,
                 name: name.to_ascii().trim_end_matches('.').to_owned(),
                 record_type,
                 protocol: info.protocol,
                 at: Instant::now(),
             });
-            let (chain, owner, reply) = match script.cached(&name, record_type) {
+            (own.cached(&name, record_type), own.delay, own.is_silent)
+        };
+        if is_silent {
+            return silence;
+        }
+        let (mut answers, owner, mut reply, ttl) = {
+            let mut script = self.script.lock().unwrap();
+            let (chain, owner, reply) = match cached {
                 Some(records) => (Vec::new(), name.clone(), Reply::Records(records)),
                 None => script.reply(&name, record_type, metadata.id, info.protocol),
             };
             (chain, owner, reply, script.ttl)
         };
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
 
         let mut soa = None;
         loop {
@@ -377,17 +437,17 @@ impl RequestHandler for Handler {
                     if info.protocol == Protocol::Udp {
                         for datagram in behaviour(request.as_slice(), false) {
                             // The client may have gone.
-                            let _ = self.1.send_to(&datagram, request.src()).await;
+                            let _ = self.udp.send_to(&datagram, request.src()).await;
                         }
                     }
                     return silence;
                 }
-                Reply::InTurn(_) | Reply::Sequence(_) | Reply::Silent => return silence,
+                Reply::ByTime(..) | Reply::InTurn(_) | Reply::Sequence(_) | Reply::Silent => return silence,
             };
         }
 
         if metadata.response_code == ResponseCode::NoError {
-            self.0.lock().unwrap().remember(name, record_type, &answers);
+            self.own.lock().unwrap().remember(name, record_type, &answers);
         }
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &request.edns {

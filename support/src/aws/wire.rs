@@ -1,0 +1,281 @@
+//! HTTP and the protocols of AWS in it: a request is read, its fate is looked up, and a reply is written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    fmt,
+    fs::OpenOptions,
+    io::{self, Write},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use ciborium::cbor;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    http::{HeaderValue, request::Parts},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpListener, task::JoinSet};
+
+use super::{
+    FaultKind, SentTarget,
+    elb::{Refusal, State, refuse},
+};
+use crate::temporary;
+
+pub(super) async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) -> Infallible {
+    // Aborting this task drops the set, and that ends the connections.
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.expect("a live listener");
+        // Closing such a socket sends a RST: a reset shall be one.
+        stream.set_zero_linger().expect("an open socket");
+        let state = state.clone();
+        let service = service_fn(move |request| answer(state.clone(), request));
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        connections.spawn(async move {
+            // An error is a caller that left or a reset of our own making.
+            let _ = connection.await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Result<Response<Full<Bytes>>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(|_| reset())?.to_bytes();
+    let mut asked = Asked::read(&head, body);
+    let fate = lock(&state).arrive(&mut asked);
+
+    match fate.end {
+        Some(FaultKind::Hang) => {
+            hang(&state);
+            std::future::pending().await
+        }
+        Some(FaultKind::ResetBefore) => return Err(reset()),
+        _ => {}
+    }
+    // As at AWS, what has arrived is carried out even if the caller goes away: hence a task of its own.
+    let handling = tokio::spawn(async move {
+        pause(fate.before).await;
+        if let (Some(FaultKind::DeleteGroup), Some(arn)) = (&fate.end, asked.arns.first()) {
+            lock(&state).groups.remove(arn);
+        }
+        let outcome = match &fate.end {
+            Some(FaultKind::Error { status, code, message }) => Err(refuse(*status, code, message.clone())),
+            Some(FaultKind::Body { .. }) => Ok(String::new()),
+            _ => lock(&state).handle(&asked),
+        };
+        let error = outcome.as_ref().err().map(|refusal| refusal.code.clone());
+        let reply = match &fate.end {
+            Some(FaultKind::Body { status, body }) => raw(*status, "text/xml", body.clone()),
+            _ => reply(&asked, outcome),
+        };
+        pause(fate.after).await;
+        match fate.end {
+            Some(FaultKind::LoseReply) => {
+                hang(&state);
+                std::future::pending().await
+            }
+            Some(FaultKind::ResetAfter) => return Err(reset()),
+            _ => {}
+        }
+        let mut state = lock(&state);
+        let mut calls = state.calls.iter_mut();
+        if let Some(call) = calls.find(|call| call.number == asked.number) {
+            call.status = reply.status().as_u16();
+            call.error = error;
+        }
+        Ok(reply)
+    });
+    handling.await.map_err(|_| reset())?
+}
+
+async fn pause(duration: Duration) {
+    if !duration.is_zero() {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+fn hang(state: &Mutex<State>) {
+    lock(state).hanging.send_modify(|hanging| *hanging += 1);
+}
+
+pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().expect("nothing panics while it holds the lock")
+}
+
+fn reply(asked: &Asked, outcome: Result<String, Refusal>) -> Response<Full<Bytes>> {
+    let status = outcome.as_ref().map_or_else(|refusal| refusal.status, |_| 200);
+    let fault = if status < 500 { "Sender" } else { "Receiver" };
+    if asked.cbor {
+        let value = match &outcome {
+            Ok(_) => cbor!({}),
+            Err(refusal) => cbor!({ "__type" => refusal.code, "message" => refusal.message }),
+        };
+        let mut body = Vec::new();
+        ciborium::into_writer(&value.expect("plain strings"), &mut body).expect("a Vec grows");
+        let mut reply = raw(status, "application/cbor", body);
+        let headers = reply.headers_mut();
+        headers.insert("smithy-protocol", HeaderValue::from_static("rpc-v2-cbor"));
+        if let Err(Refusal { code, .. }) = outcome {
+            let error = format!("{code};{fault}").parse().expect("a plain code");
+            headers.insert("x-amzn-query-error", error);
+        }
+        return reply;
+    }
+    let id = format!("00000000-0000-4000-8000-{:012}", asked.number);
+    let namespace = "http://elasticloadbalancing.amazonaws.com/doc/2015-12-01/";
+    let body = match outcome {
+        Ok(result) => {
+            let action = &asked.action;
+            format!(
+                "<{action}Response xmlns=\"{namespace}\"><{action}Result>{result}</{action}Result>\
+                 <ResponseMetadata><RequestId>{id}</RequestId></ResponseMetadata></{action}Response>"
+            )
+        }
+        Err(Refusal { code, message, .. }) => format!(
+            "<ErrorResponse xmlns=\"{namespace}\"><Error><Type>{fault}</Type>{}{}</Error>\
+             <RequestId>{id}</RequestId></ErrorResponse>",
+            element("Code", code),
+            element("Message", message)
+        ),
+    };
+    raw(status, "text/xml", body)
+}
+
+fn raw(status: u16, content_type: &str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    Response::builder()
+        .status(status)
+        .header("content-type", content_type)
+        .body(Full::new(body.into()))
+        .expect("a valid status")
+}
+
+/// As the error of a service it makes hyper drop the connection.
+fn reset() -> io::Error {
+    io::ErrorKind::ConnectionReset.into()
+}
+
+/// A request, read but not yet judged.
+#[derive(Default)]
+pub(super) struct Asked {
+    pub(super) number: u64,
+    cbor: bool,
+    pub(super) action: String,
+    pub(super) arns: Vec<String>,
+    pub(super) targets: Vec<SentTarget>,
+    pub(super) tags: Vec<(String, String)>,
+    pub(super) region: String,
+    pub(super) gzip: bool,
+    /// The decoded fields of the Query protocol.
+    pub(super) fields: BTreeMap<String, String>,
+    /// The body of the CBOR protocol, still packed.
+    pub(super) body: Bytes,
+    /// What is wrong with the request as a whole.
+    pub(super) refusal: Option<Refusal>,
+}
+
+impl Asked {
+    fn read(head: &Parts, body: Bytes) -> Self {
+        let mut asked = Self {
+            cbor: head.uri.path().starts_with("/service/"),
+            gzip: head.headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip"),
+            ..Self::default()
+        };
+        let service = if asked.cbor {
+            let prefix = "/service/GraniteServiceVersion20100801/operation/";
+            let operation = head.uri.path().strip_prefix(prefix);
+            asked.action = operation.unwrap_or_default().to_owned();
+            asked.body = body;
+            "monitoring"
+        } else {
+            asked.fields = form_urlencoded::parse(&body).into_owned().collect();
+            asked.action = asked.field("Action").unwrap_or_default().to_owned();
+            let arn = asked.field("TargetGroupArn").map(str::to_owned);
+            let lists = ["TargetGroupArns", "ResourceArns"].map(|name| asked.list(name));
+            asked.arns = arn.into_iter().chain(lists.concat()).collect();
+            asked.targets = asked.sent_targets();
+            asked.tags = asked.sent_tags();
+            "elasticloadbalancing"
+        };
+        note_action(service, &asked.action);
+        match signed_scope(head) {
+            Some((region, scope)) if scope == service => asked.region = region,
+            _ => {
+                let message = format!("Request is missing Authentication Token for {service}");
+                asked.refusal = Some(refuse(403, "MissingAuthenticationToken", message).breach());
+            }
+        }
+        asked
+    }
+
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).map(String::as_str)
+    }
+
+    pub(super) fn list(&self, name: &str) -> Vec<String> {
+        let member = |n| self.fields.get(&format!("{name}.member.{n}")).cloned();
+        (1..).map_while(member).collect()
+    }
+
+    fn sent_tags(&self) -> Vec<(String, String)> {
+        let member = |n: usize| {
+            let value = self.field(&format!("Tags.member.{n}.Value")).unwrap_or_default();
+            Some((self.field(&format!("Tags.member.{n}.Key"))?.to_owned(), value.to_owned()))
+        };
+        (1..).map_while(member).collect()
+    }
+
+    fn sent_targets(&self) -> Vec<SentTarget> {
+        let member = |n: usize| {
+            let field = |name| self.field(&format!("Targets.member.{n}.{name}"));
+            Some(SentTarget {
+                id: field("Id")?.to_owned(),
+                // A port that is no port is recorded as 0, which is none either.
+                port: field("Port").map(|port| port.parse().unwrap_or(0)),
+                az: field("AvailabilityZone").map(str::to_owned),
+            })
+        };
+        (1..).map_while(member).collect()
+    }
+}
+
+/// Adds the action to the list of all that the function asked for in any test, which `tests/e2e` holds against the
+/// template's policy: `target/tmp/aws-actions`, a line for each action and test process.
+fn note_action(service: &str, action: &str) {
+    static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let prefix = if service == "monitoring" { "cloudwatch" } else { service };
+    let line = format!("{prefix}:{action}\n");
+    if SEEN.lock().expect("no test panics while it holds this").insert(line.clone()) {
+        let file = OpenOptions::new().create(true).append(true).open(temporary("aws-actions"));
+        file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the target folder can be written to");
+    }
+}
+
+/// Region and service of the SigV4 credential scope. The signature itself is not checked: any credentials do.
+fn signed_scope(head: &Parts) -> Option<(String, String)> {
+    let authorization = head.headers.get("authorization")?.to_str().ok()?;
+    let parts = authorization.strip_prefix("AWS4-HMAC-SHA256 ")?;
+    let part = |name| parts.split([',', ' ']).find_map(|p| p.strip_prefix(name));
+    part("Signature=")?;
+    let scope: Vec<&str> = part("Credential=")?.rsplit('/').collect();
+    let ["aws4_request", service, region, _date, _key, ..] = scope[..] else {
+        return None;
+    };
+    Some((region.to_owned(), service.to_owned()))
+}
+pub(super) fn element(name: &str, content: impl fmt::Display) -> String {
+    let content = content.to_string().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    format!("<{name}>{content}</{name}>")
+}
+
+pub(super) fn members(name: &str, members: impl Iterator<Item = String>) -> String {
+    let members: String = members.map(|member| format!("<member>{member}</member>")).collect();
+    format!("<{name}>{members}</{name}>")
+}
