@@ -19,6 +19,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::{net::TcpListener, task::AbortHandle, time::Instant};
 
+use crate::tls::{Authority, Handshakes, Tls};
 use elb::{Bucket, Group, State, Target, checked_health, key_text, nets};
 use wire::{Asked, lock, serve};
 
@@ -46,9 +47,19 @@ impl FakeAws {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
         let address = listener.local_addr().expect("a bound listener");
         let state = Arc::new(Mutex::new(State::default()));
-        let task = tokio::spawn(serve(listener, state.clone())).abort_handle();
+        let task = tokio::spawn(serve(listener, None, state.clone())).abort_handle();
         let url = format!("http://{address}");
         Self { server: Arc::new(Server { url, state, task }) }
+    }
+
+    /// Lets the same AWS be reached over TLS as well, with a certificate of this authority.
+    pub async fn over_tls(&self, authority: &Authority) -> Tls {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
+        let address = listener.local_addr().expect("a bound listener");
+        let handshakes = Arc::<Handshakes>::default();
+        let tls = Some((authority.acceptor(), handshakes.clone()));
+        let task = tokio::spawn(serve(listener, tls, self.server.state.clone())).abort_handle();
+        Tls::new(address, handshakes, task)
     }
 
     /// The endpoint of every service of this AWS.

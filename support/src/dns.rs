@@ -791,7 +791,7 @@ pub mod hostile {
 }
 
 /// One free port for both protocols.
-async fn bind(ip: IpAddr) -> (UdpSocket, TcpListener) {
+pub(crate) async fn bind(ip: IpAddr) -> (UdpSocket, TcpListener) {
     for _ in 0..100 {
         let udp = UdpSocket::bind((ip, 0)).await.unwrap();
         // Somebody else's TCP port may have the number that UDP was given.

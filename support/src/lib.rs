@@ -13,7 +13,9 @@
 
 pub mod aws;
 pub mod dns;
+pub mod front;
 pub mod runtime_api;
+pub mod tls;
 
 use std::{
     cell::Cell,
@@ -75,6 +77,13 @@ impl World {
         }
         let world = world.set("BINDINGS", json!([binding("db.test", &arn)]));
         (world, arn)
+    }
+
+    /// The environment, for a process of its own.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let mut environment = self.environment.clone();
+        environment.entry("AWS_ENDPOINT_URL".to_owned()).or_insert_with(|| self.aws.url().to_owned());
+        environment
     }
 
     pub async fn function(&self) -> Function {

@@ -21,6 +21,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -303,6 +307,21 @@ impl Bootstrap {
     /// Of the process.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Stops the process, as Lambda freezes it between two invocations: it does nothing, and time goes on.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.child.id().try_into().unwrap());
+        kill(id, signal).expect("a process of our own");
     }
 
     pub fn stdout(&self) -> Vec<String> {

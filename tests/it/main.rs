@@ -16,6 +16,7 @@ mod events; // what invokes the function
 mod metrics; // what is published
 // mod model; // a run without sockets, in a time of its own
 // mod plan; // properties of the pure plan
+mod production; // what production does that is less kind than an emulation
 mod removal; // when a target goes
 mod rules; // the contract's rules, by their numbers
 mod runtime; // the real binary against the Lambda Runtime API

@@ -20,30 +20,50 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     FaultKind, SentTarget,
     elb::{Refusal, State, refuse},
 };
-use crate::temporary;
+use crate::{temporary, tls::Handshakes};
 
-pub(super) async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) -> Infallible {
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<(TlsAcceptor, Arc<Handshakes>)>,
+    state: Arc<Mutex<State>>,
+) -> Infallible {
     // Aborting this task drops the set, and that ends the connections.
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.expect("a live listener");
         // Closing such a socket sends a RST: a reset shall be one.
         stream.set_zero_linger().expect("an open socket");
-        let state = state.clone();
-        let service = service_fn(move |request| answer(state.clone(), request));
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        stream.set_nodelay(true).expect("an open socket");
+        let (state, tls) = (state.clone(), tls.clone());
         connections.spawn(async move {
-            // An error is a caller that left or a reset of our own making.
-            let _ = connection.await;
+            match tls {
+                None => speak(stream, state).await,
+                Some((acceptor, handshakes)) => {
+                    if let Some(stream) = handshakes.accept(&acceptor, stream).await {
+                        speak(stream, state).await;
+                    }
+                }
+            }
         });
         while connections.try_join_next().is_some() {}
     }
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<Mutex<State>>) {
+    let service = service_fn(move |request| answer(state.clone(), request));
+    // An error is a caller that left or a reset of our own making.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Result<Response<Full<Bytes>>> {
