@@ -224,7 +224,9 @@ async fn rule_03_every_state_but_draining_counts_as_registered() {
         world.aws.add_target(&arn, "10.0.1.9:5432", state);
         let group = world.sync().await.unwrap();
         assert_eq!(group["registered"], json!([]), "{state}");
-        assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]), "{state}");
+        // Of one that was registered just now, DNS may come back to it: rule 16.
+        let gone = if state == "initial" { json!([]) } else { json!(["10.0.1.9:5432"]) };
+        assert_eq!(group["deregistered"], gone, "{state}");
     }
 }
 
@@ -425,11 +427,18 @@ async fn rule_07_a_group_that_is_not_of_type_ip_is_refused() {
 }
 
 #[tokio::test]
-async fn rule_08_a_group_that_needs_no_state_has_no_tag_read_or_written() {
+async fn rule_08_a_group_that_needs_no_state_has_no_tag_written_and_none_read_but_at_first() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
     world.aws.set_tag(&arn, "team", "data");
-    world.sync().await.unwrap();
-    assert!(world.actions().iter().all(|action| !action.ends_with("Tags")), "{:?}", world.actions());
+    let function = world.function().await;
+    for address in ["10.0.1.10", "10.0.1.11"] {
+        world.aws.clear_calls();
+        world.dns.set_a("db.test", &[address]);
+        invoke(&function, json!({})).await.unwrap();
+        assert_eq!(world.writes(), ["RegisterTargets", "DeregisterTargets"]);
+    }
+    // What another setting left is looked for by the first run of an execution environment alone.
+    assert_eq!(world.count("DescribeTags"), 0);
     assert_eq!(world.aws.tags(&arn).len(), 1);
 }
 
