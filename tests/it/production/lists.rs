@@ -47,7 +47,7 @@ async fn long_lists(allowed: &str) -> (World, Value, HostileDns) {
             binding
         })
         .collect();
-    let world = world.set("ALLOWED_CIDRS", networks(allowed, 40)).set("ELB_REQUESTS_PER_SECOND", 0);
+    let world = world.set("ALLOWED_CIDRS", networks(allowed, 4)).set("ELB_REQUESTS_PER_SECOND", 0);
     (world, json!({ "bindings": bindings }), dns)
 }
 
