@@ -62,10 +62,18 @@ pub enum RunError {
     NoBindings,
 }
 
-/// As it is displayed: lambda_runtime logs a failed invocation by this.
+/// As it is displayed, up to a length: lambda_runtime logs a failed invocation by this.
 impl fmt::Debug for RunError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, formatter)
+        let text = self.to_string();
+        if text.len() <= LONGEST_LINE {
+            return formatter.write_str(&text);
+        }
+        write!(
+            formatter,
+            "{}… (the rest is in the reply)",
+            text.get(..text.floor_char_boundary(LONGEST_LINE)).unwrap_or_default()
+        )
     }
 }
 
@@ -197,6 +205,10 @@ fn causes(reports: &[GroupReport]) -> String {
         failed.map(|report| format!("{} of {}: {}", report.names(), report.target_group_arn, report.problems()));
     causes.collect::<Vec<_>>().join(" | ")
 }
+
+/// Bytes of an error in the log: CloudWatch Logs takes events of 256 KB
+/// ([quotas](https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html)).
+const LONGEST_LINE: usize = 200_000;
 
 /// How long a run may take whose deadline was over before it began, which means that it is not
 /// known: cargo-lambda 1.9 sends one in the year 1970.

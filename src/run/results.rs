@@ -168,10 +168,11 @@ impl Run<'_> {
 
     /// AWS accepted the registration of these targets.
     pub fn registered_targets(&mut self, targets: &[Target], at: Instant) {
-        for target in targets {
-            self.memory.writes.registered(*target, at);
-        }
         let listed = self.listed.get_or_insert_default();
+        for target in targets {
+            let was_draining = listed.iter().any(|shown| shown.target == *target);
+            self.memory.writes.registered(*target, was_draining, at);
+        }
         listed.retain(|shown| !targets.contains(&shown.target));
         listed.extend(targets.iter().copied().map(RegisteredTarget::new));
         if !self.is_unavailable {
