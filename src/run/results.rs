@@ -93,9 +93,6 @@ impl Run<'_> {
                 for warning in unreadable {
                     self.report.warn(warning);
                 }
-                for (target, since) in &state.missing {
-                    self.memory.samples.values_mut().for_each(|samples| samples.note(target.address, *since));
-                }
                 let untidy = match &mut self.tags {
                     KnownTags::Known { untidy, .. } => mem::take(untidy),
                     _ => BTreeSet::new(),
@@ -246,20 +243,27 @@ impl Run<'_> {
     /// What the run found and did. What the group is in step with is in the memory.
     pub fn finish(mut self) -> GroupReport {
         if let Some(look) = self.look() {
+            if self.registered().any(|target| !look.desired.targets.contains(target)) {
+                self.warn_of_evidence();
+            }
             self.report.look(look, self.resolution.took);
         }
         self.report.failures.append(&mut self.failures);
         self.report.failures.append(&mut self.turned_down);
         let lookups = |hostname: &Hostname| self.memory.samples.get(hostname).map(Samples::lookups);
         self.report.set_policy(self.policy, self.resolution.kinds(), lookups);
+        let refused = self.not_registrable.iter().map(|(target, reason)| (target.address, reason.clone()));
+        self.report.refused.extend(refused);
+        self.report.settle();
+        self.report
+    }
+
+    /// Says why targets stay for want of evidence.
+    fn warn_of_evidence(&mut self) {
         for (hostname, samples) in &self.memory.samples {
             if let Some(warning) = samples.warning() {
                 self.report.warn(format!("{hostname}: {warning}"));
             }
         }
-        let refused = self.not_registrable.iter().map(|(target, reason)| (target.address, reason.clone()));
-        self.report.refused.extend(refused);
-        self.report.settle();
-        self.report
     }
 }
