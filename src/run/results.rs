@@ -246,6 +246,11 @@ impl Run<'_> {
             if self.registered().any(|target| !look.desired.targets.contains(target)) {
                 self.warn_of_evidence();
             }
+            if self.listed.is_none() {
+                let in_step = self.memory.in_step.as_ref();
+                self.report.is_unregistered =
+                    in_step.is_none_or(|in_step| !look.desired.targets.is_subset(&in_step.targets));
+            }
             self.report.look(look, self.resolution.took);
         }
         self.report.failures.append(&mut self.failures);
