@@ -157,7 +157,9 @@ impl Resolver {
                 let Ok(Some((index, server, reply))) = timeout(PATIENCE, asking.next()).await else { continue };
                 match reply {
                     Err(failure) if !failure.is_final() => {
-                        drop(failures.get_mut(index).map(|known| known.insert(failure)))
+                        if let Some(known) = failures.get_mut(index) {
+                            *known = Some(failure);
+                        }
                     }
                     decided => {
                         return Some(
