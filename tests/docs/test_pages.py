@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
@@ -63,6 +64,21 @@ def test_the_contents_list_names_each_section(page: Path) -> None:
     before = [token for token in tokens(page) if token.map][: first_section(page)]
     listed = [link.target for link in links_of(before) if link.target.startswith("#")]
     assert listed == sections
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_well_formed(page: Path) -> None:
+    for token in tokens(page):
+        if token.type == "fence" and token.info == "sh":
+            checked = subprocess.run(["bash", "-n"], check=False, input=token.content, text=True, capture_output=True)
+            assert checked.returncode == 0, f"{checked.stderr}\n{token.content}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_have_the_same_number_of_cells_in_each_row(page: Path) -> None:
+    # A forge drops what is too much without a word.
+    for table in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
 
 
 def test_the_readme_is_short() -> None:
