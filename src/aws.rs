@@ -11,6 +11,7 @@ use aws_smithy_http_client::{
     Builder as HttpClientBuilder,
     tls::{Provider, rustls_provider::CryptoMode},
 };
+use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
 
 use crate::config::Config;
 
@@ -30,11 +31,20 @@ pub fn sdk_config(config: &Config) -> ConfigLoader {
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
         .operation_timeout(OPERATION_TIMEOUT);
-    let http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    let http = HttpClientBuilder::new()
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https();
     aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http)
         .retry_config(retries)
         .timeout_config(timeouts.build())
+}
+
+/// Gives each call its own retries. The SDK lets all calls share a bucket of them, which one target group whose calls
+/// always fail would empty for all others.
+pub fn retry_partition() -> RetryPartition {
+    RetryPartition::custom("a call's own").token_bucket(TokenBucket::unlimited()).build()
 }
 
 /// An error with its causes: the SDK's own text stops at `dispatch failure`.
@@ -49,6 +59,10 @@ pub fn chain(error: &dyn Error) -> String {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a connection may be idle and be used again. Between two invocations Lambda freezes the process, and its
+/// connections may die without a word; a call that finds out waits for seconds, a new connection takes milliseconds.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long one attempt of a call may take.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);

@@ -8,13 +8,13 @@ use std::{
     ops::RangeInclusive,
 };
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
 use crate::{
     hostname::Hostname,
     kind::HostnameKind,
-    plan::Policy,
+    policy::{Ownership, Policy},
     target::{Target, TargetGroupArn},
     text::one_line,
 };
@@ -43,17 +43,6 @@ pub struct Binding {
     /// How many answers one run collects.
     #[serde(default, deserialize_with = "lookups")]
     pub lookups: Option<u32>,
-}
-
-/// Whose targets may be deregistered.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ownership {
-    /// The group holds what DNS says and nothing else.
-    #[default]
-    Exclusive,
-    /// Only targets that this function registered are ever deregistered.
-    Shared,
 }
 
 /// A target group with all the hostnames that are bound to it, which are reconciled together.
@@ -136,6 +125,11 @@ impl Group {
     /// The hostnames, each once.
     pub fn hostnames(&self) -> BTreeSet<&Hostname> {
         self.members.iter().map(|(hostname, _)| hostname).collect()
+    }
+
+    /// The hostnames, for a message.
+    pub fn names(&self) -> String {
+        self.hostnames().into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
     /// What should be registered where `port` is the target group's own and `answer` tells the

@@ -28,6 +28,8 @@ pub const METRICS_NAMESPACE: &str = "METRICS_NAMESPACE";
 pub const POLL_INTERVAL_SECONDS: &str = "POLL_INTERVAL_SECONDS";
 /// How fast one execution environment may call ELBv2.
 pub const ELB_REQUESTS_PER_SECOND: &str = "ELB_REQUESTS_PER_SECOND";
+/// Lambda's own: the name of the function, by which it owns targets of `shared` groups.
+pub const AWS_LAMBDA_FUNCTION_NAME: &str = "AWS_LAMBDA_FUNCTION_NAME";
 /// The AWS SDK's own: how often it tries a request. Read here because its reader panics.
 pub const AWS_MAX_ATTEMPTS: &str = "AWS_MAX_ATTEMPTS";
 /// The AWS SDK's own: how it spaces its attempts. Read here because its reader panics.
@@ -50,6 +52,8 @@ pub struct Config {
     pub poll_interval: Option<Duration>,
     /// ELBv2 requests a second; `None`: no limit of our own.
     pub elb_requests_per_second: Option<NonZeroU32>,
+    /// The name of the function; empty where nobody set it.
+    pub function_name: String,
     /// How often the AWS SDK tries a request.
     pub max_attempts: NonZeroU32,
     /// Whether the AWS SDK adapts its rate to throttling (`adaptive`) or not (`standard`).
@@ -113,6 +117,9 @@ impl Config {
                     number::<u32>(text).filter(|rate| *rate <= 1000).ok_or_else(String::new)
                 })
                 .map_or(NonZeroU32::new(DEFAULT_ELB_REQUESTS_PER_SECOND), NonZeroU32::new),
+            function_name: reader
+                .read(AWS_LAMBDA_FUNCTION_NAME, "the name of a function", |text| Ok(text.to_owned()))
+                .unwrap_or_default(),
             max_attempts: reader
                 .read(AWS_MAX_ATTEMPTS, "an integer of 1 or more", |text| number(text).ok_or_else(String::new))
                 .unwrap_or(DEFAULT_MAX_ATTEMPTS),

@@ -2,13 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, iter,
+    fs,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
+    pin::pin,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
@@ -17,14 +19,20 @@ use hickory_resolver::{
         op::ResponseCode,
         rr::{DNSClass, Name, RData, Record},
     },
-    system_conf::read_system_conf,
 };
+use resolv_conf::ScopedIp;
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout, timeout_at},
+    time::{timeout, timeout_at},
 };
 
-use crate::{hostname::Hostname, kind::HostnameKind, limiter::Limiter, target::IpFamily};
+use crate::{
+    failure::{DnsFailure, ResolveError},
+    hostname::Hostname,
+    limiter::Limiter,
+    resolution::Answer,
+    target::IpFamily,
+};
 
 /// Asks name servers for the addresses of hostnames. Nothing is cached: each call is a fresh
 /// query.
@@ -59,112 +67,20 @@ impl Server {
         silence.dead_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Takes note of what came of a query.
-    fn note(&self, asked_at: Instant, reply: &Result<Answer, DnsFailure>) {
+    /// Takes note of a reply, or of a query that was left without one.
+    fn note(&self, asked_at: Instant, replied: bool) {
         let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if !reply.as_ref().is_err_and(DnsFailure::is_silence) {
+        if replied {
             *silence = Silence { replied_at: Some(now), ..Silence::default() };
         } else if silence.replied_at.is_none_or(|replied_at| replied_at < asked_at) {
             // A server that replies to others meanwhile is not dead.
             silence.queries = silence.queries.saturating_add(1);
-            // Those that ask it last all the same shall not keep it dead.
+            // A dead server is still asked, last. That must not prolong its time.
             if silence.queries >= DEAD_AFTER && silence.dead_until.is_none_or(|until| until <= now) {
                 silence.dead_until = Some(now + DEAD_FOR);
             }
         }
-    }
-}
-
-/// An answer that holds at least one address.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Answer {
-    /// The addresses of the name or of the names on its CNAME chain.
-    pub addresses: BTreeSet<IpAddr>,
-    /// The name, then the names on its CNAME chain, in lower case.
-    pub names: Vec<String>,
-    /// How long a resolver in between may repeat it: the shortest time to live of its records.
-    pub ttl: Duration,
-    /// When it came.
-    pub at: Instant,
-}
-
-impl Answer {
-    /// What the hostname belongs to, as its CNAME chain tells.
-    pub fn kind(&self) -> HostnameKind {
-        HostnameKind::of(self.names.iter().map(String::as_str))
-    }
-}
-
-/// Why a hostname has no answer: what each name server said that was asked.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub struct ResolveError {
-    failures: Vec<(SocketAddr, DnsFailure)>,
-}
-
-impl ResolveError {
-    /// Whether the name exists and only lacks a record of the family.
-    pub fn is_no_data(&self) -> bool {
-        self.failures.iter().any(|(_, failure)| matches!(failure, DnsFailure::NoData(_)))
-    }
-
-    /// Whether it was we who had no time left, so that nothing is known of the name.
-    pub fn is_out_of_time(&self) -> bool {
-        self.failures.iter().any(|(_, failure)| matches!(failure, DnsFailure::OutOfTime(_)))
-    }
-}
-
-impl fmt::Display for ResolveError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, (server, failure)) in self.failures.iter().enumerate() {
-            let separator = if position == 0 { "" } else { ", " };
-            write!(formatter, "{separator}{failure} (name server {server})")?;
-        }
-        Ok(())
-    }
-}
-
-/// What a name server did instead of answering.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum DnsFailure {
-    /// A reply that can't be read, or that answers another question.
-    #[error("malformed reply: {0}")]
-    Malformed(String),
-    /// The name exists, but has no address of the family.
-    #[error("no data: the name has no {0} record")]
-    NoData(&'static str),
-    /// There is no such name.
-    #[error("NXDOMAIN: there is no such name")]
-    NxDomain,
-    /// No reply came yet, and we could not wait any longer.
-    #[error("time-out: no reply after {:.1} s, and no time left to wait on", .0.as_secs_f32())]
-    OutOfTime(Duration),
-    /// It is not willing to answer.
-    #[error("REFUSED: the server does not answer this client")]
-    Refused,
-    /// Another response code.
-    #[error("response code {0}")]
-    ResponseCode(String),
-    /// It could not find out.
-    #[error("SERVFAIL: the server could not find out")]
-    ServFail,
-    /// No reply came.
-    #[error("time-out: no reply within {:.1} s", .0.as_secs_f32())]
-    TimeOut(Duration),
-    /// It could not be reached.
-    #[error("transport: {0}")]
-    Transport(String),
-}
-
-impl DnsFailure {
-    /// Whether another server, asked the same, would say the same.
-    fn is_final(&self) -> bool {
-        matches!(self, Self::NoData(_) | Self::NxDomain)
-    }
-
-    /// Whether there was no reply. Asking the same server again may help: a datagram was lost, perhaps.
-    fn is_silence(&self) -> bool {
-        matches!(self, Self::TimeOut(_) | Self::Transport(_))
     }
 }
 
@@ -181,63 +97,97 @@ impl Resolver {
             None => system_servers()?,
         };
         if servers.is_empty() {
-            return Err(NoNameServer("it names none".to_owned()));
+            return Err(NoNameServer("names none that can be used".to_owned()));
         }
         Ok(Self {
             servers: servers.into_iter().map(|address| Server { address, silence: Mutex::default() }).collect(),
-            open: Semaphore::new(MAX_OPEN_QUERIES),
+            open: Semaphore::new(MAX_OPEN_LOOKUPS),
             limiter: Limiter::new(NonZeroU32::new(QUERIES_PER_SECOND), QUERY_BURST_SECONDS),
         })
     }
 
     /// Asks for the addresses of `hostname` in one family, until `until` at the latest.
     ///
-    /// The servers are asked one after another; those that did not reply, once again. One that is
-    /// known to be dead comes last.
+    /// The servers are asked in their order, one that is known to be dead last. The next one is asked when one has failed,
+    /// or was silent for [`PATIENCE`]. Whoever answers first is believed, so that a slow server can be used, too. Those
+    /// that gave no reply are asked a second time, since a datagram may get lost.
     ///
     /// # Errors
     ///
     /// Where no server answered, or one said that there is no such name or no such record.
     pub async fn resolve(&self, hostname: &Hostname, family: IpFamily, until: Instant) -> Result<Answer, ResolveError> {
         let started = Instant::now();
-        let mut failures: Vec<Option<DnsFailure>> = vec![None; self.servers.len()];
-        'rounds: for _ in 0..ROUNDS {
-            let servers = self.servers.iter().zip(&mut failures);
-            let mut left: Vec<_> =
-                servers.filter(|(_, failure)| failure.as_ref().is_none_or(DnsFailure::is_silence)).collect();
-            while !left.is_empty() {
-                let permit = timeout_at(until, async {
-                    // Never closed; and to ask without a permit would do no harm either.
-                    let permit = self.open.acquire().await;
-                    self.limiter.queue().await;
-                    permit
-                })
-                .await;
+        let mut failures = vec![None; self.servers.len()];
+        let others = u32::try_from(self.servers.len()).unwrap_or(u32::MAX).saturating_sub(1);
+        let longest = PATIENCE.saturating_mul(others).saturating_add(REPLY_TIMEOUT);
+        let asked = timeout(longest, self.ask_all(hostname, family, &mut failures));
+        let asked = timeout_at(until.into(), asked).await;
+        if let Ok(Ok(Some(decided))) = asked {
+            return decided;
+        }
+        let silence = |waited| if asked.is_ok() { DnsFailure::TimeOut(waited) } else { DnsFailure::OutOfTime(waited) };
+        let failures = self.servers.iter().zip(failures);
+        let failures =
+            failures.map(|(server, failure)| (server.address, failure.unwrap_or_else(|| silence(started.elapsed()))));
+        Err(ResolveError { failures: failures.collect() })
+    }
+
+    /// What the first server said that knows; `None` where none does, and why not is in `failures`.
+    async fn ask_all(
+        &self,
+        hostname: &Hostname,
+        family: IpFamily,
+        failures: &mut [Option<DnsFailure>],
+    ) -> Option<Result<Answer, ResolveError>> {
+        // Never closed; and to ask without a permit would do no harm either.
+        let _permit = self.open.acquire().await;
+        let mut asking = FuturesUnordered::new();
+        for round in 0..=ROUNDS {
+            let may_reply = failures.iter().map(|failure| failure.as_ref().is_none_or(DnsFailure::is_silence));
+            let servers = self.servers.iter().enumerate().zip(may_reply);
+            let mut left: Vec<_> = servers.filter_map(|(server, may_reply)| may_reply.then_some(server)).collect();
+            // After the last round, those that were asked may still reply.
+            while if round < ROUNDS { !left.is_empty() } else { !asking.is_empty() } {
                 // Chosen only now, because others have found out meanwhile who is dead.
-                let next = left.iter().position(|(server, _)| !server.is_dead()).unwrap_or_default();
-                let (server, failure) = left.remove(next);
-                let asked_at = Instant::now();
-                let asked = match permit {
-                    Ok(_permit) => timeout_at(until, ask(server.address, hostname, family)).await,
-                    Err(elapsed) => Err(elapsed),
-                };
-                let Ok(reply) = asked else {
-                    *failure = Some(DnsFailure::OutOfTime(started.elapsed()));
-                    break 'rounds;
-                };
-                server.note(asked_at, &reply);
+                let next = left.iter().position(|(_, server)| !server.is_dead()).unwrap_or_default();
+                if round < ROUNDS {
+                    let (index, server) = left.remove(next);
+                    asking.push(async move { (index, server, self.ask(server, hostname, family).await) });
+                }
+                let Ok(Some((index, server, reply))) = timeout(PATIENCE, asking.next()).await else { continue };
                 match reply {
-                    Ok(answer) => return Ok(answer),
-                    Err(last) if last.is_final() => {
-                        return Err(ResolveError { failures: vec![(server.address, last)] });
+                    Err(failure) if !failure.is_final() => {
+                        if let Some(known) = failures.get_mut(index) {
+                            *known = Some(failure);
+                        }
                     }
-                    Err(last) => *failure = Some(last),
+                    decided => {
+                        return Some(
+                            decided.map_err(|failure| ResolveError { failures: vec![(server.address, failure)] }),
+                        );
+                    }
                 }
             }
         }
-        let failures = self.servers.iter().zip(failures);
-        let failures = failures.filter_map(|(server, failure)| Some((server.address, failure?)));
-        Err(ResolveError { failures: failures.collect() })
+        None
+    }
+
+    /// Asks one server, and notes whether it replies within [`PATIENCE`].
+    async fn ask(&self, server: &Server, hostname: &Hostname, family: IpFamily) -> Result<Answer, DnsFailure> {
+        self.limiter.queue().await;
+        let asked_at = Instant::now();
+        let mut asked = pin!(ask(server.address, hostname, family));
+        let reply = match timeout(PATIENCE, &mut asked).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                server.note(asked_at, false);
+                asked.await
+            }
+        };
+        if !reply.as_ref().is_err_and(DnsFailure::is_silence) {
+            server.note(asked_at, true);
+        }
+        reply
     }
 }
 
@@ -276,9 +226,9 @@ async fn ask(server: SocketAddr, hostname: &Hostname, family: IpFamily) -> Resul
             IpFamily::V6 => resolver.ipv6_lookup(name.clone()).await,
         }
     };
-    let lookup = timeout(LOOKUP_TIMEOUT, lookup)
+    let lookup = timeout(REPLY_TIMEOUT, lookup)
         .await
-        .map_err(|_| DnsFailure::TimeOut(LOOKUP_TIMEOUT))?
+        .map_err(|_| DnsFailure::TimeOut(REPLY_TIMEOUT))?
         .map_err(|error| failure(&error, family))?;
     // hickory lets records through that come with NXDOMAIN.
     if lookup.message().metadata.response_code == ResponseCode::NXDomain {
@@ -338,27 +288,37 @@ fn failure(error: &NetError, family: IpFamily) -> DnsFailure {
     }
 }
 
+/// The name servers of the system's configuration that can be asked. An entry that can't, such as a server with a scope
+/// or an odd search domain, spoils no other.
 fn system_servers() -> Result<Vec<SocketAddr>, NoNameServer> {
-    let (config, _) = read_system_conf().map_err(|error| NoNameServer(error.to_string()))?;
+    let text = fs::read(RESOLV_CONF).map_err(|error| NoNameServer(format!("can't be read ({error})")))?;
+    let (config, _) = resolv_conf::Config::parse_with_errors(&text);
     let mut seen = BTreeSet::new();
-    let servers = config
-        .name_servers()
-        .iter()
-        .flat_map(|server| iter::repeat(server.ip).zip(server.connections.iter().map(|connection| connection.port)));
-    Ok(servers.map(SocketAddr::from).filter(|server| seen.insert(*server)).collect())
+    let usable = config.nameservers.into_iter().filter_map(|server| match server {
+        ScopedIp::V4(address) => Some(IpAddr::V4(address)),
+        ScopedIp::V6(address, None) => Some(IpAddr::V6(address)),
+        ScopedIp::V6(_, Some(_)) => None,
+    });
+    Ok(usable.map(|address| SocketAddr::new(address, DNS_PORT)).filter(|server| seen.insert(*server)).collect())
 }
 
 /// There is no name server to ask.
 #[derive(Debug, thiserror::Error)]
-#[error("no name server: DNS_SERVERS is not set, and the system's configuration (/etc/resolv.conf) can't be used: {0}")]
+#[error(
+    "no name server: DNS_SERVERS is not set, and {RESOLV_CONF} {0}; set DNS_SERVERS to the IP address of a name server"
+)]
 pub struct NoNameServer(String);
 
-/// How long to wait for one server's reply. The VPC resolver answers from its cache within
-/// milliseconds, and asks on for at most a second or two.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// How long to wait for one server in all.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
+const DNS_PORT: u16 = 53;
+
+/// How long a name server may be silent before the next one is asked beside it. The VPC resolver answers from its cache
+/// within milliseconds, and asks on for at most a second or two.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long to wait for a reply from one server.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often each server that does not reply is asked.
 const ROUNDS: usize = 2;
@@ -380,5 +340,5 @@ pub const QUERIES_PER_SECOND: u32 = 500;
 /// Seconds' worth of queries that may go out at once.
 const QUERY_BURST_SECONDS: f64 = 0.5;
 
-/// Queries under way at once: a Lambda execution environment has 1,024 file descriptors.
-const MAX_OPEN_QUERIES: usize = 256;
+/// Lookups under way at once, each with up to four sockets: a Lambda execution environment has 1,024 file descriptors.
+const MAX_OPEN_LOOKUPS: usize = 200;

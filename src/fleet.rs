@@ -4,41 +4,41 @@ use std::{
     cmp::Reverse,
     collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 
 use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
-use tokio::{
-    select,
-    time::{Instant, sleep_until},
-};
+use tokio::{select, time::sleep_until};
 use tracing::info;
 
 use crate::{
     binding::Group,
     dns::QUERIES_PER_SECOND,
-    limiter::Priority,
-    reconcile::{InStep, Mode, Reconciler, Resolution, dns_cutoff},
+    limiter::{Permit, Priority},
+    memory::Memory,
+    reconcile::{Reconciler, log},
     report::{GroupReport, Outcome},
+    resolution::Resolution,
+    run::Mode,
     state::Timestamp,
     target::{IpFamily, TargetGroupArn},
-    watch::Watcher,
+    watch::Watch,
 };
 
 /// Reconciles many target groups, each by itself.
 #[derive(Debug)]
 pub struct Fleet {
     reconciler: Reconciler,
-    memories: Mutex<HashMap<TargetGroupArn, Memory>>,
+    known: Mutex<HashMap<TargetGroupArn, Known>>,
 }
 
-/// What is known of a target group from earlier runs. It decides nothing but whose turn it is.
-#[derive(Debug, Default)]
-struct Memory {
+/// What is known of a target group from earlier runs.
+#[derive(Clone, Debug, Default)]
+struct Known {
     /// When the group last had its turn, whatever came of it: one that always fails must not count
     /// as the longest unverified in every run.
     looked_at: Option<Instant>,
-    in_step: Option<InStep>,
+    memory: Memory,
     /// The settings that were last logged.
     settings: String,
 }
@@ -51,28 +51,21 @@ struct Job<'a> {
     early: Option<Resolution>,
 }
 
-/// Whether there is a place for a group within the budget.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Turn {
-    PutOff,
-    Taken,
-}
-
 impl Fleet {
     /// Nothing is known yet.
     pub fn new(reconciler: Reconciler) -> Self {
-        Self { reconciler, memories: Mutex::default() }
+        Self { reconciler, known: Mutex::default() }
     }
 
     /// Reconciles all `groups`, each by itself, and gives up what is still open at `cutoff`. The
     /// reports are in the order of the groups.
     ///
-    /// With a `watcher`, each group is watched once it was reconciled.
+    /// With a `watch`, each group is watched once it was reconciled.
     pub async fn run(
         &self,
         groups: &[Group],
         dry_run: bool,
-        watcher: Option<&Watcher>,
+        watch: Option<&Watch>,
         cutoff: Instant,
     ) -> Vec<GroupReport> {
         let limiter = &self.reconciler.limiter;
@@ -100,11 +93,11 @@ impl Fleet {
                         *slot = report;
                     }
                 }
-                () = limiter.acquire(Priority::Start), if !queue.is_empty() => {
-                    running.extend(queue.pop_front().map(|job| self.handle(job, Turn::Taken, dry_run, watcher, cutoff)));
+                turn = limiter.acquire(Priority::Start), if !queue.is_empty() => {
+                    running.extend(queue.pop_front().map(|job| self.handle(job, Some(turn), dry_run, watch, cutoff)));
                 }
-                () = sleep_until(last_start), if !queue.is_empty() => {
-                    running.extend(queue.drain(..).map(|job| self.handle(job, Turn::PutOff, dry_run, watcher, cutoff)));
+                () = sleep_until(last_start.into()), if !queue.is_empty() => {
+                    running.extend(queue.drain(..).map(|job| self.handle(job, None, dry_run, watch, cutoff)));
                 }
                 else => break,
             }
@@ -118,16 +111,16 @@ impl Fleet {
     async fn by_urgency<'a>(&self, mut jobs: VecDeque<Job<'a>>, cutoff: Instant) -> VecDeque<Job<'a>> {
         // Where nothing is remembered, as in a cold start, the first of the bindings must not be
         // the first each time.
-        jobs.rotate_left(first_of_minute((self.reconciler.now)(), jobs.len()));
+        jobs.rotate_left(first_of_minute(self.reconciler.now().time, jobs.len()));
         let target_groups = &self.reconciler.target_groups;
         let unknown: Vec<_> =
             jobs.iter().map(|job| &job.group.arn).filter(|arn| target_groups.known_facts(arn).is_none()).collect();
         if unknown.len() > 1 {
-            target_groups.prefetch_facts(&unknown, dns_cutoff(cutoff).min(Instant::now() + PREFETCH)).await;
+            target_groups.prefetch_facts(&unknown, three_quarters(cutoff).min(Instant::now() + PREFETCH)).await;
         }
         let looking =
             EARLY_LOOK + Duration::from_secs(1) * u32::try_from(jobs.len()).unwrap_or(u32::MAX) / QUERIES_PER_SECOND;
-        let until = dns_cutoff(cutoff).min(Instant::now() + looking);
+        let until = three_quarters(cutoff).min(Instant::now() + looking);
         let asked = jobs.into_iter().map(async |mut job| {
             if let Some(Ok(facts)) = target_groups.known_facts(&job.group.arn) {
                 job.early = Some(self.reconciler.resolve(job.group, facts.family, until).await);
@@ -135,108 +128,108 @@ impl Fleet {
             job
         });
         let mut jobs: Vec<_> = asked.collect::<FuturesOrdered<_>>().collect().await;
-        let now = Timestamp::from((self.reconciler.now)());
-        let memories = self.memories();
+        let now = self.reconciler.now().time;
+        let known = self.known();
         jobs.sort_by_cached_key(|job| {
-            let memory = memories.get(&job.group.arn);
-            let in_step = memory.and_then(|memory| memory.in_step.as_ref());
+            let known = known.get(&job.group.arn);
             let facts = target_groups.known_facts(&job.group.arn);
-            let urgent = match (in_step, facts, &job.early) {
-                (Some(in_step), Some(Ok(facts)), Some(early)) => {
-                    let desired = self.reconciler.look(job.group, facts, early).desired;
-                    in_step.differs(&desired, early) || in_step.due.is_some_and(|due| due <= now)
-                }
+            let urgent = match (known.map(|known| &known.memory), facts, &job.early) {
+                (Some(memory), Some(Ok(facts)), Some(early)) => memory.in_step.as_ref().is_some_and(|in_step| {
+                    let desired = early.look(job.group, facts, &self.reconciler.allowed_networks).desired;
+                    in_step.differs(&desired, memory.is_sampled()) || in_step.due.is_some_and(|due| due <= now)
+                }),
                 _ => false,
             };
-            (Reverse(urgent), memory.and_then(|memory| memory.looked_at))
+            (Reverse(urgent), known.and_then(|known| known.looked_at))
         });
         jobs.into()
     }
 
+    /// Reconciles a group that has a turn; one that has none is put off.
     async fn handle(
         &self,
         job: Job<'_>,
-        turn: Turn,
+        turn: Option<Permit>,
         dry_run: bool,
-        watcher: Option<&Watcher>,
+        watch: Option<&Watch>,
         cutoff: Instant,
     ) -> (usize, GroupReport) {
         let Job { position, group, early } = job;
-        let mut report = GroupReport::new(group);
-        match turn {
-            Turn::PutOff => self.put_off(group, early, cutoff, &mut report).await,
-            Turn::Taken => {
-                let began = Instant::now();
-                let reconciler = &self.reconciler;
-                let mode = if dry_run { Mode::DryRun } else { Mode::Full };
-                let mut in_step = reconciler.reconcile(group, early, mode, cutoff, &mut report).await;
-                self.log_settings(group, &report);
-                if let Some(watcher) = watcher {
-                    in_step = watcher.follow(reconciler, group, in_step, &mut report, cutoff).await;
-                }
-                // One that was put off in the end has not had its turn.
-                if !dry_run && report.outcome != Outcome::Deferred {
-                    self.remember(group, began, in_step);
-                }
+        let Some(turn) = turn else { return (position, self.put_off(group, early, cutoff).await) };
+        let began = Instant::now();
+        let reconciler = &self.reconciler;
+        let mode = if dry_run { Mode::DryRun } else { Mode::Full };
+        let mut memory = self.known().entry(group.arn.clone()).or_default().memory.clone();
+        memory.begin_invocation();
+        let mut report = reconciler.reconcile(group, &mut memory, turn, early, mode, cutoff).await;
+        log(&report, &GroupReport::new(group));
+        self.log_settings(group, &report);
+        if let Some(watch) = watch.filter(|watch| Instant::now() < watch.until) {
+            report = watch.follow(reconciler, group, &mut memory, report, cutoff).await;
+        }
+        if !dry_run {
+            let mut known = self.known();
+            let known = known.entry(group.arn.clone()).or_default();
+            known.memory = memory;
+            // One that was put off in the end has not had its turn.
+            if report.outcome != Outcome::Deferred {
+                known.looked_at = Some(began);
             }
         }
         (position, report)
     }
 
     /// A group that the budget has no place for. It has not failed, unless its name did.
-    async fn put_off(&self, group: &Group, early: Option<Resolution>, cutoff: Instant, report: &mut GroupReport) {
+    async fn put_off(&self, group: &Group, early: Option<Resolution>, cutoff: Instant) -> GroupReport {
+        let mut report = GroupReport::new(group);
+        report.is_deferred = true;
         let facts = match self.reconciler.target_groups.known_facts(&group.arn).transpose() {
             Ok(facts) => facts,
             Err(error) => {
-                report.problems.push(error.to_string());
+                report.failures.push(error.into());
                 report.settle();
-                return;
+                return report;
             }
         };
         // Whether the name resolves at all, either family tells.
         let family = facts.map_or(IpFamily::V4, |facts| facts.family);
         let resolution = match early {
             Some(early) if early.is_complete() => early,
-            _ => self.reconciler.resolve(group, family, cutoff).await,
+            _ => self.reconciler.resolve(group, family, three_quarters(cutoff)).await,
         };
         if let Some(facts) = facts.filter(|_| resolution.is_complete()) {
-            self.reconciler.look(group, facts, &resolution).note(report);
+            report.look(resolution.look(group, facts, &self.reconciler.allowed_networks), resolution.took);
         } else {
             // That we had no time to hear of a name, or that its group may be of the other family,
             // is no failure.
-            let failures = resolution
-                .failures()
-                .filter(|(_, error)| !error.is_out_of_time() && (facts.is_some() || !error.is_no_data()));
-            report.problems.extend(failures.map(|(hostname, error)| format!("{hostname}: {error}")));
+            let failures =
+                resolution.failures(|error| !error.is_out_of_time() && (facts.is_some() || !error.is_no_data()));
+            report.failures.extend(failures);
         }
-        if !report.problems.is_empty() {
-            report.settle();
-        }
-    }
-
-    fn remember(&self, group: &Group, looked_at: Instant, in_step: Option<InStep>) {
-        let mut memories = self.memories();
-        let memory = memories.entry(group.arn.clone()).or_default();
-        memory.looked_at = Some(looked_at);
-        if in_step.is_some() {
-            memory.in_step = in_step;
-        }
+        report.settle();
+        report
     }
 
     /// Logs what a group goes by, once in an execution environment and when it has changed.
     fn log_settings(&self, group: &Group, report: &GroupReport) {
         let Some(settings) = report.settings() else { return };
-        let mut memories = self.memories();
-        let logged = &mut memories.entry(group.arn.clone()).or_default().settings;
+        let mut known = self.known();
+        let logged = &mut known.entry(group.arn.clone()).or_default().settings;
         if *logged != settings {
             info!(target_group = %group.arn, settings, "settings");
             *logged = settings;
         }
     }
 
-    fn memories(&self) -> MutexGuard<'_, HashMap<TargetGroupArn, Memory>> {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, HashMap<TargetGroupArn, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Three quarters of the time that is left until `cutoff`: DNS that hangs has to leave some for what else DNS gave.
+fn three_quarters(cutoff: Instant) -> Instant {
+    let now = Instant::now();
+    now + cutoff.saturating_duration_since(now) * 3 / 4
 }
 
 /// Which of `count` bindings is the first at a time. From a minute to the next, the first moves on
@@ -244,8 +237,8 @@ impl Fleet {
 /// firsts of any few minutes, so that runs that each reach a part of the groups soon reach all of
 /// them. And no interval between runs comes back to the same first, as steps of a whole number
 /// might.
-fn first_of_minute(time: SystemTime, count: usize) -> usize {
-    let minutes = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
+fn first_of_minute(time: Timestamp, count: usize) -> usize {
+    let minutes = time.0 / 60_000;
     // As a fraction of 2⁶⁴, which the product is taken modulo.
     let fraction = minutes.wrapping_mul(GOLDEN_RATIO);
     usize::try_from((u128::from(fraction) * count as u128) >> 64).unwrap_or_default()

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use aws_config::SdkConfig;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::{
     join,
     sync::mpsc::{self, UnboundedSender},
-    time::{Instant, sleep},
+    time::sleep,
 };
 use tracing::info;
 
@@ -20,14 +20,14 @@ use crate::{
     binding::InvalidJson,
     config::{BINDINGS, Config},
     dns::{NoNameServer, Resolver},
-    event::{Request, Watch},
+    event::{Request, Watch as Asked},
     fleet::Fleet,
     limiter::Limiter,
     metrics::Metrics,
     reconcile::Reconciler,
     report::{GroupReport, Outcome, Reply},
     target_group::TargetGroups,
-    watch::Watcher,
+    watch::{SHORTEST_INTERVAL, Watch},
 };
 
 /// Everything that lives as long as the execution environment.
@@ -62,10 +62,18 @@ pub enum RunError {
     NoBindings,
 }
 
-/// As it is displayed: lambda_runtime logs a failed invocation by this.
+/// As it is displayed, up to a length: lambda_runtime logs a failed invocation by this.
 impl fmt::Debug for RunError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, formatter)
+        let text = self.to_string();
+        if text.len() <= LONGEST_LINE {
+            return formatter.write_str(&text);
+        }
+        write!(
+            formatter,
+            "{}… (the rest is in the reply)",
+            text.get(..text.floor_char_boundary(LONGEST_LINE)).unwrap_or_default()
+        )
     }
 }
 
@@ -94,8 +102,9 @@ impl Function {
                 resolver: Resolver::new(config.dns_servers.as_deref())?,
                 target_groups: TargetGroups::new(sdk, Arc::clone(&limiter)),
                 allowed_networks: config.allowed_networks.clone(),
+                function: config.function_name.clone(),
                 limiter,
-                now,
+                clock: now,
             }),
             config,
         })
@@ -113,21 +122,21 @@ impl Function {
         let request = Request::from_event(event)?;
         let run = if self.config.poll_interval.is_some() { POLLING + RESERVE } else { RUN };
         let cutoff = match request.watch {
-            Watch::No => cutoff.min(started + run),
-            Watch::Seconds(_) | Watch::UntilStable => cutoff,
+            Asked::No => cutoff.min(started + run),
+            Asked::Seconds(_) | Asked::UntilStable => cutoff,
         };
         let groups = request.groups.as_deref().unwrap_or(&self.config.groups);
         if groups.is_empty() {
             return Err(RunError::NoBindings);
         }
         let (progress, mut published) = mpsc::unbounded_channel();
-        let watcher = self.watcher(&request, started, cutoff, progress);
+        let watch = self.watch(&request, started, cutoff, progress);
         let run = async {
-            let reports = self.fleet.run(groups, request.dry_run, watcher.as_ref(), cutoff).await;
-            drop(watcher);
+            let reports = self.fleet.run(groups, request.dry_run, watch.as_ref(), cutoff).await;
+            drop(watch);
             reports
         };
-        // Ends when the watcher is gone, which sends to it.
+        // Ends when the watch is gone, which sends to it.
         let publish = async {
             while let Some(first) = published.recv().await {
                 sleep(GATHERING).await;
@@ -161,39 +170,45 @@ impl Function {
         if failed > 0 {
             return Err(RunError::Failed { failed, all: reports.len(), causes: causes(&reports) });
         }
-        Ok(Reply { trigger: request.trigger, dry_run: request.dry_run, groups: reports })
+        let mut reply = Reply { trigger: request.trigger, dry_run: request.dry_run, groups: reports };
+        reply.fit();
+        Ok(reply)
     }
 
     /// How to go on after the run, if at all.
-    fn watcher(
+    fn watch(
         &self,
         request: &Request,
-        started: Instant,
+        began: Instant,
         cutoff: Instant,
         progress: UnboundedSender<GroupReport>,
-    ) -> Option<Watcher> {
-        let last_look = cutoff - LAST_LOOK.min(cutoff.duration_since(started) / 4);
-        match (request.watch, self.config.poll_interval) {
-            _ if request.dry_run => None,
-            (Watch::UntilStable, _) => Some(Watcher::for_change(started, last_look, progress)),
-            (Watch::Seconds(seconds), _) => {
-                let until = started + Duration::from_secs(seconds.get().into());
-                Some(Watcher::for_change(started, until.min(last_look), progress))
+    ) -> Option<Watch> {
+        let last_look = cutoff - LAST_LOOK.min(cutoff.duration_since(began) / 4);
+        let polling = self.config.poll_interval;
+        let (interval, until) = match (request.watch, polling) {
+            _ if request.dry_run => return None,
+            (Asked::UntilStable, _) => (SHORTEST_INTERVAL, last_look),
+            (Asked::Seconds(seconds), _) => {
+                (SHORTEST_INTERVAL, last_look.min(began + Duration::from_secs(seconds.get().into())))
             }
-            (Watch::No, Some(interval)) => {
-                Some(Watcher::polling(interval, started, last_look.min(started + POLLING), progress))
-            }
-            (Watch::No, None) => None,
-        }
+            (Asked::No, Some(interval)) => (interval, last_look.min(began + POLLING)),
+            (Asked::No, None) => return None,
+        };
+        let is_polling = request.watch == Asked::No;
+        Some(Watch { interval, heeds_ttl: is_polling, ends_when_stable: !is_polling, began, until, progress })
     }
 }
 
 fn causes(reports: &[GroupReport]) -> String {
     let failed = reports.iter().filter(|report| report.outcome == Outcome::Failed);
-    let causes = failed
-        .map(|report| format!("{} of {}: {}", report.names(), report.target_group_arn, report.problems.join("; ")));
+    let causes =
+        failed.map(|report| format!("{} of {}: {}", report.names(), report.target_group_arn, report.problems()));
     causes.collect::<Vec<_>>().join(" | ")
 }
+
+/// Bytes of an error in the log: CloudWatch Logs takes events of 256 KB
+/// ([quotas](https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html)).
+const LONGEST_LINE: usize = 200_000;
 
 /// How long a run may take whose deadline was over before it began, which means that it is not
 /// known: cargo-lambda 1.9 sends one in the year 1970.

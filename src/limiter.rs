@@ -4,7 +4,7 @@
 use std::{
     num::NonZeroU32,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -66,8 +66,9 @@ impl Limiter {
     }
 
     /// Waits for a turn. Dropping the future gives nothing away.
-    pub async fn acquire(&self, priority: Priority) {
-        let Some(rate) = self.per_second else { return };
+    pub async fn acquire(self: &Arc<Self>, priority: Priority) -> Permit {
+        let permit = || Permit(Arc::clone(self));
+        let Some(rate) = self.per_second else { return permit() };
         let _queued = (priority == Priority::Continue).then(|| Queued::new(&self.continuing));
         loop {
             let pause = {
@@ -81,7 +82,7 @@ impl Limiter {
                         bucket.filled_at = Instant::now() + LONGEST_ARRIVAL;
                     }
                     bucket.tokens -= 1.0;
-                    return;
+                    return permit();
                 }
                 (1.0 - bucket.tokens).max(SHORTEST_PAUSE_TOKENS) / rate
             };
@@ -103,14 +104,9 @@ impl Limiter {
         }
     }
 
-    /// Takes a token for a request that goes out without asking, as the SDK's retries do.
-    pub fn take_unasked(&self) {
+    /// Counts an attempt to send a request, the SDK's own retries among them.
+    pub fn count_attempt(&self) {
         self.change(-1.0);
-    }
-
-    /// Puts a token back.
-    pub fn give_back(&self) {
-        self.change(1.0);
     }
 
     /// Notes that a request has been answered, so that it has arrived.
@@ -132,6 +128,17 @@ impl Limiter {
         bucket.tokens = (bucket.tokens + earned).min(rate * self.burst_seconds);
         bucket.filled_at = bucket.filled_at.max(now);
         bucket
+    }
+}
+
+/// The turn of one request. Dropping it gives the turn back. So a call drops it when the request goes out, whose attempts
+/// are counted by themselves.
+#[derive(Debug)]
+pub struct Permit(Arc<Limiter>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.change(1.0);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use aws_config::SdkConfig;
@@ -14,7 +14,7 @@ use aws_sdk_cloudwatch::{
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tracing::warn;
 
 use crate::{
@@ -64,7 +64,7 @@ impl Metrics {
     pub async fn publish(&self, reports: &[GroupReport], deadline: Instant) {
         match &self.destination {
             Destination::CloudWatch(client) => {
-                if timeout_at(deadline, self.put(client, reports)).await.is_err() {
+                if timeout_at(deadline.into(), self.put(client, reports)).await.is_err() {
                     warn!("not all metrics were sent: no reply to PutMetricData before the deadline");
                 }
             }
@@ -148,7 +148,7 @@ fn metrics(report: &GroupReport) -> Vec<Metric> {
             ("ResolveTime", StandardUnit::Milliseconds, took.as_secs_f64() * 1000.0),
         ]);
     }
-    if let Some(held) = report.held {
+    if let Some(held) = report.targets {
         metrics.extend([
             count("RegisteredTargets", held.registered),
             count("HealthyTargets", held.healthy),

@@ -1,6 +1,6 @@
 //! Which addresses may become targets.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -17,15 +17,21 @@ impl AllowedNetworks {
         if let Some(kind) = never_a_target(address.to_canonical()) {
             return Some(format!("{kind} addresses are never registered"));
         }
-        if self.0.iter().any(|network| network.contains(&address)) {
-            return None;
+        // The list is not repeated: an answer may hold thousands of addresses.
+        match self.0.iter().any(|network| network.contains(&address)) {
+            true => None,
+            false if is_public(address) => Some("it is a public address, outside ALLOWED_CIDRS".to_owned()),
+            false => Some("it is outside ALLOWED_CIDRS".to_owned()),
         }
-        let list = self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        Some(if is_public(address) {
-            format!("it is a public address, outside ALLOWED_CIDRS ({list})")
-        } else {
-            format!("it is outside ALLOWED_CIDRS ({list})")
-        })
+    }
+}
+
+impl fmt::Display for AllowedNetworks {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, network) in self.0.iter().enumerate() {
+            write!(formatter, "{}{network}", if position == 0 { "" } else { ", " })?;
+        }
+        Ok(())
     }
 }
 

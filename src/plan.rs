@@ -6,27 +6,14 @@ use std::{
     net::IpAddr,
 };
 
+use serde::Serialize;
+
 use crate::{
-    binding::Ownership,
+    policy::Policy,
+    sampling::Absence,
     state::{State, Timestamp},
-    target::{RegisteredTarget, Target},
+    target::{RegisteredTarget, Target, TargetState},
 };
-
-/// What a target group goes by.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Policy {
-    /// Whose targets may be deregistered.
-    pub ownership: Ownership,
-    /// How long, in seconds, an address must be missing from DNS before its target goes.
-    pub deregister_after_seconds: u32,
-}
-
-impl Policy {
-    /// Whether anything has to be remembered between runs.
-    pub fn needs_state(self) -> bool {
-        self.ownership == Ownership::Shared || self.deregister_after_seconds > 0
-    }
-}
 
 /// What should be registered, as far as DNS told.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,41 +25,103 @@ pub struct Desired {
     pub refused: BTreeSet<IpAddr>,
     /// Whether every hostname of the group resolved. Where one did not, its addresses are
     /// unknown, and any target may be one of them.
-    pub complete: bool,
+    pub is_complete: bool,
+}
+
+/// What a plan is made from, besides what is desired.
+pub struct Known<'a, A> {
+    /// The targets of the group, draining ones among them.
+    pub listed: &'a [RegisteredTarget],
+    /// What is remembered of earlier runs; `None`: it can't be read or written.
+    pub state: Option<&'a State>,
+    /// What the group goes by.
+    pub policy: Policy,
+    /// Since when the addresses of targets have been missing in a row, as far as this execution environment knows.
+    pub absent_since: &'a BTreeMap<Target, Timestamp>,
+    /// How sure it is that an address is gone that DNS does not give.
+    pub absence: A,
+    /// When this run began.
+    pub began: Timestamp,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Why a registered target stays that DNS does not give.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldReason {
+    /// AWS refused to deregister it.
+    DeregistrationRefused,
+    /// Answers are samples, and too few of them lacked it.
+    Evidence,
+    /// It is somebody else's.
+    Foreign,
+    /// Its grace period is not over.
+    Grace,
+    /// It was registered moments ago, and DNS may flap.
+    Initial,
+    /// Another function owns it as well.
+    OwnedElsewhere,
+    /// DNS gives its address, which may not become a target.
+    RefusedAddress,
+    /// What should be there instead could not be registered.
+    RegistrationFailed,
+    /// The tags that say whose it is, and since when it is missing, can't be read or written.
+    StateUnknown,
+    /// A hostname of the group did not resolve.
+    Unresolved,
+}
+
+impl HoldReason {
+    /// The words of the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DeregistrationRefused => "AWS refused to deregister it",
+            Self::Evidence => "too few answers lacked it",
+            Self::Foreign => "it is somebody else's",
+            Self::Grace => "its grace period is not over",
+            Self::Initial => "it was registered moments ago, and DNS may flap",
+            Self::OwnedElsewhere => "another function owns it, too",
+            Self::RefusedAddress => "DNS gives its address, which may not become a target",
+            Self::RegistrationFailed => "what should be there instead could not be registered",
+            Self::StateUnknown => "the tags that say since when it is missing can't be read or written",
+            Self::Unresolved => "a hostname did not resolve",
+        }
+    }
+}
+
+/// A registered target that stays although DNS does not give it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Hold {
+    /// Why.
+    pub reason: HoldReason,
+    /// Since when its address has been missing, where that counts.
+    pub missing_since: Option<Timestamp>,
+    /// When it goes, if nothing but time keeps it.
+    pub until: Option<Timestamp>,
 }
 
 /// What to do to one target group.
 ///
-/// | DNS gives it | listed as         | every hostname resolved | then                              |
-/// |--------------|-------------------|-------------------------|-----------------------------------|
-/// | yes          | not at all        | –                       | `register`                        |
-/// | yes          | draining          | –                       | `register`                        |
-/// | yes          | in any other state| –                       | `keep`                            |
-/// | no           | draining          | –                       | nothing                           |
-/// | no           | in any other state| yes                     | `deregister`, or before its time `waiting` |
-/// | no           | in any other state| no                      | `held`                            |
-/// | refused      | in any other state| –                       | `held`                            |
+/// | DNS gives it | listed as          | then                                                         |
+/// |--------------|--------------------|--------------------------------------------------------------|
+/// | yes          | not at all         | `register`                                                   |
+/// | yes          | draining           | `register`                                                   |
+/// | yes          | in any other state | nothing                                                      |
+/// | no           | draining           | nothing                                                      |
+/// | no           | in any other state | `deregister`, unless there is a reason to keep it in `held`  |
 ///
-/// In a `shared` group, what DNS does not give and is not ours is `foreign` in any case.
-///
-/// Where DNS gives nothing at all, nothing is deregistered whatever `complete` says: an empty
+/// Where DNS gives nothing at all, nothing is deregistered whatever else is known: an empty
 /// group is an outage, and a network load balancer whose targets are all unhealthy still tries
 /// them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Plan {
     /// To be registered first.
     pub register: BTreeSet<Target>,
-    /// Registered, and to stay so.
-    pub keep: BTreeSet<Target>,
     /// To be deregistered after the registration succeeded, with all that was shown of them.
     pub deregister: BTreeSet<RegisteredTarget>,
-    /// Missing from DNS, each since when; their time has not come.
-    pub waiting: BTreeMap<Target, Timestamp>,
-    /// Not desired, but kept: not every hostname resolved, or DNS gives the address and it is
-    /// refused.
-    pub held: BTreeSet<Target>,
-    /// Somebody else's.
-    pub foreign: BTreeSet<Target>,
+    /// Registered and not given by DNS, but kept, each for a reason.
+    pub held: BTreeMap<Target, Hold>,
     /// What is to be remembered. In `shared` groups it has to be written before anything is
     /// registered, so that a reply that gets lost can't make a target of ours a foreign one; and it
     /// is forgotten when the target is really gone.
@@ -80,65 +129,140 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compares what is desired with the targets that DescribeTargetHealth lists, by what is
-    /// remembered of earlier runs. `began` is when this run did.
-    pub fn new(
-        desired: &Desired,
-        listed: &[RegisteredTarget],
-        state: &State,
-        policy: Policy,
-        began: Timestamp,
-        now: Timestamp,
-    ) -> Self {
+    /// Compares what is desired with the targets that are listed, by what is known besides.
+    pub fn new<A: Fn(&Target) -> Absence>(desired: &Desired, known: &Known<'_, A>) -> Self {
         let mut plan = Self::default();
-        let certain = desired.complete && !desired.targets.is_empty();
-        // A time that lies ahead was written before the clock was set back.
-        let missing_since = |target: &Target| state.missing.get(target).map_or(now, |since| now.min(*since));
-        if policy.ownership == Ownership::Shared {
-            let states: BTreeMap<_, _> = listed.iter().map(|listed| (listed.target, listed.state)).collect();
-            // What DNS gives is adopted.
-            plan.state.owned.clone_from(&desired.targets);
-            for target in state.owned.difference(&desired.targets) {
-                let listed = states.get(target);
-                // What is not listed is gone, or another run is about to register it: only what was
-                // found missing by an earlier run is forgotten.
-                if listed.is_none() && certain && state.missing.get(target).is_some_and(|since| *since < began) {
-                    continue;
-                }
-                plan.state.owned.insert(*target);
-                let is_registered = listed.is_some_and(|state| state.is_registered());
-                if !is_registered && (certain || state.missing.contains_key(target)) {
-                    plan.state.missing.insert(*target, missing_since(target));
-                }
-            }
+        let empty = State::default();
+        let remembered = known.state.unwrap_or(&empty);
+        let is_certain = desired.is_complete && !desired.targets.is_empty();
+        if known.policy.is_shared() {
+            plan.remember_owned(desired, remembered, is_certain, known);
         }
-        for registered in listed.iter().filter(|listed| listed.state.is_registered()) {
-            let target = registered.target;
-            let missing_since = missing_since(&target);
+        let mut registered = BTreeSet::new();
+        for shown in known.listed.iter().filter(|shown| shown.state.is_registered()) {
+            let target = shown.target;
+            registered.insert(target);
             if desired.targets.contains(&target) {
-                plan.keep.insert(target);
-            } else if policy.ownership == Ownership::Shared && !state.owned.contains(&target) {
-                plan.foreign.insert(target);
+                continue;
+            }
+            let hold = |reason| Some(Hold { reason, missing_since: None, until: None });
+            let hold = if known.state.is_none() {
+                hold(HoldReason::StateUnknown)
+            } else if known.policy.is_shared() && !remembered.owned.contains(&target) {
+                hold(HoldReason::Foreign)
             } else if desired.refused.contains(&target.address) {
-                plan.held.insert(target);
-            } else if !certain {
-                plan.held.insert(target);
-                plan.state.missing.extend(state.missing.get_key_value(&target));
+                hold(HoldReason::RefusedAddress)
+            } else if is_certain {
+                plan.judge_missing(shown, remembered, known)
             } else {
-                if policy.deregister_after_seconds > 0 {
-                    plan.state.missing.insert(target, missing_since);
-                }
-                if missing_since.plus_seconds(policy.deregister_after_seconds) <= now {
-                    plan.deregister.insert(registered.clone());
-                } else {
-                    plan.waiting.insert(target, missing_since);
-                }
+                plan.state.missing.extend(remembered.missing.get_key_value(&target));
+                hold(HoldReason::Unresolved)
+            };
+            match hold {
+                // A sample need not hold every address.
+                Some(Hold { reason: HoldReason::Evidence, missing_since: None, .. }) => {}
+                Some(hold) => drop(plan.held.insert(target, hold)),
+                None => drop(plan.deregister.insert(shown.clone())),
             }
         }
-        if !policy.needs_state() {
+        if !known.policy.needs_state() {
             plan.state = State::default();
         }
-        plan.register = desired.targets.difference(&plan.keep).copied().collect();
+        plan.register = desired.targets.difference(&registered).copied().collect();
         plan
     }
+
+    /// Carries over whose the targets of a `shared` group are.
+    fn remember_owned<A>(&mut self, desired: &Desired, remembered: &State, is_certain: bool, known: &Known<'_, A>) {
+        let listed: BTreeMap<_, _> = known.listed.iter().map(|listed| (listed.target, listed.state)).collect();
+        // What DNS gives is adopted.
+        self.state.owned.clone_from(&desired.targets);
+        for target in remembered.owned.difference(&desired.targets) {
+            let listed = listed.get(target);
+            // What is not listed is gone, or another run is about to register it: only what was
+            // found missing by an earlier run is forgotten.
+            let was_missing = remembered.missing.get(target).is_some_and(|since| *since < known.began);
+            if listed.is_none() && is_certain && was_missing {
+                continue;
+            }
+            self.state.owned.insert(*target);
+            let is_registered = listed.is_some_and(|state| state.is_registered());
+            if !is_registered && (is_certain || remembered.missing.contains_key(target)) {
+                self.state.missing.insert(*target, missing_since(remembered, target, known.now));
+            }
+        }
+    }
+
+    /// Why a target stays whose address DNS does not give although every hostname resolved; `None`: it goes.
+    fn judge_missing<A: Fn(&Target) -> Absence>(
+        &mut self,
+        shown: &RegisteredTarget,
+        remembered: &State,
+        known: &Known<'_, A>,
+    ) -> Option<Hold> {
+        let target = shown.target;
+        let (absence, since) = match (known.absence)(&target) {
+            Absence::Gone { since } => (HoldReason::Grace, Some(since)),
+            Absence::Thin { since } => (HoldReason::Evidence, Some(since)),
+            Absence::Usual { last_seen } if shown.state == TargetState::Unhealthy => {
+                (HoldReason::Evidence, Some(last_seen.unwrap_or(known.now)))
+            }
+            Absence::Usual { .. } => (HoldReason::Evidence, None),
+        };
+        let tag = remembered.missing.get(&target);
+        if tag.is_none() && since.is_none() {
+            return Some(Hold { reason: absence, missing_since: None, until: None });
+        }
+        let since = missing_since(remembered, &target, since.unwrap_or(known.now)).min(known.now);
+        if known.policy.deregister_after_seconds > 0 {
+            self.state.missing.insert(target, since);
+        }
+        let until = since.plus_seconds(known.policy.deregister_after_seconds);
+        let hold = |reason, missing_since, until| Some(Hold { reason, missing_since: Some(missing_since), until });
+        if until > known.now {
+            return hold(HoldReason::Grace, since, Some(until));
+        }
+        // What AWS finds dead needs no more evidence.
+        if absence == HoldReason::Evidence && shown.state != TargetState::Unhealthy {
+            return hold(HoldReason::Evidence, since, None);
+        }
+        let absent_since = known.absent_since.get(&target).map_or(known.now, |since| *since.min(&known.now));
+        let settled = absent_since.plus_seconds(FLAPPING_SECONDS);
+        if shown.state == TargetState::Initial && settled > known.now {
+            return hold(HoldReason::Initial, absent_since, Some(settled));
+        }
+        if known.policy.is_shared() && remembered.elsewhere.contains_key(&target) {
+            self.state.released.insert(target);
+            self.state.missing.insert(target, since);
+            return hold(HoldReason::OwnedElsewhere, since, None);
+        }
+        None
+    }
+
+    /// Keeps those targets that `accepted` names, for this reason.
+    pub fn hold(&mut self, reason: HoldReason, accepted: impl Fn(&Target) -> bool) {
+        self.deregister.retain(|shown| {
+            let is_held = accepted(&shown.target);
+            if is_held {
+                self.held.insert(shown.target, Hold { reason, missing_since: None, until: None });
+            }
+            !is_held
+        });
+    }
+
+    /// When time alone changes what is to be done.
+    pub fn due(&self) -> Option<Timestamp> {
+        self.held.values().filter_map(|hold| hold.until).min()
+    }
 }
+
+/// Since when a target has been missing, as far as it is remembered. A time that lies ahead was written before the clock
+/// was set back.
+fn missing_since(remembered: &State, target: &Target, otherwise: Timestamp) -> Timestamp {
+    remembered.missing.get(target).map_or(otherwise, |since| otherwise.min(*since))
+}
+
+/// How long a target that was registered moments ago must have been missing in a row: in an Aurora failover, a resolver
+/// gave the old and the new address in turn for 20 to 30 s
+/// ([report](https://github.com/awslabs/aws-mysql-jdbc/issues/377)).
+const FLAPPING_SECONDS: u32 = 30;

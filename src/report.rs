@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
     time::Duration,
 };
@@ -10,11 +11,14 @@ use serde::{Serialize, ser::Error as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    binding::{Group, Ownership},
+    binding::Group,
     event::Trigger,
+    failure::Failure,
     hostname::Hostname,
     kind::HostnameKind,
-    plan::Policy,
+    plan::{Hold, HoldReason},
+    policy::{Ownership, Policy},
+    resolution::Look,
     state::Timestamp,
     target::{RegisteredTarget, Target, TargetGroupArn, TargetState},
 };
@@ -30,6 +34,19 @@ pub struct Reply {
     pub groups: Vec<GroupReport>,
 }
 
+impl Reply {
+    /// Shortens the lists until the reply fits into what Lambda lets through.
+    pub fn fit(&mut self) {
+        for most in [1000, 100, 10, 0] {
+            let length = serde_json::to_vec(self).map_or(0, |bytes| bytes.len());
+            if length <= LONGEST_REPLY {
+                return;
+            }
+            self.groups.iter_mut().for_each(|group| group.shorten(most));
+        }
+    }
+}
+
 /// What a run found and did in one target group.
 #[derive(Clone, Debug, Serialize)]
 pub struct GroupReport {
@@ -42,7 +59,7 @@ pub struct GroupReport {
     /// Seconds that an address must be missing from DNS before its target goes.
     pub deregister_after_seconds: u32,
     /// What the hostnames were taken for; of those that did not resolve, by the name alone.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<HostnameSettings>,
     /// How it ended.
     pub outcome: Outcome,
     /// The addresses that DNS gave, without the refused ones.
@@ -56,20 +73,30 @@ pub struct GroupReport {
     /// Addresses that were not registered.
     #[serde(serialize_with = "refusals")]
     pub refused: BTreeMap<IpAddr, String>,
+    /// Registered targets that DNS does not give and that stay, each with the reason.
+    pub held: Vec<HeldTarget>,
     /// What the user should know: why it failed, or what did not make it fail.
     pub error: Option<String>,
+    /// A stable word for the first reason why it failed.
+    pub kind: Option<&'static str>,
+    /// How many entries of which list were left out, so that the reply is not too long for Lambda.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<&'static str, usize>,
     /// Why it failed.
     #[serde(skip)]
-    pub problems: Vec<String>,
+    pub failures: Vec<Failure>,
     /// What is not as it should be, and did not make it fail.
     #[serde(skip)]
     pub warnings: Vec<String>,
-    /// Registered targets that DNS does not give, but that are kept.
+    /// Whether the budget put it off.
     #[serde(skip)]
-    pub kept: BTreeSet<Target>,
+    pub is_deferred: bool,
+    /// Whether an address that DNS gives is not registered.
+    #[serde(skip)]
+    pub is_unregistered: bool,
     /// What the target group holds at the end; `None` where that is unknown.
     #[serde(skip)]
-    pub held: Option<Held>,
+    pub targets: Option<TargetCounts>,
     /// How often a target was registered since metrics were last taken from the report.
     #[serde(skip)]
     pub registrations: usize,
@@ -83,7 +110,7 @@ pub struct GroupReport {
 
 /// What a hostname was taken for, and what follows.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Kind {
+pub struct HostnameSettings {
     /// The hostname.
     pub hostname: Hostname,
     /// Its kind.
@@ -105,6 +132,15 @@ pub struct Waiting {
     pub deregister_at: Timestamp,
 }
 
+/// A registered target that stays although DNS does not give it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct HeldTarget {
+    /// The target.
+    pub target: Target,
+    /// Why.
+    pub reason: HoldReason,
+}
+
 /// How the reconciliation of a target group ended.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -122,7 +158,7 @@ pub enum Outcome {
 
 /// How many targets a target group holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Held {
+pub struct TargetCounts {
     /// Registered, which draining ones are not.
     pub registered: usize,
     /// Registered and healthy.
@@ -144,31 +180,94 @@ impl GroupReport {
             deregistered: BTreeSet::new(),
             waiting: Vec::new(),
             refused: BTreeMap::new(),
+            held: Vec::new(),
             error: None,
-            problems: Vec::new(),
+            kind: None,
+            left_out: BTreeMap::new(),
+            failures: Vec::new(),
             warnings: Vec::new(),
-            kept: BTreeSet::new(),
-            held: None,
+            is_deferred: false,
+            is_unregistered: false,
+            targets: None,
             registrations: 0,
             deregistrations: 0,
             resolve_time: None,
         }
     }
 
-    /// Says what the hostnames were taken for, and what follows for the group.
-    pub fn set_policy(&mut self, policy: Policy, kinds: Vec<Kind>) {
+    /// Says what the hostnames were taken for, and what follows for the group. `lookups` tells how many answers of one a
+    /// run collects, where that is known.
+    pub fn set_policy<'a>(
+        &mut self,
+        policy: Policy,
+        kinds: impl Iterator<Item = (&'a Hostname, HostnameKind)>,
+        lookups: impl Fn(&Hostname) -> Option<u32>,
+    ) {
         self.deregister_after_seconds = policy.deregister_after_seconds;
-        self.kinds = kinds;
+        let settings = kinds.map(|(hostname, kind)| HostnameSettings {
+            hostname: hostname.clone(),
+            kind,
+            lookups: lookups(hostname).unwrap_or_else(|| kind.lookups()),
+        });
+        self.kinds = settings.collect();
     }
 
-    /// Lists the targets that are missing from DNS.
-    pub fn wait_for(&mut self, waiting: &BTreeMap<Target, Timestamp>, policy: Policy) {
-        let listed = waiting.iter().map(|(target, since)| Waiting {
-            target: *target,
-            missing_since: *since,
-            deregister_at: since.plus_seconds(policy.deregister_after_seconds),
+    /// Puts in what DNS said, in place of what it said before.
+    pub fn look(&mut self, look: Look, took: Duration) {
+        self.resolved = look.resolved;
+        self.refused = look.refused;
+        self.failures = look.failures;
+        self.resolve_time = Some(took);
+    }
+
+    /// Lists the targets that stay although DNS does not give them.
+    pub fn hold(&mut self, held: &BTreeMap<Target, Hold>, policy: Policy) {
+        self.held = held.iter().map(|(target, hold)| HeldTarget { target: *target, reason: hold.reason }).collect();
+        let waiting = held.iter().filter_map(|(target, hold)| {
+            let missing_since = hold.missing_since?;
+            let deregister_at =
+                hold.until.unwrap_or_else(|| missing_since.plus_seconds(policy.deregister_after_seconds));
+            Some(Waiting { target: *target, missing_since, deregister_at })
         });
-        self.waiting = listed.collect();
+        self.waiting = waiting.collect();
+    }
+
+    /// Adds a warning, once.
+    pub fn warn(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// The report on this and on a later run of the same invocation. What is so, the later one says; what was done, both.
+    #[must_use]
+    pub fn merged(mut self, later: Self) -> Self {
+        self.registered.extend(later.registered);
+        self.deregistered.extend(later.deregistered);
+        Self {
+            registered: self.registered,
+            deregistered: self.deregistered,
+            registrations: self.registrations + later.registrations,
+            deregistrations: self.deregistrations + later.deregistrations,
+            targets: later.targets.or(self.targets),
+            resolve_time: later.resolve_time.or(self.resolve_time),
+            ..later
+        }
+        .settled()
+    }
+
+    /// This report, with what a later run did and no word of what it found.
+    #[must_use]
+    pub fn with_changes_of(self, later: Self) -> Self {
+        let known = self.clone();
+        let both = self.merged(later);
+        let Self { registered, deregistered, registrations, deregistrations, .. } = both;
+        Self { registered, deregistered, registrations, deregistrations, ..known }.settled()
+    }
+
+    fn settled(mut self) -> Self {
+        self.settle();
+        self
     }
 
     /// What the hostnames were taken for and what follows, for the log; `None` where none was
@@ -177,7 +276,7 @@ impl GroupReport {
         let kinds = self
             .kinds
             .iter()
-            .map(|Kind { hostname, kind, lookups }| format!("{hostname}: {kind:?}, {lookups} lookups"));
+            .map(|HostnameSettings { hostname, kind, lookups }| format!("{hostname}: {kind:?}, {lookups} lookups"));
         let kinds = kinds.collect::<Vec<_>>().join("; ");
         let seconds = self.deregister_after_seconds;
         (!kinds.is_empty()).then(|| format!("{kinds}; {:?}, deregistered after {seconds} s", self.ownership))
@@ -186,7 +285,7 @@ impl GroupReport {
     /// Counts what the target group holds.
     pub fn count(&mut self, listed: &[RegisteredTarget]) {
         let count = |accepted: fn(TargetState) -> bool| listed.iter().filter(|target| accepted(target.state)).count();
-        self.held = Some(Held {
+        self.targets = Some(TargetCounts {
             registered: count(TargetState::is_registered),
             healthy: count(|state| state == TargetState::Healthy),
         });
@@ -202,15 +301,46 @@ impl GroupReport {
 
     /// Settles the outcome by what was found and done.
     pub fn settle(&mut self) {
-        let messages: Vec<_> = self.problems.iter().chain(&self.warnings).cloned().collect();
+        let failures = self.failures.iter().map(ToString::to_string);
+        let messages: Vec<_> = failures.chain(self.warnings.iter().cloned()).collect();
         self.error = (!messages.is_empty()).then(|| messages.join("; "));
-        self.outcome = if !self.problems.is_empty() {
+        self.kind = self.failures.first().map(Failure::kind);
+        self.outcome = if !self.failures.is_empty() {
             Outcome::Failed
+        } else if self.is_deferred {
+            Outcome::Deferred
         } else if self.registered.is_empty() && self.deregistered.is_empty() {
             Outcome::InSync
         } else {
             Outcome::Changed
         };
+    }
+
+    /// Why it failed, in one text.
+    pub fn problems(&self) -> String {
+        self.failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Leaves no more than `most` entries in each list, and says how many are left out.
+    fn shorten(&mut self, most: usize) {
+        let Self { resolved, registered, deregistered, waiting, refused, held, left_out, .. } = self;
+        let mut note = |list: &'static str, len: usize| {
+            if len > most {
+                *left_out.entry(list).or_default() += len - most;
+            }
+        };
+        note("resolved", resolved.len());
+        note("registered", registered.len());
+        note("deregistered", deregistered.len());
+        note("waiting", waiting.len());
+        note("refused", refused.len());
+        note("held", held.len());
+        *resolved = mem::take(resolved).into_iter().take(most).collect();
+        *registered = mem::take(registered).into_iter().take(most).collect();
+        *deregistered = mem::take(deregistered).into_iter().take(most).collect();
+        *refused = mem::take(refused).into_iter().take(most).collect();
+        waiting.truncate(most);
+        held.truncate(most);
     }
 
     /// The hostnames, for a message.
@@ -235,3 +365,7 @@ struct Refusal<'a> {
 fn refusals<S: serde::Serializer>(refused: &BTreeMap<IpAddr, String>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(refused.iter().map(|(address, reason)| Refusal { address, reason }))
 }
+
+/// Bytes of a reply: Lambda lets 6 MB through
+/// ([quotas](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)).
+const LONGEST_REPLY: usize = 5_000_000;

@@ -46,6 +46,22 @@ pub struct RegisteredTarget {
     pub state: TargetState,
 }
 
+impl RegisteredTarget {
+    /// A target that was registered just now.
+    pub fn new(target: Target) -> Self {
+        Self { target, id: target.address.to_string(), availability_zone: None, state: TargetState::Initial }
+    }
+}
+
+/// What never changes about a target group, and so is read once in an execution environment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Facts {
+    /// The port that targets are registered on unless another is asked for.
+    pub port: NonZeroU16,
+    /// The family of its addresses.
+    pub family: IpFamily,
+}
+
 /// What the plan needs to know of a target's health
 /// ([TargetHealth](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_TargetHealth.html)).
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -54,8 +70,12 @@ pub enum TargetState {
     Draining,
     /// `healthy`.
     Healthy,
+    /// `initial`: it was registered moments ago.
+    Initial,
     /// Any other state. All of them are registered, `unhealthy.draining` too.
     Other,
+    /// `unhealthy`.
+    Unhealthy,
 }
 
 impl TargetState {

@@ -1,161 +1,115 @@
 //! Watching: within one invocation, DNS is asked again and again, and each change is applied when
 //! it is seen.
 
-use std::{
-    mem,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::{Duration, Instant};
 
 use tokio::{
     sync::mpsc::UnboundedSender,
-    time::{Instant, sleep_until, timeout_at},
+    time::{sleep_until, timeout_at},
 };
-use tracing::warn;
 
 use crate::{
     binding::Group,
     limiter::Priority,
-    reconcile::{InStep, Mode, Reconciler, Resolution},
+    memory::Memory,
+    plan::Desired,
+    reconcile::{Reconciler, log, log_past, log_unresolved},
     report::GroupReport,
-    state::Timestamp,
+    resolution::{Look, Resolution},
+    run::{Mode, Now},
+    sampling::Absence,
 };
 
 /// How to watch, for all target groups of an invocation.
-#[derive(Debug)]
-pub struct Watcher {
+#[derive(Clone, Debug)]
+pub struct Watch {
     /// From one look at DNS to the next.
     pub interval: Duration,
     /// Whether to look sooner where the answer's time to live is over sooner.
     pub heeds_ttl: bool,
-    /// Whether the watch ends when something has changed, and for [`STABLE`] nothing more.
+    /// Whether the watch of a group ends when its answer has changed, and for 30 s no more.
     pub ends_when_stable: bool,
     /// When the invocation began.
     pub began: Instant,
     /// When it ends at the latest.
     pub until: Instant,
-    /// When an answer last changed.
-    changed_at: Mutex<Option<Instant>>,
     /// Takes what is to be published while the watch goes on.
-    progress: UnboundedSender<GroupReport>,
+    pub progress: UnboundedSender<GroupReport>,
 }
 
-impl Watcher {
-    /// A watch after an event that lets a change be expected: a look each second, until there was
-    /// one and DNS has settled.
-    pub fn for_change(began: Instant, until: Instant, progress: UnboundedSender<GroupReport>) -> Self {
-        let interval = SHORTEST_INTERVAL;
-        Self {
-            interval,
-            heeds_ttl: false,
-            ends_when_stable: true,
-            began,
-            until,
-            changed_at: Mutex::default(),
-            progress,
-        }
-    }
+/// When a group is looked at next, and whether it has settled. Pure: no clock of its own.
+#[derive(Debug)]
+struct Schedule {
+    interval: Duration,
+    heeds_ttl: bool,
+    ends_when_stable: bool,
+    looked_at: Instant,
+    pause: Duration,
+    /// When the time has come for what the last run left open.
+    due_at: Option<Instant>,
+    /// Whether the last run failed, since when nothing is known to be in step.
+    has_failed: bool,
+    /// Whether it left an address unregistered that DNS gives.
+    is_unregistered: bool,
+    retry_at: Instant,
+    retry_pause: Duration,
+    /// What the last run was to bring about.
+    tried: Option<Desired>,
+    /// The last answer of all hostnames.
+    answer: Option<Desired>,
+    /// When the answer last changed, if it did.
+    changed_at: Option<Instant>,
+}
 
-    /// A watch that fills the time until the next invocation.
-    pub fn polling(interval: Duration, began: Instant, until: Instant, progress: UnboundedSender<GroupReport>) -> Self {
-        Self {
-            interval,
-            heeds_ttl: true,
-            ends_when_stable: false,
-            began,
-            until,
-            changed_at: Mutex::default(),
-            progress,
-        }
-    }
-
-    /// Watches a target group that was just reconciled, and returns what it was last in step with.
+impl Watch {
+    /// Watches a target group that was just reconciled, and reports on all of it. What the group is in step with is in
+    /// the memory.
     pub async fn follow(
         &self,
         reconciler: &Reconciler,
         group: &Group,
-        mut in_step: Option<InStep>,
-        report: &mut GroupReport,
+        memory: &mut Memory,
+        mut report: GroupReport,
         cutoff: Instant,
-    ) -> Option<InStep> {
-        let mut looked_at = Instant::now();
-        if looked_at >= self.until {
-            return in_step;
-        }
-        let mut last_in_step = in_step.clone();
-        let stable_at = looked_at + STABLE;
+    ) -> GroupReport {
+        let mut schedule = Schedule::new(self, memory, &report, reconciler.now());
         let mut published_at = self.began;
-        let mut pause = self.pause(in_step.as_ref().and_then(|in_step| in_step.ttl));
-        let mut answer = in_step.as_ref().map(|in_step| in_step.targets.clone());
-        let mut tried = None;
-        let mut retry_at = looked_at + FIRST_RETRY;
-        let mut retry_pause = FIRST_RETRY;
-        loop {
-            let next = looked_at + pause;
-            // Others may have changed and settled while this group was still in its first run.
-            if next >= stable_at && self.is_stable(next) {
-                break;
-            }
-            sleep_until(next.min(self.until)).await;
+        while let Some(next) = schedule.next() {
+            sleep_until(next.min(self.until).into()).await;
             if next >= self.until {
                 break;
             }
-            looked_at = Instant::now();
-            let facts = reconciler.target_groups.known_facts(&group.arn).and_then(Result::ok);
-            let mut due = in_step.is_none() && looked_at >= retry_at;
             let mut early = None;
-            if let Some(facts) = facts {
+            let mut is_due = schedule.retries(Instant::now());
+            if let Some(Ok(facts)) = reconciler.target_groups.known_facts(&group.arn) {
                 let resolution = reconciler.resolve(group, facts.family, self.until).await;
-                let look = reconciler.look(group, facts, &resolution);
-                let desired = &look.desired;
-                pause = self.pause(resolution.ttl());
-                if let Some(known) = in_step.as_ref().filter(|known| !known.differs(desired, &resolution)) {
-                    let problems = mem::take(&mut report.problems);
-                    look.note(report);
+                let now = reconciler.now();
+                let look = resolution.look(group, facts, &reconciler.allowed_networks);
+                if look.failures.iter().any(|failure| failure.is_out_of_time()) {
+                    // That we have no time left says nothing of the name.
+                    break;
+                }
+                is_due = schedule.note(&look, &resolution, memory, now);
+                if !is_due {
+                    memory.take_in(&resolution, &look.desired, now.time);
+                }
+                // What failed at AWS stays so until it is tried again.
+                if !is_due && !schedule.has_failed {
+                    let earlier = report.clone();
+                    report.look(look, resolution.took);
                     report.settle();
-                    // What ends before the watch does is in no reply.
-                    if report.problems != problems {
-                        for problem in &report.problems {
-                            warn!(target_group = %group.arn, problem, "not resolved");
-                        }
-                    }
-                    let now = Timestamp::from((reconciler.now)());
-                    due |= !resolution.is_sampled() && known.due.is_some_and(|due| due <= now);
-                } else {
-                    // What was tried in vain is tried again after a while, and by a name that does
-                    // not resolve nothing can be done.
-                    let is_new = in_step.is_some() || tried.as_ref() != Some(desired);
-                    due = (due || is_new) && !desired.targets.is_empty();
-                }
-                let is_news = match &in_step {
-                    Some(known) if resolution.is_sampled() => known.differs(desired, &resolution),
-                    _ => desired.complete && answer.as_ref().is_some_and(|answer| *answer != desired.targets),
-                };
-                if is_news {
-                    self.note_change();
-                } else if in_step.is_none() || !desired.complete {
-                    self.postpone_end();
-                }
-                if desired.complete {
-                    answer = Some(desired.targets.clone());
-                }
-                if due {
-                    tried = Some(look.desired);
+                    log_unresolved(&report, &earlier);
+                    log(&report, &earlier);
                 }
                 early = Some(resolution);
             }
-            if due {
-                let Some(result) = self.reconcile(reconciler, group, early, report, cutoff).await else {
-                    return last_in_step;
+            if is_due {
+                schedule.looked_at = Instant::now();
+                let Some(later) = self.reconcile(reconciler, group, memory, early, &report, cutoff).await else {
+                    return report;
                 };
-                in_step = result;
-                last_in_step = in_step.clone().or(last_in_step);
-                retry_pause = if in_step.is_some() { FIRST_RETRY } else { (retry_pause * 2).min(LONGEST_RETRY) };
-                retry_at = Instant::now() + retry_pause;
-                // It has had the time of the last look.
-                if Instant::now() >= self.until {
-                    return last_in_step;
-                }
+                schedule.reconciled(&later, memory, reconciler.now());
+                report = report.merged(later);
             }
             // What ends soon is published then.
             let ends_soon = self.until <= published_at + PUBLISH_INTERVAL + LAST_PUBLICATION;
@@ -165,56 +119,136 @@ impl Watcher {
                 drop(self.progress.send(report.take_period()));
             }
         }
-        let before = report.clone();
-        let verified = self.reconcile(reconciler, group, None, report, cutoff).await.flatten();
-        let is_untouched =
-            (report.registrations, report.deregistrations) == (before.registrations, before.deregistrations);
-        if verified.is_none() && in_step.is_some() && is_untouched && Instant::now() >= cutoff {
-            // There was no time to verify what was in step, which is no failure.
-            *report = before;
+        match self.reconcile(reconciler, group, memory, None, &report, cutoff).await {
+            // A last look that could not end leaves what was last known.
+            Some(last) if !last.failures.iter().any(|failure| failure.is_out_of_time()) => report.merged(last),
+            Some(last) => report.with_changes_of(last),
+            None => report,
         }
-        verified.or(last_in_step)
     }
 
-    /// `None` where there was no turn before the cut-off: the report stays as it is.
+    /// Reconciles the group once more. `None` where there was no turn before the cut-off.
     async fn reconcile(
         &self,
         reconciler: &Reconciler,
         group: &Group,
+        memory: &mut Memory,
         early: Option<Resolution>,
-        report: &mut GroupReport,
+        earlier: &GroupReport,
         cutoff: Instant,
-    ) -> Option<Option<InStep>> {
-        timeout_at(cutoff, reconciler.limiter.acquire(Priority::Continue)).await.ok()?;
-        let earlier = report.problems.clone();
-        let in_step = reconciler.reconcile(group, early, Mode::Quick, cutoff, report).await;
-        // What is over before the watch is, is in no reply.
-        for problem in earlier.iter().filter(|problem| !report.problems.contains(problem)) {
-            warn!(target_group = %group.arn, problem, "failed before");
+    ) -> Option<GroupReport> {
+        let turn = timeout_at(cutoff.into(), reconciler.limiter.acquire(Priority::Continue)).await.ok()?;
+        let report = reconciler.reconcile(group, memory, turn, early, Mode::Single, cutoff).await;
+        if report.is_deferred {
+            return None;
         }
-        Some(in_step)
+        log_past(&earlier.failures, &report);
+        log(&report, earlier);
+        Some(report)
+    }
+}
+
+impl Schedule {
+    fn new(watch: &Watch, memory: &Memory, first: &GroupReport, now: Now) -> Self {
+        let mut schedule = Self {
+            interval: watch.interval,
+            heeds_ttl: watch.heeds_ttl,
+            ends_when_stable: watch.ends_when_stable,
+            looked_at: now.at,
+            pause: watch.interval,
+            due_at: None,
+            has_failed: !first.failures.is_empty(),
+            is_unregistered: first.is_unregistered,
+            retry_at: now.at + FIRST_RETRY,
+            retry_pause: FIRST_RETRY,
+            tried: None,
+            answer: None,
+            changed_at: None,
+        };
+        let in_step = memory.in_step.as_ref().filter(|_| !schedule.has_failed);
+        schedule.answer = in_step.map(|in_step| Desired {
+            targets: in_step.targets.clone(),
+            refused: Default::default(),
+            is_complete: true,
+        });
+        schedule.due_at = schedule.due_at(memory, now);
+        schedule.set_pause(in_step.and_then(|in_step| in_step.ttl));
+        schedule
     }
 
-    fn pause(&self, ttl: Option<Duration>) -> Duration {
-        match ttl.filter(|_| self.heeds_ttl) {
+    fn due_at(&self, memory: &Memory, now: Now) -> Option<Instant> {
+        let due = memory.in_step.as_ref().filter(|_| !self.has_failed)?.due?;
+        Some(now.at + due.since(now.time))
+    }
+
+    /// When to look next; `None` where the group has settled.
+    fn next(&self) -> Option<Instant> {
+        let retry = (self.has_failed && self.is_unregistered).then_some(self.retry_at);
+        let next = self.due_at.into_iter().chain(retry).map(|at| at.max(self.looked_at + SHORTEST_INTERVAL));
+        let next = next.fold(self.looked_at + self.pause, Instant::min);
+        let is_stable = self.changed_at.is_some_and(|changed_at| next >= changed_at + STABLE);
+        (!self.ends_when_stable || !is_stable).then_some(next)
+    }
+
+    /// Whether it is time to try again what failed.
+    fn retries(&mut self, now: Instant) -> bool {
+        self.looked_at = now;
+        self.has_failed && now >= self.retry_at
+    }
+
+    /// Takes in a look, and tells whether the group is to be reconciled.
+    fn note(&mut self, look: &Look, resolution: &Resolution, memory: &Memory, now: Now) -> bool {
+        let desired = &look.desired;
+        let is_sampled = memory.is_sampled();
+        self.set_pause(resolution.ttl());
+        let in_step = memory.in_step.as_ref().filter(|_| !self.has_failed);
+        let differs = in_step.map(|in_step| in_step.differs(desired, is_sampled));
+        let is_news = match (differs, &self.answer) {
+            (Some(differs), _) if is_sampled => differs,
+            (_, Some(answer)) => desired.is_complete && answer.targets != desired.targets,
+            _ => false,
+        };
+        if is_news {
+            self.changed_at = Some(now.at);
+        } else if in_step.is_none() || !desired.is_complete {
+            // What is not in step, or not known to be, has not settled.
+            self.changed_at = self.changed_at.map(|_| now.at);
+        }
+        if desired.is_complete {
+            self.answer = Some(desired.clone());
+        }
+        let is_due = match in_step.filter(|_| differs == Some(false)) {
+            Some(in_step) => {
+                let is_gone = |address| matches!(memory.absence(address, now.time), Absence::Gone { .. });
+                in_step.due.is_some_and(|due| due <= now.time)
+                    || in_step.thin.iter().any(|target| is_gone(target.address))
+            }
+            // By a name that does not resolve nothing can be done. What failed is tried again after a pause, or for
+            // another answer.
+            None if desired.targets.is_empty() => false,
+            None => in_step.is_some() || self.tried.as_ref() != Some(desired) || now.at >= self.retry_at,
+        };
+        if is_due {
+            self.tried = Some(desired.clone());
+        }
+        is_due
+    }
+
+    /// Takes in what came of a run.
+    fn reconciled(&mut self, report: &GroupReport, memory: &Memory, now: Now) {
+        self.has_failed = !report.failures.is_empty();
+        self.is_unregistered = report.is_unregistered;
+        self.due_at = self.due_at(memory, now);
+        let most = if report.is_unregistered { LONGEST_RETRY_OF_REGISTRATION } else { LONGEST_RETRY };
+        self.retry_pause = if self.has_failed { (self.retry_pause * 2).min(most) } else { FIRST_RETRY };
+        self.retry_at = now.at + self.retry_pause;
+    }
+
+    fn set_pause(&mut self, ttl: Option<Duration>) {
+        self.pause = match ttl.filter(|_| self.heeds_ttl) {
             Some(ttl) => self.interval.min(ttl.max(SHORTEST_INTERVAL)),
             None => self.interval,
-        }
-    }
-
-    fn note_change(&self) {
-        *self.changed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// What is not in step, or not known to be, has not settled.
-    fn postpone_end(&self) {
-        let mut changed_at = self.changed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        *changed_at = changed_at.map(|_| Instant::now());
-    }
-
-    fn is_stable(&self, at: Instant) -> bool {
-        let changed_at = *self.changed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        self.ends_when_stable && changed_at.is_some_and(|changed_at| at >= changed_at + STABLE)
+        };
     }
 }
 
@@ -222,13 +256,17 @@ impl Watcher {
 const STABLE: Duration = Duration::from_secs(30);
 
 /// The contract: DNS is never asked more often than each second.
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+pub const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long to wait with the next attempt where AWS could not be brought into step.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// And how long at most.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// The same while an address that DNS gives is not registered, which may be an outage. An attempt takes some of the 5 s
+/// itself.
+const LONGEST_RETRY_OF_REGISTRATION: Duration = Duration::from_secs(4);
 
 /// From one publication of metrics to the next: at least once a minute.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(55);

@@ -96,7 +96,9 @@ async fn the_reply_has_the_shape_of_the_contract() {
                 "deregistered": ["10.0.1.9:5432"],
                 "waiting": [],
                 "refused": [],
+                "held": [],
                 "error": null,
+                "kind": null,
             }],
         })
     );

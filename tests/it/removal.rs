@@ -1,9 +1,9 @@
 //! When a target goes: grace periods, ownership, and the state that is kept for them.
 
 mod kinds; // the rows of the README's table of kinds
-mod sampling; // names whose answers are samples
+// mod sampling; // names whose answers are samples
 mod shared; // ownership
-mod state; // the tags
+// mod state; // the tags
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};

@@ -234,7 +234,7 @@ async fn a_watch_in_which_something_hangs_spoils_no_other_group_and_replies_in_t
         let shared = json!({"hostname": "db.test", "target_group_arn": first, "ownership": "shared"});
         let world = world.set("BINDINGS", json!([shared, binding("second.test", &second)]));
         let function = world.function().await;
-        let time = deadline(9);
+        let time = deadline(12);
         let moving = async {
             sleep(Duration::from_millis(1500)).await;
             let hang = Fault::on(what, FaultKind::Hang);

@@ -1,0 +1,229 @@
+//! The ELBv2 client: one for each Region, its retries, and what its errors mean. No SDK type of a call leaves `target_group`.
+
+use std::{
+    collections::HashMap,
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aws_config::{Region, SdkConfig};
+use aws_sdk_elasticloadbalancingv2::{
+    Client,
+    config::{
+        Builder, ConfigBag, Intercept, RuntimeComponents,
+        interceptors::{
+            AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+            FinalizerInterceptorContextRef,
+        },
+    },
+    error::{BoxError, ProvideErrorMetadata, SdkError},
+};
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::{
+    aws::{ATTEMPT_TIMEOUT, chain, retry_partition},
+    failure::{ElbError, ElbErrorKind},
+    limiter::{Limiter, Permit},
+    target::TargetGroupArn,
+};
+
+/// ELBv2 in all Regions.
+#[derive(Debug)]
+pub(crate) struct Elb {
+    sdk: SdkConfig,
+    /// By Region: an ARN names the Region that its target group lives in.
+    clients: Mutex<HashMap<String, Regional>>,
+    limiter: Arc<Limiter>,
+}
+
+/// What calls a Region, and how many more calls it may make meanwhile: one that hangs shall not
+/// hold up the others.
+#[derive(Clone, Debug)]
+pub(crate) struct Regional {
+    pub(crate) client: Client,
+    open: Arc<Semaphore>,
+}
+
+impl Elb {
+    /// Calls ELBv2 with `sdk`'s credentials and settings, and counts the attempts with `limiter`.
+    pub(crate) fn new(sdk: &SdkConfig, limiter: Arc<Limiter>) -> Self {
+        Self { sdk: sdk.clone(), clients: Mutex::default(), limiter }
+    }
+
+    /// What calls the Region of this target group.
+    pub(crate) fn regional(&self, arn: &TargetGroupArn) -> Regional {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients
+            .entry(arn.region().to_owned())
+            .or_insert_with(|| {
+                let config = Builder::from(&self.sdk)
+                    .region(Region::new(arn.region().to_owned()))
+                    .retry_partition(retry_partition())
+                    .interceptor(CountAttempts(Arc::clone(&self.limiter)))
+                    .interceptor(ReadToTheEnd);
+                Regional {
+                    client: Client::from_conf(config.build()),
+                    open: Arc::new(Semaphore::new(MAX_OPEN_REQUESTS)),
+                }
+            })
+            .clone()
+    }
+}
+
+impl Regional {
+    /// Calls ELBv2 when there is room for one request more. `turn` was waited for; where there is none, nobody waited.
+    ///
+    /// What the SDK needs for a call takes 5 KB of the future that makes it, and of each around that once or twice
+    /// more. So it is boxed, before there is a future that could hold it, which spares a run over a thousand target
+    /// groups 18 of 64 MiB.
+    pub(crate) fn call<T, E: Error + ProvideErrorMetadata + 'static>(
+        &self,
+        operation: &'static str,
+        turn: Option<Permit>,
+        request: impl Future<Output = Result<T, SdkError<E>>>,
+    ) -> impl Future<Output = Result<T, ElbError>> {
+        let mut request = Box::pin(request);
+        async move {
+            // Never closed; and to call without a permit would do no harm either.
+            let permit = self.open.acquire().await;
+            // Each attempt is counted by itself.
+            drop(turn);
+            let reply = match timeout(ATTEMPT_TIMEOUT, &mut request).await {
+                Ok(reply) => reply,
+                // One that hangs shall not keep others waiting for all its retries.
+                Err(_) => {
+                    drop(permit);
+                    request.await
+                }
+            };
+            reply.map_err(|error| elb_error(operation, &error))
+        }
+    }
+}
+
+/// What went wrong in a call of `operation`.
+fn elb_error<E: Error + ProvideErrorMetadata + 'static>(operation: &'static str, error: &SdkError<E>) -> ElbError {
+    let is_theirs = |status: u16| status >= 500;
+    let (kind, problem) = match (error, error.code()) {
+        (SdkError::ServiceError(service), Some(code)) => {
+            let message = error.message().unwrap_or("(no message)");
+            let kind = match kind(operation, code, message) {
+                ElbErrorKind::Failed if is_theirs(service.raw().status().as_u16()) => ElbErrorKind::Unavailable,
+                kind => kind,
+            };
+            (kind, format!("{code}: {message}{}", hint(operation, code)))
+        }
+        (SdkError::ServiceError(service), None) => {
+            let status = service.raw().status().as_u16();
+            let kind = if is_theirs(status) { ElbErrorKind::Unavailable } else { ElbErrorKind::Failed };
+            (kind, format!("an error reply that can't be read, HTTP status {status}"))
+        }
+        (SdkError::TimeoutError(_), _) => (
+            ElbErrorKind::TimedOut,
+            "no reply in time; a function in a VPC reaches AWS through a NAT gateway or interface endpoints".to_owned(),
+        ),
+        _ => (ElbErrorKind::Failed, chain(error)),
+    };
+    ElbError { operation, kind, problem }
+}
+
+/// What an error reply means. ValidationError is not modelled by the API, and only its text tells what is the matter.
+fn kind(operation: &str, code: &str, message: &str) -> ElbErrorKind {
+    let is_of_targets = operation == "RegisterTargets" || operation == "DeregisterTargets";
+    match code {
+        "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => ElbErrorKind::Denied,
+        "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequestsException" => {
+            ElbErrorKind::Throttled
+        }
+        "TooManyTargets" => ElbErrorKind::QuotaReached,
+        "InvalidTarget" | "ValidationError" if OUTSIDE_VPC.iter().any(|phrase| message.contains(phrase)) => {
+            ElbErrorKind::OutsideVpc
+        }
+        "InvalidTarget" | "TooManyRegistrationsForTargetId" | "ValidationError" if is_of_targets => {
+            ElbErrorKind::TargetRefused
+        }
+        _ => ElbErrorKind::Failed,
+    }
+}
+
+/// Has the limiter count attempts, the SDK's retries among them.
+#[derive(Debug)]
+struct CountAttempts(Arc<Limiter>);
+
+impl Intercept for CountAttempts {
+    fn name(&self) -> &'static str {
+        "CountAttempts"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.count_attempt();
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        _: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.note_answer();
+        Ok(())
+    }
+}
+
+/// Lets no reply pass for a success that is not ELBv2's, or was cut short. Where a reply says no
+/// more than that, as those to all writes do, the SDK does not read it: a proxy's page with status
+/// 200 would be a registration, after which stale targets go.
+#[derive(Debug)]
+struct ReadToTheEnd;
+
+impl Intercept for ReadToTheEnd {
+    fn name(&self) -> &'static str {
+        "ReadToTheEnd"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let body = context.response().body().bytes().unwrap_or_default();
+        if context.output_or_error().is_ok() && !body.trim_ascii_end().ends_with(END_OF_REPLY) {
+            return Err("a reply that can't be read: it does not end as ELBv2's do".into());
+        }
+        Ok(())
+    }
+}
+
+/// What to do about an error, where AWS's own message leaves the user alone.
+fn hint(operation: &str, code: &str) -> String {
+    match code {
+        "AccessDenied" | "AccessDeniedException" => {
+            format!(" (the function's role must allow elasticloadbalancing:{operation})")
+        }
+        "TargetGroupNotFound" | "TargetGroupNotFoundException" => {
+            " (was the target group deleted, or does its ARN name another account or Region?)".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// What the messages hold by which AWS says that an address needs an Availability Zone: one is
+/// for addresses outside the VPC, one for those that are in one of its networks but in no subnet
+/// (aws-load-balancer-controller, issues 3084 and 3714, and what its own code looks for).
+const OUTSIDE_VPC: [&str; 3] = ["outside the VPC", "not in the VPC", "ou must specify an Availability Zone"];
+
+/// The root element of a reply is `ACTIONResponse`
+/// ([AWS Query protocol](https://smithy.io/2.0/aws/protocols/aws-query-protocol.html)).
+const END_OF_REPLY: &[u8] = b"Response>";
+
+/// Requests under way in a Region at once, each on a connection of its own, not counting those that
+/// hang. With 128 MB of memory a function has a fourteenth of a processor: more TLS handshakes at
+/// once would outlast the time that an attempt has.
+const MAX_OPEN_REQUESTS: usize = 32;
