@@ -162,8 +162,8 @@ struct Group {
     lost_tags: bool,
     /// Whether a registration may be refused for want of room.
     full: bool,
-    /// When DNS last gave a target, or somebody else added it.
-    last_given: BTreeMap<String, Instant>,
+    /// When the execution environment last saw that DNS gives a target.
+    seen: BTreeMap<String, SystemTime>,
 }
 
 impl Group {
@@ -193,14 +193,9 @@ impl Group {
         targets.filter(|(_, state)| state == "initial").map(|(target, _)| target).collect()
     }
 
-    /// Takes note that these are given, or were until now.
-    fn note(&mut self, given: impl IntoIterator<Item = String>) {
-        let now = Instant::now();
-        self.last_given.extend(given.into_iter().map(|target| (target, now)));
-    }
-
-    /// What went although it was `initial` and DNS had given it moments before: rule 16.
-    fn hasty(&self, calls: &[Call]) -> Vec<String> {
+    /// What went although it was `initial`, and the execution environment, which began at that time, had seen DNS give
+    /// it moments before: rule 16.
+    fn hasty(&self, calls: &[Call], began: SystemTime) -> Vec<String> {
         let of_group = |call: &&Call| call.arn.as_ref() == Some(&self.arn) && call.action == "DeregisterTargets";
         let sent = calls.iter().filter(of_group).flat_map(|call| {
             let initial = call.found.as_ref().map(|found| &found.initial);
@@ -208,8 +203,8 @@ impl Group {
             sent.filter(move |target| initial.is_some_and(|initial| initial.contains(target))).map(|it| (call.at, it))
         });
         let is_hasty = |(at, target): &(tokio::time::Instant, String)| {
-            let given = self.last_given.get(target);
-            given.is_some_and(|given| at.into_std().duration_since(*given) < INITIAL)
+            let seen = self.seen.get(target).copied().unwrap_or(began).max(began);
+            now() - at.elapsed() < seen + INITIAL
         };
         sent.filter(is_hasty).map(|(_, target)| format!("rule 16: {target} went while it was initial")).collect()
     }
@@ -260,6 +255,8 @@ struct Episode {
     world: World,
     groups: Vec<Group>,
     function: Rc<Function>,
+    /// When its execution environment began.
+    began: SystemTime,
     deadline: Duration,
     is_patient: bool,
     /// How late reads show what was written.
@@ -392,7 +389,7 @@ impl Episode {
                 others,
                 lost_tags: false,
                 full: false,
-                last_given: BTreeMap::new(),
+                seen: BTreeMap::new(),
             });
         }
         let has_retries = rng.u8(..4) == 0;
@@ -418,6 +415,7 @@ impl Episode {
             world,
             groups,
             function,
+            began: now(),
             deadline,
             is_patient,
             lag,
@@ -456,8 +454,6 @@ impl Episode {
     /// Some names give something else, and some fail.
     fn change_dns(&mut self, chances: u8) {
         for group in &mut self.groups {
-            let given = group.given();
-            group.note(given);
             for host in &mut group.hosts {
                 match self.rng.u8(..chances) {
                     0..=2 => host.resolve(&mut self.rng),
@@ -475,7 +471,7 @@ impl Episode {
         let Self { rng, world, groups, story, .. } = self;
         let aws = &world.aws;
         for group in groups {
-            let arn = &group.arn.clone();
+            let arn = &group.arn;
             let registered: Vec<_> = aws.registered(arn).into_iter().collect();
             let one = rng.choice(&registered).cloned();
             let tags: Vec<_> = aws.tags(arn).into_keys().collect();
@@ -484,7 +480,6 @@ impl Episode {
                     let target = rng.choice(group.foreign()).unwrap();
                     aws.add_target(arn, &target, "healthy");
                     group.seen_missing.remove(&target);
-                    group.note([target.clone()]);
                     story.push(format!("{target} is added to {} by hand", group.kind.name));
                 }
                 (1, Some(target)) => {
@@ -497,7 +492,6 @@ impl Episode {
                     let state = rng.choice(states).unwrap();
                     aws.set_state(arn, &target, state);
                     story.push(format!("{target} of {} is {state}", group.kind.name));
-                    group.note([target]);
                 }
                 (3 | 4, _) => aws.finish_draining(arn),
                 (5, _) if !tags.is_empty() => {
@@ -605,8 +599,12 @@ impl Episode {
             self.world.aws.fault(Fault::on(action, FaultKind::Hang));
         }
         self.strike();
-        // At times DNS changes while the run is under way.
-        let flips = self.one_in(5) || matches!(manner, Manner::Watch { .. });
+        // At times DNS changes while the run is under way. Of two that see different answers, one change is enough.
+        let flips = match manner {
+            Manner::Divided => false,
+            Manner::Watch { .. } => true,
+            _ => self.one_in(5),
+        };
         self.run(manner, flips).await
     }
 
@@ -631,7 +629,7 @@ impl Episode {
             })
             .collect();
         if matches!(manner, Manner::Cold) {
-            self.function = Rc::new(self.world.function().await);
+            self.begin().await;
         }
         let resolver = self.world.dns.resolver().await;
         let second = match manner {
@@ -703,9 +701,6 @@ impl Episode {
         if result.is_none() {
             aws.settled().await;
         }
-        if matches!(manner, Manner::Killed { lives_on: false, .. }) {
-            self.function = Rc::new(self.world.function().await);
-        }
         let outcome = match &result {
             None => "killed".to_owned(),
             Some(Ok(_)) => "ok".to_owned(),
@@ -731,11 +726,10 @@ impl Episode {
                 group.missing_from.entry(target.clone()).or_insert(during.at);
             }
         }
-        for group in &mut self.groups {
-            let given = group.given();
-            group.note(given);
-        }
         let mut broken = self.judge(manner, &during, result.as_ref());
+        if matches!(manner, Manner::Killed { lives_on: false, .. }) {
+            self.begin().await;
+        }
         if self.front.lost() > lost {
             broken.push("rule 14: requests went into dead connections".to_owned());
         }
@@ -744,6 +738,12 @@ impl Episode {
         }
         self.world.aws.clear_faults();
         broken
+    }
+
+    /// A new execution environment.
+    async fn begin(&mut self) {
+        self.function = Rc::new(self.world.function().await);
+        self.began = now();
     }
 
     /// Which rules a run has broken.
@@ -793,7 +793,7 @@ impl Episode {
                     broken.push(format!("{}: {what}", kind.name));
                 }
             };
-            for what in truth.broken_by(&calls).into_iter().chain(group.hasty(&calls)) {
+            for what in truth.broken_by(&calls).into_iter().chain(group.hasty(&calls, self.began)) {
                 rule(false, format_args!("{what}"));
             }
             if !is_double(manner) && !is_blind {
@@ -835,12 +835,17 @@ impl Episode {
                     list.push(format!("{}: {what}", kind.name));
                 }
             };
+            if is_well && !kind.sampled {
+                group.seen.extend(during.always.iter().map(|target| (target.clone(), now)));
+            }
             if is_well {
                 let unresolved = if during.is_followed { &during.unresolved_at_the_end } else { &during.unresolved };
                 rule(unresolved.is_empty(), format_args!("{unresolved:?} does not resolve, which goes unnoticed"));
             }
             if is_well && (during.is_steady || during.is_followed) && alone {
-                let lacks: Vec<_> = during.at_the_end.difference(&registered).collect();
+                // Not every address of a sampled name was in an answer of this run.
+                let lacks = during.at_the_end.difference(&registered).filter(|_| !kind.sampled);
+                let lacks: Vec<_> = lacks.collect();
                 rule(lacks.is_empty(), format_args!("nobody says that {lacks:?} is not registered"));
                 let surplus: BTreeSet<_> = registered.difference(&during.at_the_end).cloned().collect();
                 let surplus = if kind.shared {
@@ -855,7 +860,8 @@ impl Episode {
                     Some(since) => *since + grace <= during.at,
                     None => kind.grace == 0,
                 };
-                let kept: Vec<_> = surplus.iter().filter(is_over).collect();
+                // And of what was in none, there may be too little evidence.
+                let kept: Vec<_> = surplus.iter().filter(is_over).filter(|_| !kind.sampled).collect();
                 rule(kept.is_empty(), format_args!("nobody says that {kept:?} is still registered"));
                 group.seen_missing.retain(|target, _| surplus.contains(target));
                 for target in surplus {
@@ -945,7 +951,7 @@ impl Episode {
             let surplus: BTreeSet<_> = registered.difference(&group.given()).cloned().collect();
             let orphans: BTreeSet<_> =
                 if group.kind.shared { surplus.difference(&group.foreign()).cloned().collect() } else { surplus };
-            if !(orphans.is_empty() || (group.kind.shared && group.lost_tags)) {
+            if !(orphans.is_empty() || group.kind.sampled || (group.kind.shared && group.lost_tags)) {
                 broken.push(format!("{} keeps {orphans:?}", group.kind.name));
             }
             // Whose tag was lost, somebody has to take away.
