@@ -31,7 +31,7 @@ pub struct Front {
 }
 
 /// How a connection dies.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Death {
     /// It is closed.
     Fin,
