@@ -14,8 +14,9 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::{net::TcpStream, task::AbortHandle};
+pub use tokio_rustls::TlsConnector;
 use tokio_rustls::{
-    TlsAcceptor, TlsConnector,
+    TlsAcceptor,
     rustls::{
         ClientConfig, HandshakeKind, RootCertStore, ServerConfig,
         crypto::ring,
