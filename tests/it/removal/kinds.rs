@@ -1,4 +1,4 @@
-//! The rows of the README's table of kinds: what "gone" means for each kind of hostname that nothing is configured of.
+//! The rows of the table of kinds in docs/rules.md: what "gone" means for each kind of hostname that nothing is configured of.
 
 use aws_sdk_elasticloadbalancingv2::primitives::{DateTime, DateTimeFormat};
 use futures_util::future::join_all;
