@@ -17,6 +17,7 @@ use tokio::{
 use tracing::info;
 
 use crate::{
+    VERSION,
     binding::InvalidJson,
     config::{BINDINGS, Config},
     dns::{NoNameServer, Resolver},
@@ -147,6 +148,7 @@ impl Function {
         let count = |outcome| reports.iter().filter(|report| report.outcome == outcome).count();
         let failed = count(Outcome::Failed);
         info!(
+            version = VERSION,
             trigger = request.trigger.as_str(),
             dry_run = request.dry_run,
             groups = reports.len(),
@@ -162,7 +164,7 @@ impl Function {
         if failed > 0 {
             return Err(RunError::Failed { failed, all: reports.len(), causes: causes(&reports) });
         }
-        let mut reply = Reply { trigger: request.trigger, dry_run: request.dry_run, groups: reports };
+        let mut reply = Reply { version: VERSION, trigger: request.trigger, dry_run: request.dry_run, groups: reports };
         reply.fit();
         Ok(reply)
     }
