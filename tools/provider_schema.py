@@ -26,11 +26,12 @@ SCHEMA = ROOT / "tests/terraform/provider.json"
 PACKAGE = "@cdktf/provider-aws@21.22.1"
 
 FIELD = re.compile(
-    r"^ +(\w+): \{\n +value: (.+),\n +isBlock: (true|false),\n +type: \"(\w+)\",\n +storageClassType: \"(\w+)\",$", re.M
+    r"^ +(\w+): \{\n +value: (.+),\n +isBlock: (true|false),\n +type: \"(\w+)\",\n +storageClassType: \"(\w+)\",$",
+    re.MULTILINE,
 )
-COMPUTED = re.compile(r"^    get \w+\(\) \{\n        return this\.get(\w+)Attribute\('(\w+)'\);", re.M)
-MEMBER = re.compile(r"^    readonly (\w+)(\??): (.+)$", re.M)
-USED = re.compile(r'^(resource|data)\s+"(aws_\w+)"', re.M)
+COMPUTED = re.compile(r"^    get \w+\(\) \{\n        return this\.get(\w+)Attribute\('(\w+)'\);", re.MULTILINE)
+MEMBER = re.compile(r"^    readonly (\w+)(\??): (.+)$", re.MULTILINE)
+USED = re.compile(r'^(resource|data)\s+"(aws_\w+)"', re.MULTILINE)
 # What has a value of the provider's own where it is not set. The bindings do not tell which attributes these are.
 COMPUTED_TOO = ("id", "region")
 TYPES = {
@@ -57,7 +58,9 @@ class Bindings:
     def schema(self) -> dict[str, Any]:
         """The schema of the type as a whole."""
         start = self.code.index("    synthesizeHclAttributes() {")
-        (config,) = re.findall(r"^export interface (\w+) extends cdktf\.TerraformMetaArguments", self.types, re.M)
+        (config,) = re.findall(
+            r"^export interface (\w+) extends cdktf\.TerraformMetaArguments", self.types, re.MULTILINE
+        )
         block = self.block(self.code[start:], config)
         main = self.code[self.code.rindex("\nclass ", 0, start) : start]
         for kind, name in COMPUTED.findall(main):
@@ -68,7 +71,7 @@ class Bindings:
     def block(self, code: str, interface: str) -> dict[str, Any]:
         """The schema of a block: `code` lists its fields, `interface` tells which of them are required."""
         end = code.index("// remove undefined attributes")
-        start = re.search(rf"^export interface {interface} .*$", self.types, re.M)
+        start = re.search(rf"^export interface {interface} .*$", self.types, re.MULTILINE)
         if start is None:
             raise LookupError(interface)
         members = {
@@ -81,7 +84,10 @@ class Bindings:
             (member,) = set(re.findall(r"(?:struct\.|this\._)(\w+?)(?:\.internalValue)?\)", value))
             required, kind = members[member]
             if is_block == "false":
-                attributes[name] = {"type": attribute_type(nesting, storage), "required" if required else "optional": True}
+                attributes[name] = {
+                    "type": attribute_type(nesting, storage),
+                    "required" if required else "optional": True,
+                }
                 if name in COMPUTED_TOO and not required:
                     attributes[name]["computed"] = True
                 continue

@@ -1,5 +1,7 @@
-"""Stands in for the AWS provider, which can be had from the Terraform registry only: it has the same schema, and does
-nothing. `terraform validate` and `terraform test` need no more, since the module's tests mock what the provider does.
+"""Stands in for the AWS provider, which can be had from the Terraform registry only.
+
+It has the same schema, and does nothing. `terraform validate` and `terraform test` need no more, since the module's
+tests mock what the provider does.
 
     python -m tests.terraform.provider terraform test
 """
@@ -98,7 +100,7 @@ def main() -> int:
     reattach = {"Protocol": "grpc", "ProtocolVersion": 6, "Pid": os.getpid(), "Test": True, "Addr": address}
     env = {**os.environ, "TF_REATTACH_PROVIDERS": json.dumps({"registry.terraform.io/hashicorp/aws": reattach})}
     try:
-        return subprocess.run(sys.argv[1:], env=env).returncode
+        return subprocess.run(sys.argv[1:], env=env, check=False).returncode
     finally:
         server.stop(0).wait()
 
