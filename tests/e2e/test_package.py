@@ -199,3 +199,31 @@ def test_it_is_deployed_from_dist_by_the_aws_cli_and_its_schedule_runs_it(
     assert (reply["version"], reply["groups"][0]["outcome"]) == (VERSION, "in_sync")
     assert COMMIT in stack.log(200)
     assert stack.outputs["ServiceName"].startswith("com.amazonaws.vpce.")
+
+
+def test_make_deploy_takes_the_function_from_a_package(
+    dist: Path, cloud: Cloud, dns: DnsServer, tmp_path: Path
+) -> None:
+    vpc, subnets = cloud.create_network()
+    parameters = tmp_path / "from-package.json"
+    values = {"Hostname": HOSTNAME, "Port": 5432, "VpcId": vpc, "SubnetIds": subnets}
+    parameters.write_text(json.dumps({**values, "Settings": f"DNS_SERVERS={dns.address}"}))
+    forbidden = tmp_path / "bin"
+    forbidden.mkdir()
+    for name in ("cargo", "rustc"):
+        (forbidden / name).write_text("#!/bin/sh\necho nothing is to be built >&2\nexit 1\n")
+        (forbidden / name).chmod(0o755)
+    env = {
+        **os.environ,
+        "PATH": f"{forbidden}:{os.environ['PATH']}",
+        "AWS_ENDPOINT_URL": cloud.endpoint,
+        "__SAM_CLI_APP_DIR": str(tmp_path / "sam"),
+    }
+    command = ["make", "--silent", "deploy", "STACK=from-package", f"PARAMETERS={parameters}", "CONFIRM=no"]
+    for package, code, said in ((dist, 0, "for x86_64"), (tmp_path, 2, f"there is no {tmp_path}/{ARCHIVE}")):
+        done = subprocess.run(
+            [*command, f"PACKAGE={package}"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert said in done.stdout + done.stderr
+    assert Deployment(cloud, "from-package").invoke({"dry_run": True}).reply["version"] == VERSION
