@@ -17,6 +17,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    VERSION,
     binding::InvalidJson,
     config::{BINDINGS, Config},
     dns::{NoNameServer, Resolver},
@@ -158,6 +159,7 @@ impl Function {
             warn!(target_group = %report.target_group_arn, kind = report.kind, "failed");
         }
         info!(
+            version = VERSION,
             trigger = request.trigger.as_str(),
             dry_run = request.dry_run,
             groups = reports.len(),
@@ -173,7 +175,7 @@ impl Function {
         if failed > 0 {
             return Err(RunError::Failed { failed, all: reports.len(), causes: causes(&reports) });
         }
-        let mut reply = Reply { trigger: request.trigger, dry_run: request.dry_run, groups: reports };
+        let mut reply = Reply { version: VERSION, trigger: request.trigger, dry_run: request.dry_run, groups: reports };
         reply.fit();
         Ok(reply)
     }

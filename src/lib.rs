@@ -59,3 +59,6 @@ pub mod target_group;
 mod text;
 pub mod watch;
 pub mod writes;
+
+/// The version, which replies and the log tell.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -26,6 +26,8 @@ use crate::{
 /// The reply to an invocation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Reply {
+    /// The version of the function.
+    pub version: &'static str,
     /// What invoked the function.
     pub trigger: Trigger,
     /// Whether the lists say what would be done, and nothing was written.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use nlb_hostname_targets::{
+    VERSION,
     event::{Request, Trigger, Watch},
     report::Outcome,
 };
@@ -82,6 +83,7 @@ async fn the_reply_has_the_shape_of_the_contract() {
     assert_eq!(
         world.run(json!({})).await.unwrap(),
         json!({
+            "version": VERSION,
             "trigger": "schedule",
             "dry_run": false,
             "groups": [{
