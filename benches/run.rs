@@ -19,6 +19,7 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::Write,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -241,7 +242,9 @@ impl Cloud {
     async fn new(fleet: &Fleet) -> Self {
         let authority = Authority::beside_the_systems();
         let services = [fleet.world.aws.over_tls(&authority).await, fleet.world.aws.over_tls(&authority).await];
-        let fronts = [Front::new(services[0].address()).await, Front::new(services[1].address()).await];
+        // Two names, as they have in production: sessions are resumed by names.
+        let other = Ipv4Addr::new(127, 0, 0, 2).into();
+        let fronts = [Front::new(services[0].address()).await, Front::new_on(other, services[1].address()).await];
         Self { authority, services, fronts }
     }
 
@@ -263,34 +266,34 @@ impl Cloud {
     }
 
     async fn floors(&self, fleet: &Fleet) -> Floors {
-        let [elb, cloudwatch] = [&self.fronts[0], &self.fronts[1]].map(|front| front.address().to_string());
+        let [elb, cloudwatch] = [&self.fronts[0], &self.fronts[1]].map(|front| front.address());
         let resolve = fleet.resolve().await;
-        let (describe, publish) = (fleet.describe(&elb), fleet.publish(&cloudwatch));
+        let (describe, publish) = (fleet.describe(&elb.to_string()), fleet.publish(&cloudwatch.to_string()));
 
-        let mut kept = connect(&self.authority.connector(), &elb).await;
+        let mut kept = connect(&self.authority.connector(), elb).await;
         let kept_describe = median(async || exchange(&mut kept, &describe).await).await;
-        let mut kept = connect(&self.authority.connector(), &cloudwatch).await;
+        let mut kept = connect(&self.authority.connector(), cloudwatch).await;
         let kept_publish = median(async || exchange(&mut kept, &publish).await).await;
 
         // A client that has met neither service before.
         let mut strangers: Vec<_> = (0..2 * EXCHANGES).map(|_| self.authority.connector()).collect();
-        let mut full = async |address: &str, request: &[u8]| {
+        let mut full = async |address: SocketAddr, request: &[u8]| {
             median(async || {
                 let stranger = strangers.pop().unwrap();
                 exchange(&mut connect(&stranger, address).await, request).await;
             })
             .await
         };
-        let full_describe = full(&elb, &describe).await;
-        let full_publish = full(&cloudwatch, &publish).await;
+        let full_describe = full(elb, &describe).await;
+        let full_publish = full(cloudwatch, &publish).await;
 
-        let resumed = async |address: &str, request: &[u8]| {
+        let resumed = async |address: SocketAddr, request: &[u8]| {
             let connector = self.authority.connector();
             exchange(&mut connect(&connector, address).await, request).await;
             median(async || exchange(&mut connect(&connector, address).await, request).await).await
         };
-        let resumed_describe = resumed(&elb, &describe).await;
-        let resumed_publish = resumed(&cloudwatch, &publish).await;
+        let resumed_describe = resumed(elb, &describe).await;
+        let resumed_publish = resumed(cloudwatch, &publish).await;
         Floors {
             // The group's facts say which record to ask for.
             first: full_describe + resolve + full_publish,
@@ -302,10 +305,10 @@ impl Cloud {
     }
 }
 
-async fn connect(connector: &TlsConnector, address: &str) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
+async fn connect(connector: &TlsConnector, address: SocketAddr) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    connector.connect(Authority::server_name(), stream).await.unwrap()
+    connector.connect(Authority::server_name(address), stream).await.unwrap()
 }
 
 /// 1,000 groups under the budget of ELBv2 requests that is the default, in runs a minute apart.

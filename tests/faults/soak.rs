@@ -755,7 +755,8 @@ impl Episode {
         let may_lose_metrics = self.strikes("PutMetricData", "") || matches!(manner, Manner::DryRun | Manner::Short);
         // Where AWS can't tell the targets, addresses are registered each time that it is asked.
         let is_blind = self.strikes("DescribeTargetHealth", "");
-        let may_repeat = self.has_retries && self.strikes("DeregisterTargets", "ResetAfter");
+        // By the SDK; or by a watch that does not see yet what was done, of which it has no reply.
+        let may_repeat = (self.has_retries || !self.lag.is_zero()) && self.strikes("DeregisterTargets", "ResetAfter");
         let now = now();
         let message = match result {
             Some(Err(error)) => error.to_string(),

@@ -124,7 +124,7 @@ async fn rule_18_where_aws_cannot_tell_the_targets_addresses_are_registered_and_
         assert!(message.contains("DescribeTargetHealth") && message.contains(word), "{word}, {fields}: {message}");
         assert_eq!(world.aws.registered(&arn), targets(&[9, 10]), "{word}, {fields}");
         assert_eq!(world.count("DeregisterTargets"), 0, "{word}, {fields}");
-        assert_eq!(world.metric("Failures"), Some(1.0), "{word}, {fields}");
+        assert!(world.sum("Failures") > 0.0, "{word}, {fields}");
         if fields["ownership"] == "shared" {
             let found = world.aws.calls_of("RegisterTargets")[0].found.clone().unwrap();
             let is_noted = found.tags.values().any(|value| value.contains("10.0.1.10_5432"));
