@@ -7,18 +7,22 @@
 //! The decision is [`plan`], which is pure; [`state`] is what it remembers from run to run, [`sampling`] decides how many
 //! answers it is based on. [`dns`], [`target_group`] and [`metrics`] are the
 //! edges, each the only place that knows its library. [`reconcile`] connects them for one target
-//! group, [`fleet`] for all of them, [`watch`] does it again and again, and [`function`] for an invocation.
+//! group, [`fleet`] for all of them, [`watch`] does it again and again, and [`function`] for an invocation. [`check`] judges the set-up, which
+//! [`inspection`] reads.
 
 pub mod aws;
 pub mod binding;
+pub mod check;
 pub mod config;
 pub mod dns;
 mod elb;
 pub mod event;
 pub mod failure;
+pub mod finding;
 pub mod fleet;
 pub mod function;
 pub mod hostname;
+pub mod inspection;
 pub mod kind;
 pub mod limiter;
 pub mod memory;
@@ -32,6 +36,7 @@ pub mod report;
 pub mod resolution;
 pub mod run;
 pub mod sampling;
+pub mod set_up;
 pub mod state;
 pub mod tags;
 pub mod target;

@@ -755,6 +755,11 @@ impl Run<'_> {
         }
         let refused = self.not_registrable.iter().map(|(target, reason)| (target.address, reason.clone()));
         self.report.refused.extend(refused);
+        if self.task.mode == Mode::DryRun {
+            let answers = self.resolution.answers.into_iter();
+            self.report.answers =
+                answers.filter_map(|(hostname, answer)| Some((hostname, answer.ok()?.addresses))).collect();
+        }
         self.report.settle();
         self.report
     }
