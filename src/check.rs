@@ -40,13 +40,12 @@ impl Check<'_> {
         }
         findings.extend(self.set_up.attributes.iter().flat_map(|attributes| self.of_attributes(attributes)));
         findings.extend(self.of_health_check());
-        if !self.is_not_ip() {
+        // Where the targets are not known, what a run would do is but a guess.
+        if let Some(counts) = self.report.targets.filter(|_| !self.is_not_ip()) {
             findings.extend(self.of_step());
-            findings.extend(self.of_targets());
+            findings.extend(self.of_targets(counts));
         }
-        findings.sort_by(|one, other| {
-            (one.severity, one.code, &one.subject).cmp(&(other.severity, other.code, &other.subject))
-        });
+        findings.sort();
         findings.dedup();
         findings
     }

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-/// Something that a check found.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+/// Something that a check found. The worst comes first.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Finding {
     /// How much it matters.
     pub severity: Severity,
@@ -38,8 +38,7 @@ pub enum Severity {
 }
 
 /// What there is to find, in the order of the reply.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Code {
     /// The function's role lacks an action.
     Permission,
@@ -93,5 +92,37 @@ impl Code {
             }
             _ => Severity::Error,
         }
+    }
+
+    /// The name that the reply and the log give it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientIp => "client-ip",
+            Self::CrossZone => "cross-zone",
+            Self::Failed => "failed",
+            Self::LoadBalancerType => "load-balancer-type",
+            Self::NoHealthyTarget => "no-healthy-target",
+            Self::OutOfStep => "out-of-step",
+            Self::Permission => "permission",
+            Self::ProxyProtocol => "proxy-protocol",
+            Self::PublicAddress => "public-address",
+            Self::RefusedAddress => "refused-address",
+            Self::Scheme => "scheme",
+            Self::SecurityGroupRules => "security-group-rules",
+            Self::SlowDrain => "slow-drain",
+            Self::SlowHealthCheck => "slow-health-check",
+            Self::Stickiness => "stickiness",
+            Self::TargetType => "target-type",
+            Self::UnhealthyTarget => "unhealthy-target",
+            Self::Unresolved => "unresolved",
+            Self::Unused => "unused",
+            Self::ZoneNotEnabled => "zone-not-enabled",
+        }
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }

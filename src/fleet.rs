@@ -168,12 +168,21 @@ impl Fleet {
         cutoff: Instant,
     ) -> (usize, GroupReport) {
         let Job { position, group, early } = job;
+        let turns = match (errand, &turn) {
+            (Errand::Check(inspection), Some(_)) => Some(inspection.turns(cutoff).await),
+            _ => None,
+        };
         let mut report = match turn {
             Some(turn) => self.take_turn(group, early, turn, errand, cutoff).await,
             None => self.put_off(group, early, cutoff).await,
         };
         if let Errand::Check(inspection) = errand {
-            self.check(&mut report, inspection, cutoff).await;
+            let set_up = match &turns {
+                // In a box, which spares the future of each group of a run the room for it.
+                Some(turns) if !report.is_deferred => Box::pin(inspection.look(&report, turns, cutoff)).await,
+                _ => SetUp::default(),
+            };
+            self.judge(&mut report, &set_up);
         }
         (position, report)
     }
@@ -212,20 +221,19 @@ impl Fleet {
         report
     }
 
-    /// Looks at the set-up of a group that the dry run looked at, and judges what is known. Where the time did not suffice
-    /// for that, the group is put off.
-    async fn check(&self, report: &mut GroupReport, inspection: &Inspection<'_>, cutoff: Instant) {
+    /// Puts into the report of a dry run what is wrong. Where the time did not suffice to read the set-up, the group is put
+    /// off.
+    fn judge(&self, report: &mut GroupReport, set_up: &SetUp) {
         let Reconciler { allowed_networks: allowed, function, .. } = &self.reconciler;
-        let set_up = if report.is_deferred { SetUp::default() } else { inspection.look(report, cutoff).await };
         report.is_deferred |= set_up.is_cut_off;
         report.settle();
-        let findings = Check { report, set_up: &set_up, allowed, function }.findings();
+        let findings = Check { report, set_up, allowed, function }.findings();
         for Finding { severity, code, subject, message, .. } in &findings {
-            let group = &report.target_group_arn;
+            let (group, code) = (&report.target_group_arn, code.as_str());
             if *severity == Severity::Info {
-                info!(target_group = %group, ?code, subject, problem = message, "found");
+                info!(target_group = %group, code, subject, problem = message, "found");
             } else {
-                warn!(target_group = %group, ?code, subject, problem = message, "found");
+                warn!(target_group = %group, code, subject, problem = message, "found");
             }
         }
         report.findings = Some(findings);

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
     num::NonZeroU16,
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -17,7 +18,7 @@ use tokio::{join, sync::OnceCell, time::timeout_at};
 use crate::{
     binding::Group,
     failure::{ElbError, ElbErrorKind},
-    limiter::{Permit, Priority},
+    limiter::{Limiter, Permit, Priority},
     report::GroupReport,
     set_up::{Attributes, Health, Listener, LoadBalancer, SetUp, Settings},
     target::{Target, TargetGroupArn},
@@ -39,6 +40,13 @@ struct Shared {
     described: Result<LoadBalancer, ElbError>,
     attributes: OnceCell<Result<Attributes, ElbError>>,
     listeners: OnceCell<Result<Vec<Listener>, ElbError>>,
+}
+
+/// The turns of one target group. Those that it does not need go back when this is dropped.
+#[derive(Debug)]
+pub struct Turns<'a> {
+    limiter: &'a Arc<Limiter>,
+    reserved: Mutex<Vec<Permit>>,
 }
 
 impl<'a> Inspection<'a> {
@@ -111,21 +119,37 @@ impl<'a> Inspection<'a> {
         read
     }
 
+    /// Waits for the turns that the set-up of a target group takes, until `until` at the latest: what is begun shall end
+    /// before another is begun, so that as many as possible are looked at where the time does not suffice for all.
+    pub async fn turns(&self, until: Instant) -> Turns<'_> {
+        let turns = Turns { limiter: &self.target_groups.limiter, reserved: Mutex::default() };
+        for _ in 0..REQUESTS_FOR_ONE {
+            let Ok(turn) = timeout_at(until.into(), turns.limiter.acquire(Priority::Continue)).await else { break };
+            turns.reserved.lock().unwrap_or_else(PoisonError::into_inner).push(turn);
+        }
+        turns
+    }
+
     /// Reads the set-up of a target group on which `report` is the report of a dry run, until `until` at the latest.
-    pub async fn look(&self, report: &GroupReport, until: Instant) -> SetUp {
+    pub async fn look(&self, report: &GroupReport, turns: &Turns<'_>, until: Instant) -> SetUp {
         let arn = &report.target_group_arn;
         let mut set_up = SetUp::default();
         let settings = self.settings.get(arn).cloned();
+        let is_there = !matches!(&settings, Some(Err(error)) if error.kind == ElbErrorKind::Failed);
         set_up.settings = set_up.take(arn.as_str(), settings);
         let is_sick = report.targets.is_some_and(|counts| counts.healthy < counts.registered);
         let arns = set_up.settings.iter().flat_map(|settings| settings.load_balancers.clone());
-        let load_balancers: FuturesOrdered<_> = arns.map(|arn| self.look_at_load_balancer(arn, until)).collect();
+        let load_balancers: FuturesOrdered<_> = arns.map(|arn| self.look_at_load_balancer(arn, turns, until)).collect();
         let (attributes, targets, load_balancers) = join!(
-            timeout_at(until.into(), self.attributes_of_group(arn)),
-            timeout_at(until.into(), async { if is_sick { Some(self.health(arn).await) } else { None } }),
+            timeout_at(until.into(), async {
+                if is_there { Some(self.attributes_of_group(arn, turns).await) } else { None }
+            }),
+            timeout_at(until.into(), async { if is_sick { Some(self.health(arn, turns).await) } else { None } }),
             load_balancers.collect::<Vec<_>>(),
         );
-        set_up.attributes = set_up.take(arn.as_str(), attributes.ok());
+        if is_there {
+            set_up.attributes = set_up.take(arn.as_str(), attributes.ok().flatten());
+        }
         if let Some(targets) = targets.unwrap_or_default() {
             set_up.targets = set_up.take(arn.as_str(), Some(targets));
         } else if is_sick {
@@ -139,7 +163,7 @@ impl<'a> Inspection<'a> {
         set_up
     }
 
-    async fn look_at_load_balancer(&self, arn: String, until: Instant) -> SetUp {
+    async fn look_at_load_balancer(&self, arn: String, turns: &Turns<'_>, until: Instant) -> SetUp {
         let mut set_up = SetUp::default();
         let Some(shared) = self.load_balancers.get(&arn) else {
             set_up.is_cut_off = true;
@@ -148,8 +172,11 @@ impl<'a> Inspection<'a> {
         let Some(mut load_balancer) = set_up.take(&arn, Some(shared.described.clone())) else { return set_up };
         if load_balancer.is_network() {
             let (attributes, listeners) = join!(
-                timeout_at(until.into(), shared.attributes.get_or_init(|| self.attributes_of_load_balancer(&arn))),
-                timeout_at(until.into(), shared.listeners.get_or_init(|| self.listeners(&arn))),
+                timeout_at(
+                    until.into(),
+                    shared.attributes.get_or_init(|| self.attributes_of_load_balancer(&arn, turns))
+                ),
+                timeout_at(until.into(), shared.listeners.get_or_init(|| self.listeners(&arn, turns))),
             );
             load_balancer.attributes = set_up.take(&arn, attributes.ok().cloned());
             load_balancer.listeners = set_up.take(&arn, listeners.ok().cloned());
@@ -158,8 +185,8 @@ impl<'a> Inspection<'a> {
         set_up
     }
 
-    async fn attributes_of_group(&self, arn: &TargetGroupArn) -> Result<Attributes, ElbError> {
-        let turn = self.turn().await;
+    async fn attributes_of_group(&self, arn: &TargetGroupArn, turns: &Turns<'_>) -> Result<Attributes, ElbError> {
+        let turn = turns.next().await;
         let regional = self.target_groups.elb.regional(arn);
         let request = regional.client.describe_target_group_attributes().target_group_arn(arn.as_str());
         let reply = regional.call("DescribeTargetGroupAttributes", Some(turn), request.send()).await?;
@@ -167,8 +194,8 @@ impl<'a> Inspection<'a> {
         Ok(Attributes(attributes.filter_map(|one| Some((one.key()?.to_owned(), one.value()?.to_owned()))).collect()))
     }
 
-    async fn attributes_of_load_balancer(&self, arn: &str) -> Result<Attributes, ElbError> {
-        let turn = self.turn().await;
+    async fn attributes_of_load_balancer(&self, arn: &str, turns: &Turns<'_>) -> Result<Attributes, ElbError> {
+        let turn = turns.next().await;
         let regional = self.target_groups.elb.in_region(region(arn));
         let request = regional.client.describe_load_balancer_attributes().load_balancer_arn(arn);
         let reply = regional.call("DescribeLoadBalancerAttributes", Some(turn), request.send()).await?;
@@ -176,8 +203,8 @@ impl<'a> Inspection<'a> {
         Ok(Attributes(attributes.filter_map(|one| Some((one.key()?.to_owned(), one.value()?.to_owned()))).collect()))
     }
 
-    async fn listeners(&self, arn: &str) -> Result<Vec<Listener>, ElbError> {
-        let turn = self.turn().await;
+    async fn listeners(&self, arn: &str, turns: &Turns<'_>) -> Result<Vec<Listener>, ElbError> {
+        let turn = turns.next().await;
         let regional = self.target_groups.elb.in_region(region(arn));
         let page = async |marker, turn| {
             let request = regional.client.describe_listeners().load_balancer_arn(arn).set_marker(marker);
@@ -187,8 +214,8 @@ impl<'a> Inspection<'a> {
         Ok(self.target_groups.all_pages(turn, page).await?.iter().map(listener).collect())
     }
 
-    async fn health(&self, arn: &TargetGroupArn) -> Result<Vec<Health>, ElbError> {
-        let turn = self.turn().await;
+    async fn health(&self, arn: &TargetGroupArn, turns: &Turns<'_>) -> Result<Vec<Health>, ElbError> {
+        let turn = turns.next().await;
         let regional = self.target_groups.elb.regional(arn);
         let request = regional.client.describe_target_health().target_group_arn(arn.as_str());
         let reply = regional.call("DescribeTargetHealth", Some(turn), request.send()).await?;
@@ -216,6 +243,16 @@ impl<'a> Inspection<'a> {
 
     async fn turn(&self) -> Permit {
         self.target_groups.limiter.acquire(Priority::Continue).await
+    }
+}
+
+impl Turns<'_> {
+    async fn next(&self) -> Permit {
+        let reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match reserved {
+            Some(turn) => turn,
+            None => self.limiter.acquire(Priority::Continue).await,
+        }
     }
 }
 
@@ -285,3 +322,6 @@ fn health(described: &TargetHealthDescription) -> Option<Health> {
         description: health.description().unwrap_or_default().to_owned(),
     })
 }
+
+/// What the set-up of a target group takes: its attributes, and the attributes and listeners of a load balancer.
+const REQUESTS_FOR_ONE: u32 = 3;

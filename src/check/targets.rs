@@ -3,13 +3,13 @@
 use super::{Check, list};
 use crate::{
     finding::{Code, Finding},
+    report::TargetCounts,
     set_up::Health,
 };
 
 impl Check<'_> {
     /// Whether targets are healthy, and why not.
-    pub(super) fn of_targets(&self) -> Vec<Finding> {
-        let Some(counts) = self.report.targets else { return Vec::new() };
+    pub(super) fn of_targets(&self, counts: TargetCounts) -> Vec<Finding> {
         let Some(targets) = &self.set_up.targets else {
             let advice = "Look at its targets: aws elbv2 describe-target-health --target-group-arn";
             return match (counts.registered, counts.healthy) {
@@ -36,7 +36,7 @@ impl Check<'_> {
                 let message = format!("{more} more targets are not healthy");
                 findings.push(self.of_group(Code::UnhealthyTarget, message, "Begin with those that are named"));
             }
-        } else if let Some(health) = dead.next().or(zoneless.first()).or(sick.first()) {
+        } else if let Some(health) = dead.next().or_else(|| zoneless.first()).or_else(|| sick.first()) {
             let (message, advice) = self.explain(health);
             let message = format!("none of the {all} targets is healthy. {message}");
             findings.push(self.of_group(Code::NoHealthyTarget, message, advice));

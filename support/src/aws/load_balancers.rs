@@ -230,7 +230,8 @@ impl FakeAws {
         };
         let id = 0x50dc_6c49_5c0c_9188_u64.wrapping_mul(state.created);
         let name = &spec.name;
-        let arn = format!("arn:aws:elasticloadbalancing:{}:123456789012:loadbalancer/{kind}/{name}/{id:016x}", spec.region);
+        let arn =
+            format!("arn:aws:elasticloadbalancing:{}:123456789012:loadbalancer/{kind}/{name}/{id:016x}", spec.region);
         state.load_balancers.known.insert(arn.clone(), (spec, Vec::new()));
         arn
     }
