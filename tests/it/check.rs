@@ -594,7 +594,7 @@ fn a_reply_that_is_too_long_keeps_the_worst_finding_of_each_group() {
         report.findings.as_mut().unwrap().sort();
         report
     };
-    for count in [100, 300, 600, 3000] {
+    for count in [300, 600] {
         let groups = (0..count).map(|_| report()).collect();
         let mut reply = report::Reply { trigger: Trigger::Direct, dry_run: true, ok: Some(false), groups };
         reply.fit();
