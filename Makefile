@@ -5,8 +5,10 @@
 PYTHON ?= python3
 # Where `make watch` serves the function and `make invoke` finds it.
 PORT ?= 9000
-# What `make deploy` builds for: x86_64 or arm64.
-ARCHITECTURE ?= x86_64
+# What `make deploy` and `make policies` are about. ARCHITECTURE=x86_64 or arm64, CONFIRM=no and PROTECT=no are for
+# `make deploy`, ACCOUNT=… and REGION=… for `make policies`.
+STACK ?=
+PARAMETERS ?= $(STACK).json
 # How long `make fuzz` runs each target.
 SECONDS ?= 60
 # How long `make soak` runs, unless RUNS says how often. SEED is where it begins: one that found something repeats it.
@@ -16,6 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := $(VENV)/installed
 CARGO_TOOLS := target/tools
+CHECKOV := $(CARGO_TOOLS)/checkov
 DENY := $(CARGO_TOOLS)/cargo-deny@0.20.2
 FUZZ := $(CARGO_TOOLS)/cargo-fuzz@0.13.2
 
@@ -23,7 +26,7 @@ FUZZ := $(CARGO_TOOLS)/cargo-fuzz@0.13.2
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e soak fuzz audit bench bench-failover simulate build deploy watch invoke clean
+.PHONY: help run test lint unit e2e soak fuzz audit bench bench-failover simulate build deploy policies watch invoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,15 +36,17 @@ run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS th
 
 test: lint unit e2e ## Check everything, as CI does
 
-lint: $(TOOLS) $(DENY) ## Formatting and lints, of Rust, of Python and of the template; licences and sources of crates
+lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of Python and of templates; licences of crates
 	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo deny --locked --workspace check licenses bans sources
-	$(BIN)/ruff format --config tools/ruff.toml --check local tests/e2e
-	$(BIN)/ruff check --config tools/ruff.toml local tests/e2e
-	$(BIN)/cfn-lint template.yaml
+	$(BIN)/ruff format --config tools/ruff.toml --check local tests/e2e tools
+	$(BIN)/ruff check --config tools/ruff.toml local tests/e2e tools
+	$(BIN)/cfn-lint --regions ALL_REGIONS --template template.yaml examples/*.yaml
 	SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --region eu-west-1
+	$(CHECKOV)/bin/checkov --framework cloudformation --skip-download --quiet --compact \
+		--file template.yaml examples/instance-targets.yaml examples/consumer-endpoint.yaml
 
 unit: ## The Rust tests, with the fault matrix and a short soak
 	@# They list the AWS actions that they saw, for tests/e2e.
@@ -79,9 +84,16 @@ bench-failover: build ## How soon a failover is followed, in each mode: draws do
 build: $(TOOLS) ## The release binary, in target/lambda/bootstrap/
 	cargo lambda build --release --locked
 
-deploy: $(TOOLS) ## Build and deploy to your AWS account, asking for the parameters
-	sam build --parameter-overrides Architecture=$(ARCHITECTURE)
-	sam deploy --guided --parameter-overrides Architecture=$(ARCHITECTURE)
+deploy: $(TOOLS) ## Build and deploy to your AWS account, by a parameter file: make deploy STACK=orders
+	@test -n "$(STACK)" || { echo "STACK must name the stack: make deploy STACK=orders"; exit 2; }
+	@SAM_CLI_TELEMETRY=0 $(BIN)/python -m tools.deploy "$(STACK)" --parameters "$(PARAMETERS)" \
+		$(if $(ARCHITECTURE),--architecture $(ARCHITECTURE)) \
+		$(if $(filter no,$(CONFIRM)),--yes) $(if $(filter no,$(PROTECT)),--unprotect)
+
+policies: $(TOOLS) ## What IAM must allow to roles of your own, and to whoever deploys: make policies STACK=orders
+	@test -n "$(STACK)" || { echo "STACK must name the stack: make policies STACK=orders"; exit 2; }
+	@$(BIN)/python -m tools.policies "$(STACK)" --parameters "$(PARAMETERS)" \
+		$(if $(ACCOUNT),--account $(ACCOUNT)) $(if $(REGION),--region $(REGION))
 
 watch: $(TOOLS) ## Serve the function with your own environment, rebuilt when the code changes
 	cargo lambda watch --invoke-address 127.0.0.1 --invoke-port $(PORT)
@@ -100,6 +112,12 @@ $(TOOLS): tools/requirements.txt
 	@echo "Installing the tools into $(VENV)/ (once; a minute or two)"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement tools/requirements.txt
+	@touch $@
+
+$(CHECKOV)/installed: tools/checkov.txt
+	@echo "Installing checkov into $(CHECKOV)/ (once; a minute or two)"
+	$(PYTHON) -m venv --clear $(CHECKOV)
+	$(CHECKOV)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@
 
 # Unoptimised, they compile in half the time.

@@ -1,7 +1,8 @@
 """The local AWS: ministack or moto's server, and the load balancer that is made in it.
 
-ministack enforces IAM: a function that it runs may call of ELBv2 what its role's policies give it, whoever else calls
-may do everything. PutMetricData it does not enforce, because the function's CBOR protocol hides the action from it.
+ministack, with what emulation.py adds to it, enforces IAM: a function that it runs may call of ELBv2 what its role's
+policies give it, whoever else calls may do everything. PutMetricData it does not enforce, because the function's CBOR
+protocol hides the action from it.
 
 Both are kinder than ELBv2. A target is healthy at once, and gone at once when it is deregistered; it is known by its
 address alone, so that a second port of one address, or a wrong port, is not noticed; any address is accepted,
@@ -11,11 +12,11 @@ whatever its Availability Zone; there are no quotas and no throttling. The tests
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ SERVICES = (
     "scheduler",
     "sns",
     "sts",
+    "tagging",
 )
 
 NAMESPACE = "NlbHostnameTargets"
@@ -61,6 +63,7 @@ class TargetGroup:
 
     arn: str
     port: int
+    load_balancer: str = ""
 
     @property
     def dimension(self) -> str:
@@ -74,13 +77,17 @@ class Cloud:
     def __init__(self, name: str, endpoint: str) -> None:
         self.name = name
         self.endpoint = endpoint
+        self._clients: dict[tuple[str, float], Any] = {}
 
     def client(self, service: str, read_seconds: float = 10) -> Any:
         """A boto3 client of the service. One attempt, so that a server that is not up says so at once."""
-        config = Config(connect_timeout=2, read_timeout=read_seconds, retries={"total_max_attempts": 1})
-        return boto3.client(service, endpoint_url=self.endpoint, config=config)
+        if (service, read_seconds) not in self._clients:
+            config = Config(connect_timeout=2, read_timeout=read_seconds, retries={"total_max_attempts": 1})
+            made = boto3.client(service, endpoint_url=self.endpoint, config=config)
+            self._clients[service, read_seconds] = made
+        return self._clients[service, read_seconds]
 
-    @cached_property
+    @property
     def elb(self) -> Any:
         """The client of ELBv2."""
         return self.client("elbv2")
@@ -109,13 +116,14 @@ class Cloud:
             HealthCheckProtocol="TCP",
         )
         arn = group["TargetGroups"][0]["TargetGroupArn"]
+        load_balancer = balancer["LoadBalancers"][0]["LoadBalancerArn"]
         self.elb.create_listener(
-            LoadBalancerArn=balancer["LoadBalancers"][0]["LoadBalancerArn"],
+            LoadBalancerArn=load_balancer,
             Protocol="TCP",
             Port=port,
             DefaultActions=[{"Type": "forward", "TargetGroupArn": arn}],
         )
-        return TargetGroup(arn, port)
+        return TargetGroup(arn, port, load_balancer)
 
     def targets(self, group: TargetGroup) -> dict[str, str]:
         """The state of each target, by ADDRESS:PORT, as DescribeTargetHealth tells it."""
@@ -161,7 +169,8 @@ def ministack(work: Path) -> Iterator[Cloud]:
         # It would remove the containers of other ministacks.
         "DOCKER_HOST": f"unix://{work}/no-docker",
     }
-    with running("ministack", [str(TOOLS / "ministack")], work / "ministack.log", env) as process:
+    command = [sys.executable, "-m", "local.emulation"]
+    with running("ministack", command, work / "ministack.log", env) as process:
         yield _ready("ministack", port, process)
 
 

@@ -2,9 +2,6 @@
 
 What is not as on AWS:
 
-- ministack does not know endpoint services. LEFT_OUT is taken out of the built template.
-- ministack takes AddTags and RemoveTags for calls on *, whatever target group they name, and does not see the keys of
-  the tags. ANY_TAG is added to what the function may do. All else is what AWS gets.
 - The function is built with the dev profile and the machine's own linker, because a release build takes minutes.
 - ministack runs the function as a process of this machine: it has the role's permissions, but no memory limit, no
   network of a VPC, and no log level or format from LoggingConfig.
@@ -15,7 +12,6 @@ What is not as on AWS:
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,20 +20,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from samcli.yamlhelper import yaml_dump, yaml_parse
-
 from local.cloud import Cloud, TargetGroup
 from local.function import EVENTS, Invocation
 from local.process import ROOT, TOOLS, Failure, running
 
 TEMPLATE = ROOT / "template.yaml"
-LEFT_OUT = ("AWS::EC2::VPCEndpointService", "AWS::EC2::VPCEndpointServicePermissions")
-ANY_TAG = {
-    "Sid": "AnyTag",
-    "Effect": "Allow",
-    "Action": ["elasticloadbalancing:AddTags", "elasticloadbalancing:RemoveTags"],
-    "Resource": "*",
-}
 
 # A minute, and the ten seconds of the local Scheduler's clock.
 SCHEDULE_SECONDS = 80
@@ -46,33 +33,10 @@ LONGEST_INVOCATION_SECONDS = 900
 
 
 def package(work: Path) -> Path:
-    """Builds the function as `sam build` does for AWS; the built template, without LEFT_OUT and with ANY_TAG."""
+    """Builds the function as `sam build` does for AWS; the built template."""
     built = work / "build"
     _sam("build", work, "--template-file", str(TEMPLATE), "--build-dir", str(built))
-    template = yaml_parse((built / "template.yaml").read_text())
-    local = built / "local.yaml"
-    local.write_text(yaml_dump(with_any_tag(without_left_out(template))))
-    return local
-
-
-def without_left_out(template: dict[str, Any]) -> dict[str, Any]:
-    """The template without LEFT_OUT, and without the outputs that tell of it."""
-    gone = {name for name, resource in template["Resources"].items() if resource["Type"] in LEFT_OUT}
-    outputs = {
-        name: output
-        for name, output in template["Outputs"].items()
-        if not any(part in json.dumps(output["Value"]) for part in gone)
-    }
-    resources = {name: resource for name, resource in template["Resources"].items() if name not in gone}
-    return {**template, "Resources": resources, "Outputs": outputs}
-
-
-def with_any_tag(template: dict[str, Any]) -> dict[str, Any]:
-    """The template with ANY_TAG."""
-    local = copy.deepcopy(template)
-    (policy,) = local["Resources"]["FunctionRole"]["Properties"]["Policies"]
-    policy["PolicyDocument"]["Statement"].append(ANY_TAG)
-    return local
+    return built / "template.yaml"
 
 
 @contextmanager

@@ -23,7 +23,9 @@ TOOLS = Path(sys.executable).parent
 # The function's own environment variables.
 SETTINGS = {
     "ALLOWED_CIDRS",
+    "ALLOWED_HOSTNAMES",
     "BINDINGS",
+    "DISCOVERY",
     "DNS_SERVERS",
     "ELB_REQUESTS_PER_SECOND",
     "METRICS",

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from samcli.yamlhelper import yaml_dump, yaml_parse
 
 from local.cloud import Cloud, ministack
-from local.deployment import package
+from local.deployment import TEMPLATE, Deployment, package
 from local.dns import DnsServer
 from local.function import build
 from local.process import isolate
+from tests.e2e.stacks import DATABASE, Stack, inventory, stack_name
+
+Deploy = Callable[..., Deployment]
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -54,3 +60,46 @@ def dns() -> Iterator[DnsServer]:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for logs."""
     return tmp_path_factory.mktemp("function")
+
+
+@pytest.fixture(scope="session")
+def template() -> dict[str, Any]:
+    """The template as it is in the repository, in the long form of its functions."""
+    parsed: dict[str, Any] = yaml_parse(TEMPLATE.read_text())
+    return parsed
+
+
+@pytest.fixture(scope="session")
+def uploaded(cloud: Cloud, packaged: Path) -> str:
+    """The address of the built template, whose function's code lies beside it."""
+    s3 = cloud.client("s3")
+    s3.create_bucket(Bucket="code", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    built = yaml_parse(packaged.read_text())
+    code = packaged.parent / built["Resources"]["Function"]["Properties"]["CodeUri"]
+    archive = shutil.make_archive(str(packaged.parent / "function"), "zip", code)
+    s3.upload_file(archive, "code", "function.zip")
+    built["Resources"]["Function"]["Properties"]["CodeUri"] = "s3://code/function.zip"
+    s3.put_object(Bucket="code", Key="template.yaml", Body=yaml_dump(built).encode())
+    return f"{cloud.endpoint}/code/template.yaml"
+
+
+@pytest.fixture(scope="session")
+def network(cloud: Cloud) -> dict[str, str]:
+    """The parameters of a load balancer that is created."""
+    vpc, subnets = cloud.create_network()
+    return {"VpcId": vpc, "SubnetIds": ",".join(subnets)}
+
+
+@pytest.fixture
+def deploy(cloud: Cloud, uploaded: str, request: pytest.FixtureRequest) -> Iterator[Deploy]:
+    """Deploys the template with these parameters; afterwards deletes it, which must leave nothing behind."""
+    stack = Stack(cloud, uploaded, stack_name(request.node.name))
+    before: set[str] = set()
+
+    def create(**parameters: str) -> Deployment:
+        before.update(inventory(cloud))
+        return stack.create(DATABASE | parameters)
+
+    yield create
+    stack.delete()
+    assert inventory(cloud) - before == set()

@@ -1,0 +1,315 @@
+"""`python -m local.emulation`: ministack, and what the template needs of AWS beyond it.
+
+- The endpoint service in front of the load balancer, its principals and its notifications, and the calls by which a
+  provider looks at them. There is nobody on the other side: no endpoint ever connects.
+- The rule that lets the load balancer into the database's security group.
+- An alarm on an expression; it is kept as one on its metric, and its expression is never evaluated.
+- A network load balancer is one by its ARN, too. A listener has the attributes that the template gives it, and a
+  target group the targets.
+- Calls that tag a target group are allowed or refused by the target group that they name, as all others are, and
+  conditions and GetResources know the tags of target groups.
+
+It reaches into ministack, so the version is pinned in tools/requirements.in.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+from xml.sax.saxutils import escape
+
+from ministack.app import main
+from ministack.core import iam_actions
+from ministack.core.responses import get_region
+from ministack.services import alb, ec2, sns, tagging
+from ministack.services.cloudformation import provisioners
+
+Properties = dict[str, Any]
+Made = tuple[str, dict[str, str]]
+
+services: dict[str, Properties] = {}
+principals: dict[str, list[str]] = {}
+notifications: dict[str, Properties] = {}
+
+
+def create_service(_: str, properties: Properties, __: str) -> Made:
+    """As CreateVpcEndpointServiceConfiguration: for network load balancers that exist and have no other service."""
+    service = f"vpce-svc-{secrets.token_hex(8)}1"
+    check_service(service, properties)
+    services[service] = properties
+    principals[service] = []
+    return service, {"ServiceId": service}
+
+
+def update_service(service: str, _: Properties, properties: Properties, __: str) -> Made:
+    """In place, as AWS does it for each property."""
+    check_service(service, properties)
+    services[service] = properties
+    return service, {"ServiceId": service}
+
+
+def check_service(service: str, properties: Properties) -> None:
+    """Refuses what AWS refuses."""
+    for arn in properties["NetworkLoadBalancerArns"]:
+        balancer = alb._lbs.get(arn)
+        if balancer is None or balancer["Type"] != "network":
+            raise ValueError(f"{arn} is no network load balancer")
+        if any(arn in x["NetworkLoadBalancerArns"] for other, x in services.items() if other != service):
+            raise ValueError(f"{arn} belongs to another endpoint service")
+    regions = properties.get("SupportedRegions")
+    if regions is not None and (get_region() not in regions or len(set(regions)) != len(regions)):
+        raise ValueError(f"SupportedRegions must hold {get_region()} and no Region twice: {regions}")
+
+
+def delete_service(service: str, _: Properties) -> None:
+    """It has no connections that would keep it."""
+    services.pop(service, None)
+    principals.pop(service, None)
+
+
+def set_principals(service: str, arns: list[str]) -> Made:
+    """As ModifyVpcEndpointServicePermissions."""
+    principals[service] = arns
+    return f"{service}-permissions", {}
+
+
+def notify(identifier: str, properties: Properties) -> Made:
+    """As CreateVpcEndpointConnectionNotification, to a topic that the service may publish to."""
+    topic = properties["ConnectionNotificationArn"]
+    policy = sns._topics[topic]["attributes"].get("Policy", "")
+    if "vpce.amazonaws.com" not in str(policy):
+        raise ValueError(f"vpce.amazonaws.com may not publish to {topic}")
+    notifications[identifier] = properties
+    return identifier, {"VPCEndpointConnectionNotificationId": identifier}
+
+
+def admit(_: str, properties: Properties, __: str) -> Made:
+    """As AuthorizeSecurityGroupIngress, which refuses a rule that is there already."""
+    group = ec2._security_groups[properties["GroupId"]]["IpPermissions"]
+    (rule,) = provisioners._ec2_sg_permissions([properties])
+    if any(ec2._strip_descriptions(x) == ec2._strip_descriptions(rule) for x in group):
+        raise ValueError("the specified rule already exists")
+    group.append(rule)
+    return f"sgr-{secrets.token_hex(8)}1", {}
+
+
+def shut_out(_: str, properties: Properties) -> None:
+    """As RevokeSecurityGroupIngress."""
+    group = ec2._security_groups.get(properties["GroupId"], {}).get("IpPermissions", [])
+    (rule,) = provisioners._ec2_sg_permissions([properties])
+    group[:] = [x for x in group if x != rule]
+
+
+def replace_rule(identifier: str, old: Properties, new: Properties, stack: str) -> Made:
+    """Everything but the description replaces the rule."""
+    shut_out(identifier, old)
+    return admit("", new, stack)
+
+
+def network_arns(create: Any) -> Any:
+    """CreateLoadBalancer, after which a network load balancer has the ARN of one."""
+
+    def create_network(query: Any) -> Any:
+        status, headers, body = create(query)
+        for arn in [x for x, balancer in list(alb._lbs.items()) if balancer["Type"] == "network" and "/app/" in x]:
+            body = body.replace(arn.encode(), rename(arn).encode())
+        return status, headers, body
+
+    return create_network
+
+
+def network_resources(create: Any) -> Any:
+    """The same of one that a template makes."""
+
+    def create_network(name: str, properties: Properties, stack: str) -> Made:
+        arn, attributes = create(name, properties, stack)
+        if properties["Type"] != "network":
+            return arn, attributes
+        rename(arn)
+        return to_network(arn), {key: to_network(x) if isinstance(x, str) else x for key, x in attributes.items()}
+
+    return create_network
+
+
+def rename(arn: str) -> str:
+    """Gives the load balancer its right ARN."""
+    for store in (alb._lbs, alb._lb_attrs, alb._tags):
+        if arn in store:
+            store[to_network(arn)] = store.pop(arn)
+    alb._lbs[to_network(arn)]["LoadBalancerArn"] = to_network(arn)
+    return to_network(arn)
+
+
+def to_network(name: str) -> str:
+    """The name of a network load balancer."""
+    return name.replace("loadbalancer/app/", "loadbalancer/net/") if "/app/" in name else name.replace("app/", "net/")
+
+
+def listener_attributes(create: Any) -> Any:
+    """A listener that a template makes, with the attributes that it states."""
+
+    def create_listener(name: str, properties: Properties, stack: str) -> Made:
+        arn, attributes = create(name, properties, stack)
+        alb._listener_attrs[arn] = [dict(x) for x in properties.get("ListenerAttributes", [])]
+        return arn, attributes
+
+    return create_listener
+
+
+def targets(create: Any) -> Any:
+    """A target group that a template makes, with the targets that it states."""
+
+    def create_group(name: str, properties: Properties, stack: str) -> Made:
+        arn, attributes = create(name, properties, stack)
+        alb._targets[arn] = [{"Port": properties["Port"], **x} for x in properties.get("Targets", [])]
+        return arn, attributes
+
+    return create_group
+
+
+def alarm_of_expression(record: Any) -> Any:
+    """The alarm's record, of an expression that of its one metric."""
+
+    def of_metric(name: str, properties: Properties) -> Properties:
+        if "Metrics" not in properties:
+            return record(name, properties)
+        (stat,) = [x["MetricStat"] for x in properties["Metrics"] if "MetricStat" in x]
+        plain = {**properties, **stat["Metric"], "Period": stat["Period"], "Statistic": stat["Stat"]}
+        del plain["Metrics"]
+        return record(name, plain)
+
+    return of_metric
+
+
+def tagged_resource(resource: Any) -> Any:
+    """The resource that a call is about, of ELBv2 also the one to be tagged."""
+
+    def of_call(service: str, method: str, path: str, headers: Any, body: bytes, query: Any, *rest: Any) -> str:
+        found: str = resource(service, method, path, headers, body, query, *rest)
+        if service == "elasticloadbalancing" and found == "*":
+            found = iam_actions._query_param(query, "ResourceArns.member.1") or "*"
+        return found
+
+    return of_call
+
+
+def wanted(query: Any, name: str) -> list[str]:
+    """The members of a list of the call, or those of its filter service-id."""
+    return ec2._parse_member_list(query, name) or ec2._parse_filters(query).get("service-id", [])
+
+
+def item(**fields: Any) -> str:
+    """An item of an answer, with lists as items of theirs."""
+    return f"<item>{''.join(f'<{k}>{text(v)}</{k}>' for k, v in fields.items())}</item>"
+
+
+def text(value: Any) -> str:
+    """What stands in an element."""
+    if isinstance(value, list):
+        return "".join(value)
+    return escape(str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def plain(values: list[str]) -> list[str]:
+    """Items that hold a text each."""
+    return [f"<item>{escape(x)}</item>" for x in values]
+
+
+def describe_services(query: Any) -> Any:
+    """DescribeVpcEndpointServiceConfigurations."""
+    ids = wanted(query, "ServiceId") or list(services)
+    found = [
+        item(
+            serviceId=service,
+            serviceName=f"com.amazonaws.vpce.{get_region()}.{service}",
+            serviceState="Available",
+            acceptanceRequired=str(services[service]["AcceptanceRequired"]).lower(),
+            networkLoadBalancerArnSet=plain(services[service]["NetworkLoadBalancerArns"]),
+            supportedIpAddressTypeSet=plain(services[service].get("SupportedIpAddressTypes", ["ipv4"])),
+            supportedRegionSet=[
+                item(region=x, serviceState="Available")
+                for x in services[service].get("SupportedRegions", [get_region()])
+            ],
+            tagSet=[item(key=x["Key"], value=x["Value"]) for x in services[service].get("Tags", [])],
+        )
+        for service in ids
+    ]
+    return answer("DescribeVpcEndpointServiceConfigurations", "serviceConfigurationSet", found)
+
+
+def describe_permissions(query: Any) -> Any:
+    """DescribeVpcEndpointServicePermissions."""
+    allowed = principals[ec2._p(query, "ServiceId")]
+    found = [item(principal=x, principalType="Service" if "amazonaws" in x else "Account") for x in allowed]
+    return answer("DescribeVpcEndpointServicePermissions", "allowedPrincipals", found)
+
+
+def describe_notifications(_: Any) -> Any:
+    """DescribeVpcEndpointConnectionNotifications."""
+    found = [
+        item(
+            connectionNotificationId=identifier,
+            serviceId=x["ServiceId"],
+            connectionNotificationArn=x["ConnectionNotificationArn"],
+            connectionEvents=plain(x["ConnectionEvents"]),
+            connectionNotificationState="Enabled",
+        )
+        for identifier, x in notifications.items()
+    ]
+    return answer("DescribeVpcEndpointConnectionNotifications", "connectionNotificationSet", found)
+
+
+def describe_connections(_: Any) -> Any:
+    """DescribeVpcEndpointConnections: there is none."""
+    return answer("DescribeVpcEndpointConnections", "vpcEndpointConnectionSet", [])
+
+
+def answer(action: str, element: str, items: list[str]) -> Any:
+    """The answer to an EC2 call."""
+    return ec2._xml(200, f"{action}Response", f"<{element}>{''.join(items)}</{element}>")
+
+
+def teach() -> None:
+    """Adds all of this to ministack."""
+    provisioners._RESOURCE_HANDLERS.update(
+        {
+            "AWS::EC2::VPCEndpointService": {
+                "create": create_service,
+                "update": update_service,
+                "delete": delete_service,
+            },
+            "AWS::EC2::VPCEndpointServicePermissions": {
+                "create": lambda _, new, __: set_principals(new["ServiceId"], new["AllowedPrincipals"]),
+                "update": lambda _, __, new, ___: set_principals(new["ServiceId"], new["AllowedPrincipals"]),
+                "delete": lambda _, old: set_principals(old["ServiceId"], []),
+            },
+            "AWS::EC2::VPCEndpointConnectionNotification": {
+                "create": lambda _, new, __: notify(f"vpce-nfn-{secrets.token_hex(8)}1", new),
+                "update": lambda identifier, _, new, __: notify(identifier, new),
+                "delete": lambda identifier, _: notifications.pop(identifier, None),
+            },
+            "AWS::EC2::SecurityGroupIngress": {"create": admit, "update": replace_rule, "delete": shut_out},
+        }
+    )
+    handlers = provisioners._RESOURCE_HANDLERS
+    wraps = {"LoadBalancer": network_resources, "Listener": listener_attributes, "TargetGroup": targets}
+    for resource, wrap in wraps.items():
+        handler = handlers[f"AWS::ElasticLoadBalancingV2::{resource}"]
+        handler["create"] = wrap(handler["create"])
+    alb._ACTION_MAP["CreateLoadBalancer"] = network_arns(alb._ACTION_MAP["CreateLoadBalancer"])
+    provisioners._STACK_TAG_PROPERTY["AWS::EC2::VPCEndpointService"] = ("Tags", "list")
+    provisioners._cw_metric_alarm_record = alarm_of_expression(provisioners._cw_metric_alarm_record)
+    ec2._ACTION_MAP.update(
+        DescribeVpcEndpointConnectionNotifications=describe_notifications,
+        DescribeVpcEndpointConnections=describe_connections,
+        DescribeVpcEndpointServiceConfigurations=describe_services,
+        DescribeVpcEndpointServicePermissions=describe_permissions,
+    )
+    for collectors in (tagging._RESOURCE_TAG_COLLECTORS, tagging._COLLECTORS):
+        collectors["elasticloadbalancing"] = lambda: list(alb._tags.items())
+    iam_actions.extract_resource_arn = tagged_resource(iam_actions.extract_resource_arn)
+
+
+if __name__ == "__main__":
+    teach()
+    main()

@@ -1,0 +1,112 @@
+"""The template and the README held against the code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+
+from local.cloud import METRICS, NAMESPACE
+from local.process import ROOT, SETTINGS
+from tests.e2e.stacks import OUR_KEYS, read
+
+# What the template is ahead of the code with: bindings by tags, and a check of the set-up. What the code has learnt
+# goes from here, and a test says so.
+AHEAD_ACTIONS = {
+    "elasticloadbalancing:DescribeListenerAttributes",
+    "elasticloadbalancing:DescribeListeners",
+    "elasticloadbalancing:DescribeLoadBalancerAttributes",
+    "elasticloadbalancing:DescribeLoadBalancers",
+    "elasticloadbalancing:DescribeTargetGroupAttributes",
+    "tag:GetResources",
+}
+AHEAD_VARIABLES = {"ALLOWED_HOSTNAMES", "DISCOVERY"}
+
+
+def actions_called() -> set[str]:
+    """The AWS actions of the operations that src/ calls, as IAM names them."""
+    sdks = {
+        "cloudwatch": ("cloudwatch", "cloudwatch"),
+        "elasticloadbalancingv2": ("elbv2", "elasticloadbalancing"),
+        "resourcegroupstagging": ("resourcegroupstaggingapi", "tag"),
+    }
+    used = set(re.findall(r"^aws-sdk-(\S+)", read("Cargo.toml"), re.MULTILINE))
+    assert used <= set(sdks), "another SDK: give its IAM prefix above"
+    code = "".join(x.read_text() for x in (ROOT / "src").glob("**/*.rs"))
+    methods = set(re.findall(r"\.(\w+)\(\)", code))
+    loader = botocore.session.get_session()
+    found = set()
+    for service, prefix in (sdks[x] for x in used):
+        for operation in loader.get_service_model(service).operation_names:
+            if re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower() in methods:
+                found.add(f"{prefix}:{operation}")
+    return found
+
+
+def granted(template: dict[str, Any]) -> dict[str, set[str]]:
+    """The actions that the function's role allows, by the statement."""
+    (policy,) = template["Resources"]["FunctionRole"]["Properties"]["Policies"]
+    found: dict[str, set[str]] = {}
+    for statement in policy["PolicyDocument"]["Statement"]:
+        (plain,) = [x for x in statement["Fn::If"][1:] if "Sid" in x] if "Fn::If" in statement else [statement]
+        actions = plain["Action"]
+        found[plain["Sid"]] = {actions} if isinstance(actions, str) else set(actions)
+    return found
+
+
+def test_the_policy_allows_what_the_code_calls_and_no_more(template: dict[str, Any]) -> None:
+    found = granted(template)
+    for_lambda = found.pop("Log"), found.pop("Attach"), found.pop("AttachByLambdaOnly")
+    assert {x.split(":")[0] for actions in for_lambda for x in actions} == {"logs", "ec2"}
+    assert set().union(*found.values()) == actions_called() | AHEAD_ACTIONS
+    assert AHEAD_ACTIONS & actions_called() == set(), "the code calls them now: take them out of AHEAD_ACTIONS"
+    assert found["Change"] == found["ChangeTagged"]
+    assert "elasticloadbalancing:RegisterTargets" in actions_called()
+
+
+def test_the_rust_tests_saw_no_other_action() -> None:
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    seen = target / "tmp" / "aws-actions"
+    assert seen.exists(), "the Rust tests have not run here: make unit"
+    assert set(seen.read_text().split()) == actions_called()
+
+
+def test_the_environment_is_what_the_code_reads(template: dict[str, Any]) -> None:
+    constants = set(re.findall(r'^pub const \w+: &str = "(\w+)";', read("src", "config.rs"), re.MULTILINE))
+    given = set(template["Resources"]["Function"]["Properties"]["Environment"]["Variables"])
+    assert AHEAD_VARIABLES & constants == set(), "the code reads them now: take them out of AHEAD_VARIABLES"
+    assert given - AHEAD_VARIABLES <= constants
+    # The namespace is fixed here, and the others are the SDK's own.
+    assert constants - given == {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "METRICS_NAMESPACE"}
+    assert given <= SETTINGS
+
+
+def test_the_defaults_are_the_codes(template: dict[str, Any]) -> None:
+    resources = json.dumps(template["Resources"])
+    pattern = template["Parameters"]["Settings"]["AllowedPattern"]
+    config = read("src", "config.rs")
+    assert f'DEFAULT_NAMESPACE: &str = "{NAMESPACE}"' in config
+    (rate,) = re.findall(r"\$\{Settings\} ELB_REQUESTS_PER_SECOND=(\d+) ", resources)
+    assert f"DEFAULT_ELB_REQUESTS_PER_SECOND: u32 = {rate};" in config
+    assert "ELB_REQUESTS_PER_SECOND=(0|[1-9][0-9]{0,2}|1000)" in pattern
+    assert "*rate <= 1000" in config
+    assert "POLL_INTERVAL_SECONDS=([0-9]|[1-5][0-9]|60)" in pattern
+    assert "*seconds <= 60" in config
+    for destination in ("cloudwatch", "emf"):
+        assert f'"{destination}" => Ok(MetricsDestination::' in config
+
+
+def test_the_tags_that_may_be_set_are_the_codes() -> None:
+    code = "".join(x.read_text() for x in (ROOT / "src").glob("**/*.rs"))
+    assert f'"{OUR_KEYS.removesuffix("*")}' in code
+
+
+def test_the_metrics_are_the_codes() -> None:
+    code = read("src", "metrics.rs")
+    published = set(re.findall(r'count\("(\w+)"', code)) | set(re.findall(r'\("(\w+)", StandardUnit', code))
+    assert published == set(METRICS)
+    assert 'DIMENSION: &str = "TargetGroup"' in code

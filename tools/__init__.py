@@ -1,0 +1,1 @@
+"""Deploying to AWS: `make deploy`, `make policies`."""
