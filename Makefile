@@ -5,7 +5,7 @@
 PYTHON ?= python3
 # Where `make watch` serves the function and `make invoke` finds it.
 PORT ?= 9000
-# What `make deploy` and `make policies` are about. ARCHITECTURE=x86_64 or arm64, PACKAGE=dist, CONFIRM=no and PROTECT=no
+# What `make deploy`, `make policies` and `make verify` are about. ARCHITECTURE=x86_64 or arm64, PACKAGE=dist, CONFIRM=no and PROTECT=no
 # are for `make deploy`, ACCOUNT=… and REGION=… for `make policies`.
 STACK ?=
 PARAMETERS ?= $(STACK).json
@@ -27,7 +27,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint unit e2e soak fuzz audit bench bench-failover simulate \
-	package reproduce terraform build deploy policies watch invoke clean
+	package reproduce terraform build deploy policies verify watch invoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,6 +116,10 @@ policies: $(TOOLS) ## What IAM must allow to roles of your own, and to whoever d
 	@test -n "$(STACK)" || { echo "STACK must name the stack: make policies STACK=orders"; exit 2; }
 	@$(BIN)/python -m tools.policies "$(STACK)" --parameters "$(PARAMETERS)" \
 		$(if $(ACCOUNT),--account $(ACCOUNT)) $(if $(REGION),--region $(REGION))
+
+verify: $(TOOLS) ## Have the function of a stack check the set-up, and show what is wrong: make verify STACK=orders
+	@test -n "$(STACK)" || { echo "STACK must name the stack: make verify STACK=orders"; exit 2; }
+	@$(BIN)/python -m tools.verify "$(STACK)"
 
 watch: $(TOOLS) ## Serve the function with your own environment, rebuilt when the code changes
 	cargo lambda watch --invoke-address 127.0.0.1 --invoke-port $(PORT)

@@ -16,6 +16,7 @@ from local.deployment import SCHEDULE_SECONDS, Deployment, deployed, package
 from local.dns import DnsServer
 from local.process import Failure, isolate
 from local.scenario import AFTER, BEFORE, DNS_IS_LATE_SECONDS, FAILOVER, HOSTNAME, PORT, Scenario, Step
+from tools import verify
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The database of events/rds-instance-failover.json.
@@ -102,6 +103,9 @@ def follow(stack: Deployment, scenario: Scenario) -> None:
     metrics = scenario.metrics(runs=4, changes=3)
     tell(f"namespace NlbHostnameTargets, TargetGroup={stack.group.dimension}\n")
     table(["METRIC", "VALUES", "SUM"], [[name, *values] for name, values in metrics.items()])
+
+    say("DNS is back; the function checks the set-up, as by `make verify`")
+    tell("\n".join(verify.table(scenario.verified(), verify.colourless)))
 
 
 def say(headline: str) -> None:

@@ -157,6 +157,17 @@ class Scenario:
         expect(step.after == step.before, f"the targets as before, {step.before}", step.after)
         return step
 
+    def verified(self) -> dict[str, Any]:
+        """DNS answers again: a check finds nothing that is wrong, and changes nothing."""
+        self.dns.answer(HOSTNAME, BEFORE)
+        step = self._invoke("check.json")
+        reply = step.invocation.reply
+        expect(step.after == step.before, f"the targets as before, {step.before}", step.after)
+        expect(reply is not None and reply["ok"], "a check that finds no error", step.invocation)
+        worse = [x for x in step.invocation.group["findings"] if x["severity"] != "info"]
+        expect(worse == [], "nothing found above info", worse)
+        return reply
+
     def metrics(self, runs: int = 4, changes: int = 2) -> dict[str, tuple[int, float]]:
         """CloudWatch has each metric of at least so many runs, a failure, and the changes that they made."""
 

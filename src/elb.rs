@@ -1,4 +1,5 @@
-//! The ELBv2 client: one for each Region, its retries, and what its errors mean. No SDK type of a call leaves `target_group`.
+//! The ELBv2 client: one for each Region, its retries, and what its errors mean. No SDK type of a call leaves
+//! `target_group` and `inspection`.
 
 use std::{
     collections::HashMap,
@@ -52,12 +53,17 @@ impl Elb {
 
     /// What calls the Region of this target group.
     pub(crate) fn regional(&self, arn: &TargetGroupArn) -> Regional {
+        self.in_region(arn.region())
+    }
+
+    /// What calls this Region.
+    pub(crate) fn in_region(&self, region: &str) -> Regional {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients
-            .entry(arn.region().to_owned())
+            .entry(region.to_owned())
             .or_insert_with(|| {
                 let config = Builder::from(&self.sdk)
-                    .region(Region::new(arn.region().to_owned()))
+                    .region(Region::new(region.to_owned()))
                     .retry_partition(retry_partition())
                     .interceptor(CountAttempts(Arc::clone(&self.limiter)))
                     .interceptor(ReadToTheEnd);

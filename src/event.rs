@@ -17,8 +17,10 @@ pub struct Request {
     pub trigger: Trigger,
     /// Target groups to reconcile in place of those of `BINDINGS`.
     pub groups: Option<Vec<Group>>,
-    /// Whether to say what would be done, and write nothing anywhere.
+    /// Whether to say what would be done, and write nothing anywhere. A check does so, too.
     pub dry_run: bool,
+    /// Whether to say what is wrong with the set-up.
+    pub check: bool,
     /// Whether to keep asking DNS after the run. Never together with `dry_run`.
     pub watch: Watch,
 }
@@ -71,7 +73,7 @@ impl Request {
     /// Where it is neither an event that is known nor a well-formed direct request. A mistyped
     /// `dryrun` must never change anything, so what is unknown is refused by name.
     pub fn from_event(event: Value) -> Result<Self, InvalidJson> {
-        let plain = |trigger| Self { trigger, groups: None, dry_run: false, watch: Watch::No };
+        let plain = |trigger| Self { trigger, groups: None, dry_run: false, check: false, watch: Watch::No };
         let rds_event = |starts_watch| Self {
             watch: if starts_watch { Watch::UntilStable } else { Watch::No },
             ..plain(Trigger::RdsEvent)
@@ -113,8 +115,17 @@ impl Request {
             at: if error.at.is_empty() { EVENT.to_owned() } else { error.at },
             problem: error.problem,
         })?;
+        if direct.check && fields.contains_key("watch_seconds") {
+            return Err(refused(
+                "watch_seconds",
+                "a check looks once and changes nothing, so there is nothing to watch: leave out `watch_seconds`, or \
+                 `check`"
+                    .to_owned(),
+            ));
+        }
+        let dry_run = direct.dry_run || direct.check;
         // A dry run applies nothing, so one look tells all that it can tell.
-        let watch = NonZeroU32::new(direct.watch_seconds).filter(|_| !direct.dry_run).map_or(Watch::No, Watch::Seconds);
+        let watch = NonZeroU32::new(direct.watch_seconds).filter(|_| !dry_run).map_or(Watch::No, Watch::Seconds);
         Ok(Self {
             trigger: Trigger::Direct,
             groups: direct
@@ -130,7 +141,8 @@ impl Request {
                     Group::from_bindings("bindings", &bindings)
                 })
                 .transpose()?,
-            dry_run: direct.dry_run,
+            dry_run,
+            check: direct.check,
             watch,
         })
     }
@@ -142,6 +154,8 @@ impl Request {
 struct DirectRequest {
     #[serde(default, deserialize_with = "bindings")]
     bindings: Option<Vec<Binding>>,
+    #[serde(default, deserialize_with = "boolean")]
+    check: bool,
     #[serde(default, deserialize_with = "boolean")]
     dry_run: bool,
     #[serde(default, deserialize_with = "watch_seconds")]
@@ -161,9 +175,9 @@ fn watch_seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u3
 const EVENT: &str = "event";
 
 const ACCEPTED: &str = "accepted are an empty object, an EventBridge event, an SNS record that carries an RDS \
-     notification, and a direct request: an object of `bindings`, `dry_run` and `watch_seconds`";
+     notification, and a direct request: an object of `bindings`, `check`, `dry_run` and `watch_seconds`";
 
-const DIRECT_FIELDS: [&str; 3] = ["bindings", "dry_run", "watch_seconds"];
+const DIRECT_FIELDS: [&str; 4] = ["bindings", "check", "dry_run", "watch_seconds"];
 
 /// Seconds that Lambda lets an invocation run at most.
 const LONGEST_INVOCATION: u32 = 900;

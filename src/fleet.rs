@@ -9,17 +9,21 @@ use std::{
 
 use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use tokio::{select, time::sleep_until};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     binding::Group,
+    check::Check,
     dns::QUERIES_PER_SECOND,
+    finding::{Finding, Severity},
+    inspection::Inspection,
     limiter::{Permit, Priority},
     memory::Memory,
     reconcile::{Reconciler, log},
     report::{GroupReport, Outcome},
     resolution::Resolution,
     run::Mode,
+    set_up::SetUp,
     state::Timestamp,
     target::{IpFamily, TargetGroupArn},
     watch::Watch,
@@ -43,6 +47,19 @@ struct Known {
     settings: String,
 }
 
+/// What a run is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Errand<'a> {
+    /// To say what is wrong with the set-up, in a dry run.
+    Check(&'a Inspection<'a>),
+    /// To say what would be done.
+    DryRun,
+    /// To bring the target groups into step.
+    Reconcile,
+    /// The same, and then to watch each.
+    Watch(&'a Watch),
+}
+
 /// A target group that is to be looked at.
 struct Job<'a> {
     position: usize,
@@ -57,17 +74,14 @@ impl Fleet {
         Self { reconciler, known: Mutex::default() }
     }
 
+    /// Begins a check of `groups`, for [`Errand::Check`].
+    pub async fn inspect(&self, groups: &[Group], cutoff: Instant) -> Inspection<'_> {
+        Inspection::begin(&self.reconciler.target_groups, groups, three_quarters(cutoff)).await
+    }
+
     /// Reconciles all `groups`, each by itself, and gives up what is still open at `cutoff`. The
     /// reports are in the order of the groups.
-    ///
-    /// With a `watch`, each group is watched once it was reconciled.
-    pub async fn run(
-        &self,
-        groups: &[Group],
-        dry_run: bool,
-        watch: Option<&Watch>,
-        cutoff: Instant,
-    ) -> Vec<GroupReport> {
+    pub async fn run(&self, groups: &[Group], errand: Errand<'_>, cutoff: Instant) -> Vec<GroupReport> {
         let limiter = &self.reconciler.limiter;
         let mut reports: Vec<_> = groups.iter().map(GroupReport::new).collect();
         let jobs: VecDeque<_> =
@@ -94,10 +108,10 @@ impl Fleet {
                     }
                 }
                 turn = limiter.acquire(Priority::Start), if !queue.is_empty() => {
-                    running.extend(queue.pop_front().map(|job| self.handle(job, Some(turn), dry_run, watch, cutoff)));
+                    running.extend(queue.pop_front().map(|job| self.handle(job, Some(turn), errand, cutoff)));
                 }
                 () = sleep_until(last_start.into()), if !queue.is_empty() => {
-                    running.extend(queue.drain(..).map(|job| self.handle(job, None, dry_run, watch, cutoff)));
+                    running.extend(queue.drain(..).map(|job| self.handle(job, None, errand, cutoff)));
                 }
                 else => break,
             }
@@ -150,24 +164,52 @@ impl Fleet {
         &self,
         job: Job<'_>,
         turn: Option<Permit>,
-        dry_run: bool,
-        watch: Option<&Watch>,
+        errand: Errand<'_>,
         cutoff: Instant,
     ) -> (usize, GroupReport) {
         let Job { position, group, early } = job;
-        let Some(turn) = turn else { return (position, self.put_off(group, early, cutoff).await) };
+        let turns = match (errand, &turn) {
+            (Errand::Check(inspection), Some(_)) => Some(inspection.turns(cutoff).await),
+            _ => None,
+        };
+        let mut report = match turn {
+            Some(turn) => self.take_turn(group, early, turn, errand, cutoff).await,
+            None => self.put_off(group, early, cutoff).await,
+        };
+        if let Errand::Check(inspection) = errand {
+            let set_up = match &turns {
+                // In a box, which spares the future of each group of a run the room for it.
+                Some(turns) if !report.is_deferred => Box::pin(inspection.look(&report, turns, cutoff)).await,
+                _ => SetUp::default(),
+            };
+            self.judge(&mut report, &set_up);
+        }
+        (position, report)
+    }
+
+    async fn take_turn(
+        &self,
+        group: &Group,
+        early: Option<Resolution>,
+        turn: Permit,
+        errand: Errand<'_>,
+        cutoff: Instant,
+    ) -> GroupReport {
         let began = Instant::now();
         let reconciler = &self.reconciler;
-        let mode = if dry_run { Mode::DryRun } else { Mode::Full };
+        let is_dry_run = matches!(errand, Errand::Check(_) | Errand::DryRun);
+        let mode = if is_dry_run { Mode::DryRun } else { Mode::Full };
         let mut memory = self.known().entry(group.arn.clone()).or_default().memory.clone();
         memory.begin_invocation();
         let mut report = reconciler.reconcile(group, &mut memory, turn, early, mode, cutoff).await;
         log(&report, &GroupReport::new(group));
         self.log_settings(group, &report);
-        if let Some(watch) = watch.filter(|watch| Instant::now() < watch.until) {
+        if let Errand::Watch(watch) = errand
+            && Instant::now() < watch.until
+        {
             report = watch.follow(reconciler, group, &mut memory, report, cutoff).await;
         }
-        if !dry_run {
+        if !is_dry_run {
             let mut known = self.known();
             let known = known.entry(group.arn.clone()).or_default();
             known.memory = memory;
@@ -176,7 +218,25 @@ impl Fleet {
                 known.looked_at = Some(began);
             }
         }
-        (position, report)
+        report
+    }
+
+    /// Puts into the report of a dry run what is wrong. Where the time did not suffice to read the set-up, the group is put
+    /// off.
+    fn judge(&self, report: &mut GroupReport, set_up: &SetUp) {
+        let Reconciler { allowed_networks: allowed, function, .. } = &self.reconciler;
+        report.is_deferred |= set_up.is_cut_off;
+        report.settle();
+        let findings = Check { report, set_up, allowed, function }.findings();
+        for Finding { severity, code, subject, message, .. } in &findings {
+            let (group, code) = (&report.target_group_arn, code.as_str());
+            if *severity == Severity::Info {
+                info!(target_group = %group, code, subject, problem = message, "found");
+            } else {
+                warn!(target_group = %group, code, subject, problem = message, "found");
+            }
+        }
+        report.findings = Some(findings);
     }
 
     /// A group that the budget has no place for. It has not failed, unless its name did.

@@ -22,7 +22,8 @@ use crate::{
     config::{BINDINGS, Config},
     dns::{NoNameServer, Resolver},
     event::{Request, Watch as Asked},
-    fleet::Fleet,
+    finding::Severity,
+    fleet::{Errand, Fleet},
     limiter::Limiter,
     metrics::Metrics,
     reconcile::Reconciler,
@@ -133,7 +134,15 @@ impl Function {
         let (progress, mut published) = mpsc::unbounded_channel();
         let watch = self.watch(&request, started, cutoff, progress);
         let run = async {
-            let reports = self.fleet.run(groups, request.dry_run, watch.as_ref(), cutoff).await;
+            let reports = match &watch {
+                Some(watch) => self.fleet.run(groups, Errand::Watch(watch), cutoff).await,
+                None if request.check => {
+                    let inspection = self.fleet.inspect(groups, cutoff).await;
+                    self.fleet.run(groups, Errand::Check(&inspection), cutoff).await
+                }
+                None if request.dry_run => self.fleet.run(groups, Errand::DryRun, cutoff).await,
+                None => self.fleet.run(groups, Errand::Reconcile, cutoff).await,
+            };
             drop(watch);
             reports
         };
@@ -172,10 +181,14 @@ impl Function {
             milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "run finished"
         );
-        if failed > 0 {
+        // A check succeeds whatever it finds.
+        if failed > 0 && !request.check {
             return Err(RunError::Failed { failed, all: reports.len(), causes: causes(&reports) });
         }
-        let mut reply = Reply { version: VERSION, trigger: request.trigger, dry_run: request.dry_run, groups: reports };
+        let mut findings = reports.iter().filter_map(|report| report.findings.as_ref()).flatten();
+        let ok = request.check.then(|| findings.all(|finding| finding.severity != Severity::Error));
+        let mut reply =
+            Reply { version: VERSION, trigger: request.trigger, dry_run: request.dry_run, ok, groups: reports };
         reply.fit();
         Ok(reply)
     }

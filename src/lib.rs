@@ -22,6 +22,7 @@
 //! | [`state`], [`tags`] | what is remembered between runs, and how it is written; pure |
 //! | [`policy`], [`binding`] | what a group goes by, and what is bound to it; pure |
 //! | [`report`], [`metrics`] | what was found and done: the reply, and the numbers |
+//! | [`check`], [`finding`], [`inspection`] | what is wrong with the set-up: judged, told, and read |
 //! | [`failure`] | what goes wrong, up to the reply |
 //! | [`dns`] | the DNS edge, the only place that knows hickory |
 //! | [`target_group`], `elb`, [`aws`], [`limiter`] | the ELBv2 edge, its client and its budget |
@@ -31,14 +32,17 @@
 
 pub mod aws;
 pub mod binding;
+pub mod check;
 pub mod config;
 pub mod dns;
 mod elb;
 pub mod event;
 pub mod failure;
+pub mod finding;
 pub mod fleet;
 pub mod function;
 pub mod hostname;
+pub mod inspection;
 pub mod kind;
 pub mod limiter;
 pub mod memory;
@@ -52,6 +56,7 @@ pub mod report;
 pub mod resolution;
 pub mod run;
 pub mod sampling;
+pub mod set_up;
 pub mod state;
 pub mod tags;
 pub mod target;

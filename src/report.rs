@@ -14,6 +14,7 @@ use crate::{
     binding::Group,
     event::Trigger,
     failure::Failure,
+    finding::Finding,
     hostname::Hostname,
     kind::HostnameKind,
     plan::{Hold, HoldReason},
@@ -32,6 +33,9 @@ pub struct Reply {
     pub trigger: Trigger,
     /// Whether the lists say what would be done, and nothing was written.
     pub dry_run: bool,
+    /// Whether a check found no error; `None` where it was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ok: Option<bool>,
     /// A report for each target group, in the order of the bindings.
     pub groups: Vec<GroupReport>,
 }
@@ -77,6 +81,9 @@ pub struct GroupReport {
     pub refused: BTreeMap<IpAddr, String>,
     /// Registered targets that DNS does not give and that stay, each with the reason.
     pub held: Vec<HeldTarget>,
+    /// What a check found, errors first; `None` where it was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub findings: Option<Vec<Finding>>,
     /// What the user should know: why it failed, or what did not make it fail.
     pub error: Option<String>,
     /// A stable word for the first reason why it failed.
@@ -84,6 +91,9 @@ pub struct GroupReport {
     /// How many entries of which list were left out, so that the reply is not too long for Lambda.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub left_out: BTreeMap<&'static str, usize>,
+    /// What DNS gave for each hostname that resolved; of a dry run alone.
+    #[serde(skip)]
+    pub answers: BTreeMap<Hostname, BTreeSet<IpAddr>>,
     /// Why it failed.
     #[serde(skip)]
     pub failures: Vec<Failure>,
@@ -183,9 +193,11 @@ impl GroupReport {
             waiting: Vec::new(),
             refused: BTreeMap::new(),
             held: Vec::new(),
+            findings: None,
             error: None,
             kind: None,
             left_out: BTreeMap::new(),
+            answers: BTreeMap::new(),
             failures: Vec::new(),
             warnings: Vec::new(),
             is_deferred: false,
@@ -325,7 +337,7 @@ impl GroupReport {
 
     /// Leaves no more than `most` entries in each list, and says how many are left out.
     fn shorten(&mut self, most: usize) {
-        let Self { resolved, registered, deregistered, waiting, refused, held, left_out, .. } = self;
+        let Self { resolved, registered, deregistered, waiting, refused, held, findings, left_out, .. } = self;
         let mut note = |list: &'static str, len: usize| {
             if len > most {
                 *left_out.entry(list).or_default() += len - most;
@@ -337,6 +349,11 @@ impl GroupReport {
         note("waiting", waiting.len());
         note("refused", refused.len());
         note("held", held.len());
+        if let Some(findings) = findings {
+            // The first is the worst, and may be what `ok` is about.
+            note("findings", findings.len().saturating_sub(usize::from(most == 0)));
+            findings.truncate(most.max(1));
+        }
         *resolved = mem::take(resolved).into_iter().take(most).collect();
         *registered = mem::take(registered).into_iter().take(most).collect();
         *deregistered = mem::take(deregistered).into_iter().take(most).collect();

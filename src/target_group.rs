@@ -27,10 +27,10 @@ use crate::{
 /// The target groups of an account, as far as ELBv2 lets us see and change them.
 #[derive(Debug)]
 pub struct TargetGroups {
-    elb: Elb,
+    pub(crate) elb: Elb,
     /// What is not of type `ip` stays so, too.
     facts: Mutex<HashMap<TargetGroupArn, Result<Facts, ElbError>>>,
-    limiter: Arc<Limiter>,
+    pub(crate) limiter: Arc<Limiter>,
 }
 
 /// A change of targets.
@@ -85,22 +85,48 @@ impl TargetGroups {
         drop(timeout_at(until.into(), async { while calls.next().await.is_some() {} }).await);
     }
 
-    /// All in one Region.
-    async fn read_facts_of(&self, arns: &[&TargetGroupArn], turn: Permit) -> Result<(), ElbError> {
-        let Some(first) = arns.first() else { return Ok(()) };
+    /// All in one Region. Remembers their facts.
+    pub(crate) async fn read_facts_of(
+        &self,
+        arns: &[&TargetGroupArn],
+        turn: Permit,
+    ) -> Result<Vec<TargetGroup>, ElbError> {
+        let Some(first) = arns.first() else { return Ok(Vec::new()) };
         let regional = self.elb.regional(first);
-        let names = arns.iter().map(ToString::to_string).collect();
-        let request = regional.client.describe_target_groups().set_target_group_arns(Some(names));
-        let reply = regional.call(DESCRIBE_TARGET_GROUPS, Some(turn), request.send()).await?;
+        let names: Vec<_> = arns.iter().map(ToString::to_string).collect();
+        let described = self
+            .all_pages(turn, async |marker, turn| {
+                let request = regional.client.describe_target_groups();
+                let request = request.set_target_group_arns(Some(names.clone())).set_marker(marker);
+                let reply = regional.call(DESCRIBE_TARGET_GROUPS, Some(turn), request.send()).await?;
+                Ok((reply.target_groups.unwrap_or_default(), reply.next_marker))
+            })
+            .await?;
         let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         for arn in arns {
-            let described = reply.target_groups().iter().find(|group| group.target_group_arn() == Some(arn.as_str()));
+            let group = described.iter().find(|group| group.target_group_arn() == Some(arn.as_str()));
             // What is cut short is not remembered.
-            if let Some(facts) = described.and_then(facts) {
+            if let Some(facts) = group.and_then(facts) {
                 known.insert((*arn).clone(), facts);
             }
         }
-        Ok(())
+        drop(known);
+        Ok(described)
+    }
+
+    /// All that a call lists: `page` gets the marker where its page begins, and its turn.
+    pub(crate) async fn all_pages<T>(
+        &self,
+        turn: Permit,
+        page: impl AsyncFn(Option<String>, Permit) -> Result<(Vec<T>, Option<String>), ElbError>,
+    ) -> Result<Vec<T>, ElbError> {
+        let (mut all, mut next) = page(None, turn).await?;
+        while let Some(marker) = next.filter(|marker| !marker.is_empty()) {
+            let (more, marker) = page(Some(marker), self.limiter.acquire(Priority::Continue).await).await?;
+            all.extend(more);
+            next = marker;
+        }
+        Ok(all)
     }
 
     /// The targets that DescribeTargetHealth lists, draining ones among them.
@@ -312,4 +338,4 @@ const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
 
 /// Target groups in a call. AWS documents no limit; of load balancers, 20 may be described at
 /// once.
-const FACTS_IN_A_CALL: usize = 20;
+pub(crate) const FACTS_IN_A_CALL: usize = 20;

@@ -1,1 +1,1 @@
-"""Deploying to AWS: `make deploy`, `make policies`."""
+"""Deploying to AWS, and looking whether it works: `make deploy`, `make policies`, `make verify`."""

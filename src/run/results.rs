@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{KnownTags, MOST_REFRESHES, Now, Phase, Quota, Run};
+use super::{KnownTags, MOST_REFRESHES, Mode, Now, Phase, Quota, Run};
 use crate::{
     failure::{ElbError, ElbErrorKind, Failure},
     hostname::Hostname,
@@ -259,6 +259,11 @@ impl Run<'_> {
         self.report.set_policy(self.policy, self.resolution.kinds(), lookups);
         let refused = self.not_registrable.iter().map(|(target, reason)| (target.address, reason.clone()));
         self.report.refused.extend(refused);
+        if self.task.mode == Mode::DryRun {
+            let answers = mem::take(&mut self.resolution.answers).into_iter();
+            self.report.answers =
+                answers.filter_map(|(hostname, answer)| Some((hostname, answer.ok()?.addresses))).collect();
+        }
         self.report.settle();
         self.report
     }

@@ -6,6 +6,7 @@
 
 mod cloudwatch;
 mod elb;
+mod load_balancers;
 mod wire;
 
 use std::{
@@ -20,6 +21,8 @@ use ipnet::IpNet;
 use tokio::{net::TcpListener, task::AbortHandle, time::Instant};
 
 use crate::tls::{Authority, Handshakes, Tls};
+pub use load_balancers::LoadBalancer;
+
 use elb::{Bucket, Group, State, Target, checked_health, key_text, nets};
 use wire::{Asked, lock, serve};
 

@@ -24,7 +24,7 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     thread,
     time::{Duration, SystemTime},
 };
@@ -37,7 +37,10 @@ use nlb_hostname_targets::{
     function::{Function, RunError},
 };
 use serde_json::{Value, json};
-use tracing::{Dispatch, Level, subscriber::DefaultGuard};
+use tracing::{
+    Dispatch, Level,
+    subscriber::{DefaultGuard, NoSubscriber},
+};
 
 use aws::{FakeAws, TargetGroup};
 use dns::FakeDns;
@@ -207,6 +210,9 @@ impl Log {
 
     /// A log of the future that this is the subscriber of, where others run beside it.
     pub fn dispatch() -> (Self, Dispatch) {
+        // While there is one alone, tracing takes what other threads lack for something that nobody wants to have logged.
+        static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+        LazyLock::force(&ANOTHER);
         let log = Self::default();
         let writer = log.clone();
         let subscriber =

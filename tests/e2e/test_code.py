@@ -14,16 +14,9 @@ from local.cloud import METRICS, NAMESPACE
 from local.process import ROOT, SETTINGS
 from tests.e2e.stacks import OUR_KEYS, read
 
-# What the template is ahead of the code with: bindings by tags, and a check of the set-up. What the code has learnt
-# goes from here, and a test says so.
-AHEAD_ACTIONS = {
-    "elasticloadbalancing:DescribeListenerAttributes",
-    "elasticloadbalancing:DescribeListeners",
-    "elasticloadbalancing:DescribeLoadBalancerAttributes",
-    "elasticloadbalancing:DescribeLoadBalancers",
-    "elasticloadbalancing:DescribeTargetGroupAttributes",
-    "tag:GetResources",
-}
+# What the template is ahead of the code with: bindings by tags. What the code has learnt goes from here, and a test
+# says so.
+AHEAD_ACTIONS = {"tag:GetResources"}
 AHEAD_VARIABLES = {"ALLOWED_HOSTNAMES", "DISCOVERY"}
 
 

@@ -50,7 +50,7 @@ async fn the_files_of_events_do_what_their_names_say() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    let tested = expected.iter().map(|(file, ..)| *file).chain(["direct.json", "dry-run.json"]);
+    let tested = expected.iter().map(|(file, ..)| *file).chain(["check.json", "direct.json", "dry-run.json"]);
     assert_eq!(names, tested.map(ToOwned::to_owned).collect(), "every file is used by a test");
 }
 

@@ -288,3 +288,45 @@ async fn cold_starts_reach_every_group_too() {
         }
     }
 }
+
+/// So many groups, each with a load balancer of its own, under the quota that AWS has.
+async fn offered(count: usize) -> Fleet {
+    let mut fleet = Fleet::new(count).await;
+    fleet.arns.iter().for_each(|arn| drop(fleet.world.aws.offer(arn)));
+    fleet.world.aws.set_read_quota(40, 10.0);
+    fleet.event["check"] = json!(true);
+    fleet
+}
+
+/// Checks them all; the outcomes.
+async fn check(fleet: &Fleet, time: Duration) -> Vec<String> {
+    let function = fleet.world.function().await;
+    let started = Instant::now();
+    let reply = invoke_within(&function, fleet.event.clone(), time).await.unwrap();
+    assert!(started.elapsed() < time);
+    assert_eq!(reply["ok"], true, "{reply}");
+    assert_eq!(fleet.world.aws.throttled(), 0);
+    let groups = reply["groups"].as_array().unwrap();
+    assert!(groups.iter().all(|group| group["findings"] == json!([])), "{reply}");
+    groups.iter().map(|group| group["outcome"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_hundred_groups_are_checked_within_the_budget() {
+    let fleet = offered(100).await;
+    let outcomes = check(&fleet, Duration::from_secs(300)).await;
+    assert_eq!(count(&outcomes, "in_sync"), 100);
+    // Of each group its health and its attributes, of its load balancer the attributes and the listeners; and groups and
+    // load balancers, twenty in a call.
+    assert_eq!(fleet.world.aws.calls().len(), 4 * 100 + 2 * 5);
+}
+
+#[tokio::test]
+async fn what_the_deadline_keeps_a_check_from_is_deferred() {
+    let fleet = offered(100).await;
+    let outcomes = check(&fleet, Duration::from_secs(10)).await;
+    let (checked, deferred) = (count(&outcomes, "in_sync"), count(&outcomes, "deferred"));
+    assert_eq!(checked + deferred, 100, "{outcomes:?}");
+    // The budget of these 8 s is 120 requests, of which 10 are for all and 4 for each.
+    assert!((10..=28).contains(&checked), "{checked}");
+}

@@ -11,6 +11,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     Call, Fault, FaultKind, Found, Metric, SentTarget, TWICE, TargetGroup,
+    load_balancers::LoadBalancers,
     wire::{Asked, element, members},
 };
 
@@ -41,7 +42,7 @@ pub(super) fn refuse(status: u16, code: &str, message: impl Into<String>) -> Ref
     Refusal { status, code: code.to_owned(), message: message.into(), breach: false }
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
+pub(super) fn invalid(message: impl Into<String>) -> Refusal {
     refuse(400, "ValidationError", message)
 }
 
@@ -272,7 +273,7 @@ impl Group {
             .collect()
     }
 
-    fn described(&self, arn: &str) -> String {
+    fn described(&self, arn: &str, load_balancers: &LoadBalancers) -> String {
         let spec = &self.spec;
         let mut text = element("TargetGroupArn", arn) + &element("TargetGroupName", &spec.name);
         text += &element("TargetType", &spec.target_type);
@@ -283,10 +284,11 @@ impl Group {
             text += &element("HealthCheckProtocol", "TCP");
             text += &element("HealthCheckPort", "traffic-port");
         }
-        text + "<LoadBalancerArns/>"
+        text + &load_balancers.described(arn)
     }
 
-    fn health(&self, (id, port): &(String, u16), target: &Target) -> String {
+    fn health(&self, arn: &str, key: &(String, u16), target: &Target, load_balancers: &LoadBalancers) -> String {
+        let (id, port) = key;
         let health = target.health(self.spec.target_lag);
         let reason = match health {
             "healthy" => None,
@@ -307,8 +309,9 @@ impl Group {
         }
         let mut state = element("State", health);
         if let Some(reason) = reason {
-            state += &element("Reason", reason);
-            state += &element("Description", format!("The target is {health}"));
+            let usual = || (reason.to_owned(), format!("The target is {health}"));
+            let (reason, description) = load_balancers.reason(arn, &key_text(key)).cloned().unwrap_or_else(usual);
+            state += &(element("Reason", reason) + &element("Description", description));
         }
         format!("<Target>{shown}</Target>{check_port}<TargetHealth>{state}</TargetHealth>")
     }
@@ -321,6 +324,7 @@ pub(super) struct State {
     pub(super) created: u64,
     pub(super) arrived: u64,
     pub(super) groups: BTreeMap<String, Group>,
+    pub(super) load_balancers: LoadBalancers,
     pub(super) calls: Vec<Call>,
     pub(super) metrics: Vec<Metric>,
     pub(super) violations: Vec<String>,
@@ -399,7 +403,11 @@ impl State {
         let (known, perform): (&[&str], Operation) = match action {
             "AddTags" => (&["ResourceArns", "Tags"], Self::add_tags),
             "DeregisterTargets" => (&["TargetGroupArn", "Targets"], Self::deregister),
+            "DescribeListeners" => (&["LoadBalancerArn", "Marker"], Self::describe_listeners),
+            "DescribeLoadBalancerAttributes" => (&["LoadBalancerArn"], Self::describe_load_balancer_attributes),
+            "DescribeLoadBalancers" => (&["LoadBalancerArns"], Self::describe_load_balancers),
             "DescribeTags" => (&["ResourceArns"], Self::describe_tags),
+            "DescribeTargetGroupAttributes" => (&["TargetGroupArn"], Self::describe_group_attributes),
             "DescribeTargetGroups" => (&["TargetGroupArns", "Marker", "PageSize"], Self::describe_groups),
             "DescribeTargetHealth" => (&["TargetGroupArn"], Self::describe_health),
             "PutMetricData" => (&[], Self::put_metric_data),
@@ -449,16 +457,17 @@ impl State {
             let asked_for = asked.arns.is_empty() || asked.arns.contains(arn);
             in_region && asked_for && arn.as_str() >= first
         });
-        let page = chosen.by_ref().take(size).map(|(arn, group)| group.described(arn));
+        let page = chosen.by_ref().take(size).map(|(arn, group)| group.described(arn, &self.load_balancers));
         let groups = members("TargetGroups", page);
         let marker = chosen.next().map_or_else(String::new, |(arn, _)| element("NextMarker", arn));
         Ok(groups + &marker)
     }
 
     fn describe_health(&mut self, asked: &Asked) -> Result<String, Refusal> {
-        let group = &self.groups[only_arn(asked)?];
+        let arn = only_arn(asked)?;
+        let group = &self.groups[arn];
         let targets = group.targets.seen(group.spec.target_lag).iter();
-        let targets = targets.map(|(key, target)| group.health(key, target));
+        let targets = targets.map(|(key, target)| group.health(arn, key, target, &self.load_balancers));
         Ok(members("TargetHealthDescriptions", targets))
     }
 
