@@ -162,6 +162,9 @@ impl Fleet {
         let mut memory = self.known().entry(group.arn.clone()).or_default().memory.clone();
         memory.begin_invocation();
         let mut report = reconciler.reconcile(group, &mut memory, turn, early, mode, cutoff).await;
+        if report.is_withdrawn {
+            return (position, report);
+        }
         log(&report, &GroupReport::new(group));
         self.log_settings(group, &report);
         if let Some(watch) = watch.filter(|watch| Instant::now() < watch.until) {
@@ -183,6 +186,7 @@ impl Fleet {
     async fn put_off(&self, group: &Group, early: Option<Resolution>, cutoff: Instant) -> GroupReport {
         let mut report = GroupReport::new(group);
         report.is_deferred = true;
+        report.is_withdrawn = !self.reconciler.confirms(group).await;
         let facts = match self.reconciler.target_groups.known_facts(&group.arn).transpose() {
             Ok(facts) => facts,
             Err(error) => {
