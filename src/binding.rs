@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
 use crate::{
-    hostname::Hostname,
+    hostname::{AllowedHostnames, Hostname},
     kind::HostnameKind,
     policy::{Ownership, Policy},
     target::{Target, TargetGroupArn},
@@ -63,6 +63,17 @@ pub struct Group {
 }
 
 impl Group {
+    /// A target group that nothing is bound to.
+    pub fn without_members(arn: TargetGroupArn) -> Self {
+        Self {
+            arn,
+            ownership: Ownership::default(),
+            deregister_after_seconds: None,
+            lookups: BTreeMap::new(),
+            members: BTreeSet::new(),
+        }
+    }
+
     /// Groups bindings by the target group that they name, in the order of first mention.
     ///
     /// `source` is what the user calls the array: `BINDINGS` or `bindings`.
@@ -105,6 +116,16 @@ impl Group {
                 })
             })
             .collect()
+    }
+
+    /// Checks the hostnames of `groups`, which the user gave as `source`, against those that may be bound.
+    ///
+    /// # Errors
+    ///
+    /// Where one may not be.
+    pub fn check_hostnames(source: &str, groups: &[Self], allowed: &AllowedHostnames) -> Result<(), InvalidJson> {
+        let refusal = groups.iter().flat_map(Self::hostnames).find_map(|hostname| allowed.refusal(hostname));
+        refusal.map_or(Ok(()), |problem| Err(InvalidJson { at: source.to_owned(), problem }))
     }
 
     /// What the group goes by where its hostnames are of these kinds: of their defaults, the

@@ -83,7 +83,11 @@ impl Check<'_> {
                 };
                 Some(Finding::new(code, hostname, failure.to_string(), advice))
             }
-            Failure::Deadline(_) | Failure::NoRoomInTags { .. } | Failure::Refused { .. } => {
+            Failure::Deadline(_)
+            | Failure::NoRoomInTags { .. }
+            | Failure::Refused { .. }
+            | Failure::Tag { .. }
+            | Failure::Undiscovered(_) => {
                 Some(self.of_group(Code::Failed, failure.to_string(), "Mend what the message names, and check again"))
             }
         });

@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     binding::{Binding, Group, from_json},
+    hostname::AllowedHostnames,
     network::AllowedNetworks,
     text::one_line,
 };
@@ -20,6 +21,10 @@ pub const BINDINGS: &str = "BINDINGS";
 pub const DNS_SERVERS: &str = "DNS_SERVERS";
 /// The networks that an answer's addresses may lie in, comma-separated.
 pub const ALLOWED_CIDRS: &str = "ALLOWED_CIDRS";
+/// Whether target groups are bound by their tags, too.
+pub const DISCOVERY: &str = "DISCOVERY";
+/// The hostnames that may be bound, comma-separated.
+pub const ALLOWED_HOSTNAMES: &str = "ALLOWED_HOSTNAMES";
 /// Where metrics go.
 pub const METRICS: &str = "METRICS";
 /// The CloudWatch namespace of the metrics.
@@ -44,6 +49,10 @@ pub struct Config {
     pub dns_servers: Option<Vec<SocketAddr>>,
     /// The networks of `ALLOWED_CIDRS`.
     pub allowed_networks: AllowedNetworks,
+    /// Whether target groups are bound by their tags, too.
+    pub discovers: bool,
+    /// The hostnames of `ALLOWED_HOSTNAMES`.
+    pub allowed_hostnames: AllowedHostnames,
     /// Where metrics go.
     pub metrics: MetricsDestination,
     /// Their namespace.
@@ -81,8 +90,25 @@ impl Config {
     /// Names every variable that holds a wrong value, with the value and what is accepted.
     pub fn parse(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut reader = Reader { variable, problems: Vec::new() };
+        let allowed_hostnames = reader
+            .read(
+                ALLOWED_HOSTNAMES,
+                "a comma-separated list of hostnames and of suffixes such as *.example.com",
+                |text| text.parse().map_err(to_string),
+            )
+            .unwrap_or_default();
         let config = Self {
-            groups: reader.read(BINDINGS, "a JSON array of bindings", bindings).unwrap_or_default(),
+            groups: reader
+                .read(BINDINGS, "a JSON array of bindings", |text| bindings(text, &allowed_hostnames))
+                .unwrap_or_default(),
+            discovers: reader
+                .read(DISCOVERY, "`off` or `tags`", |text| match text {
+                    "off" => Ok(false),
+                    "tags" => Ok(true),
+                    _ => Err(String::new()),
+                })
+                .unwrap_or_default(),
+            allowed_hostnames,
             dns_servers: reader.read(DNS_SERVERS, "a comma-separated list of `IP`, `IP:port` or `[v6]:port`", |text| {
                 text.split(',').map(|item| dns_server(item.trim())).collect()
             }),
@@ -170,11 +196,13 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
     }
 }
 
-fn bindings(text: &str) -> Result<Vec<Group>, String> {
+fn bindings(text: &str, allowed: &AllowedHostnames) -> Result<Vec<Group>, String> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let bindings: Vec<Binding> = from_json(BINDINGS, &mut deserializer).map_err(to_string)?;
     deserializer.end().map_err(to_string)?;
-    Group::from_bindings(BINDINGS, &bindings).map_err(to_string)
+    let groups = Group::from_bindings(BINDINGS, &bindings).map_err(to_string)?;
+    Group::check_hostnames(BINDINGS, &groups, allowed).map_err(to_string)?;
+    Ok(groups)
 }
 
 fn dns_server(text: &str) -> Result<SocketAddr, String> {

@@ -108,7 +108,10 @@ impl Regional {
 }
 
 /// What went wrong in a call of `operation`.
-fn elb_error<E: Error + ProvideErrorMetadata + 'static>(operation: &'static str, error: &SdkError<E>) -> ElbError {
+pub(crate) fn elb_error<E: Error + ProvideErrorMetadata + 'static>(
+    operation: &'static str,
+    error: &SdkError<E>,
+) -> ElbError {
     let is_theirs = |status: u16| status >= 500;
     let (kind, problem) = match (error, error.code()) {
         (SdkError::ServiceError(service), Some(code)) => {
@@ -138,9 +141,12 @@ fn kind(operation: &str, code: &str, message: &str) -> ElbErrorKind {
     let is_of_targets = operation == "RegisterTargets" || operation == "DeregisterTargets";
     match code {
         "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => ElbErrorKind::Denied,
-        "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequestsException" => {
-            ElbErrorKind::Throttled
-        }
+        "Throttling"
+        | "ThrottlingException"
+        | "ThrottledException"
+        | "RequestLimitExceeded"
+        | "TooManyRequestsException" => ElbErrorKind::Throttled,
+        "TargetGroupNotFound" | "TargetGroupNotFoundException" => ElbErrorKind::NotFound,
         "TooManyTargets" => ElbErrorKind::QuotaReached,
         "InvalidTarget" | "ValidationError" if OUTSIDE_VPC.iter().any(|phrase| message.contains(phrase)) => {
             ElbErrorKind::OutsideVpc
@@ -211,7 +217,8 @@ impl Intercept for ReadToTheEnd {
 fn hint(operation: &str, code: &str) -> String {
     match code {
         "AccessDenied" | "AccessDeniedException" => {
-            format!(" (the function's role must allow elasticloadbalancing:{operation})")
+            let service = if operation == GET_RESOURCES { "tag" } else { "elasticloadbalancing" };
+            format!(" (the function's role must allow {service}:{operation})")
         }
         "TargetGroupNotFound" | "TargetGroupNotFoundException" => {
             " (was the target group deleted, or does its ARN name another account or Region?)".to_owned()
@@ -219,6 +226,9 @@ fn hint(operation: &str, code: &str) -> String {
         _ => String::new(),
     }
 }
+
+/// The one action that is of another service, the Resource Groups Tagging API.
+pub(crate) const GET_RESOURCES: &str = "GetResources";
 
 /// What the messages hold by which AWS says that an address needs an Availability Zone: one is
 /// for addresses outside the VPC, one for those that are in one of its networks but in no subnet

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{hostname::Hostname, target::Target};
+use crate::{hostname::Hostname, target::Target, text::one_line};
 
 /// Why a target group is not in step.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -48,6 +48,19 @@ pub enum Failure {
         /// AWS's words.
         reason: String,
     },
+    /// A tag of the target group says nothing that can be bound.
+    #[error("{}", one_line(&format!("the tag {tag} is `{value}`: {problem}")))]
+    Tag {
+        /// Its key.
+        tag: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it, and what is accepted.
+        problem: String,
+    },
+    /// Target groups could not be found by their tags. No one group fails by it, but the run.
+    #[error("target groups could not be found by their tags: {0}")]
+    Undiscovered(ElbError),
     /// Our time ran out.
     #[error("given up shortly before the deadline, still waiting for {0}")]
     Deadline(String),
@@ -69,8 +82,15 @@ impl Failure {
             Self::Elb(error) => error.kind.as_str(),
             Self::NoRoomInTags { .. } => "state",
             Self::NoUsableAddress { .. } | Self::Refused { .. } => "refused",
+            Self::Tag { .. } => "tag",
+            Self::Undiscovered(_) => "discovery",
             Self::Unresolved { error, .. } => error.kind(),
         }
+    }
+
+    /// Whether AWS says that there is no such target group.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Elb(error) if error.kind == ElbErrorKind::NotFound)
     }
 
     /// Whether it was we who had no time left, so that nothing is known of the others.
@@ -83,7 +103,7 @@ impl Failure {
     }
 }
 
-/// An ELBv2 call that failed.
+/// A call of ELBv2, or of the Resource Groups Tagging API, that failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{operation}: {problem}")]
 pub struct ElbError {
@@ -95,13 +115,15 @@ pub struct ElbError {
     pub problem: String,
 }
 
-/// What a failed ELBv2 call means.
+/// What a failed call means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ElbErrorKind {
     /// The function's role may not do that.
     Denied,
     /// Anything else.
     Failed,
+    /// There is no such target group.
+    NotFound,
     /// The target group is not of type `ip`.
     NotIp,
     /// A target lies outside the VPC, and needs an Availability Zone.
@@ -123,6 +145,7 @@ impl ElbErrorKind {
         match self {
             Self::Denied => "elb_denied",
             Self::Failed => "elb_failed",
+            Self::NotFound => "elb_not_found",
             Self::NotIp => "not_ip",
             Self::OutsideVpc | Self::TargetRefused => "refused",
             Self::QuotaReached => "quota",

@@ -202,6 +202,9 @@ impl Fleet {
         let mut memory = self.known().entry(group.arn.clone()).or_default().memory.clone();
         memory.begin_invocation();
         let mut report = reconciler.reconcile(group, &mut memory, turn, early, mode, cutoff).await;
+        if report.is_withdrawn {
+            return report;
+        }
         log(&report, &GroupReport::new(group));
         self.log_settings(group, &report);
         if let Errand::Watch(watch) = errand
@@ -223,7 +226,7 @@ impl Fleet {
 
     /// Puts into the report of a dry run what is wrong. Where the time did not suffice to read the set-up, the group is put
     /// off.
-    fn judge(&self, report: &mut GroupReport, set_up: &SetUp) {
+    pub fn judge(&self, report: &mut GroupReport, set_up: &SetUp) {
         let Reconciler { allowed_networks: allowed, function, .. } = &self.reconciler;
         report.is_deferred |= set_up.is_cut_off;
         report.settle();
@@ -243,6 +246,7 @@ impl Fleet {
     async fn put_off(&self, group: &Group, early: Option<Resolution>, cutoff: Instant) -> GroupReport {
         let mut report = GroupReport::new(group);
         report.is_deferred = true;
+        report.is_withdrawn = !self.reconciler.confirms(group).await;
         let facts = match self.reconciler.target_groups.known_facts(&group.arn).transpose() {
             Ok(facts) => facts,
             Err(error) => {

@@ -1,5 +1,7 @@
 //! The Lambda function: an event in, a reply or a function error out.
 
+mod round;
+
 use std::{
     fmt,
     sync::Arc,
@@ -16,18 +18,23 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use round::Round;
+
 use crate::{
     VERSION,
-    binding::InvalidJson,
-    config::{BINDINGS, Config},
+    binding::{Group, InvalidJson},
+    config::{BINDINGS, Config, DISCOVERY},
     dns::{NoNameServer, Resolver},
     event::{Request, Watch as Asked},
+    failure::Failure,
+    finder::Finder,
     finding::Severity,
-    fleet::{Errand, Fleet},
+    fleet::Fleet,
     limiter::Limiter,
     metrics::Metrics,
     reconcile::Reconciler,
     report::{GroupReport, Outcome, Reply},
+    tagging::Tagging,
     target_group::TargetGroups,
     watch::{SHORTEST_INTERVAL, Watch},
 };
@@ -36,6 +43,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Function {
     config: Config,
+    /// `None` where no target group is bound by its tags.
+    finder: Option<Arc<Finder>>,
     fleet: Fleet,
     metrics: Metrics,
 }
@@ -59,9 +68,13 @@ pub enum RunError {
     /// There is nothing to do.
     #[error(
         "no bindings: {BINDINGS} is not set or empty, and the event has no `bindings`; give at least one binding, such as \
-         [{{\"hostname\": \"db.example.com\", \"target_group_arn\": \"arn:aws:elasticloadbalancing:…\"}}]"
+         [{{\"hostname\": \"db.example.com\", \"target_group_arn\": \"arn:aws:elasticloadbalancing:…\"}}], or have \
+         target groups bound by their tags, with {DISCOVERY}=tags"
     )]
     NoBindings,
+    /// Target groups could not be found by their tags. All that are known were handled, and none failed.
+    #[error("{0}; the {1} target groups that are known were handled")]
+    Undiscovered(Failure, usize),
 }
 
 /// As it is displayed, up to a length: lambda_runtime logs a failed invocation by this.
@@ -85,6 +98,7 @@ impl From<RunError> for Diagnostic {
             RunError::Failed { .. } => "SyncFailed",
             RunError::InvalidEvent(_) => "InvalidEvent",
             RunError::NoBindings => "NoBindings",
+            RunError::Undiscovered(..) => "DiscoveryFailed",
         };
         Self { error_type: error_type.to_owned(), error_message: error.to_string() }
     }
@@ -98,16 +112,21 @@ impl Function {
     /// Where there is no name server to ask.
     pub fn new(config: Config, sdk: &SdkConfig, now: fn() -> SystemTime) -> Result<Self, NoNameServer> {
         let limiter = Arc::new(Limiter::new(config.elb_requests_per_second, ELB_BURST_SECONDS));
+        let finder = config
+            .discovers
+            .then(|| Arc::new(Finder::new(Tagging::new(sdk), &config.groups, config.allowed_hostnames.clone(), now)));
         Ok(Self {
             metrics: Metrics::new(config.metrics, &config.metrics_namespace, sdk),
             fleet: Fleet::new(Reconciler {
                 resolver: Resolver::new(config.dns_servers.as_deref())?,
                 target_groups: TargetGroups::new(sdk, Arc::clone(&limiter)),
                 allowed_networks: config.allowed_networks.clone(),
+                finder: finder.clone(),
                 function: config.function_name.clone(),
                 limiter,
                 clock: now,
             }),
+            finder,
             config,
         })
     }
@@ -127,24 +146,17 @@ impl Function {
             Asked::No => cutoff.min(started + run),
             Asked::Seconds(_) | Asked::UntilStable => cutoff,
         };
-        let groups = request.groups.as_deref().unwrap_or(&self.config.groups);
-        if groups.is_empty() {
-            return Err(RunError::NoBindings);
+        match &request.groups {
+            Some(groups) => Group::check_hostnames("bindings", groups, &self.config.allowed_hostnames)?,
+            None if self.config.groups.is_empty() && self.finder.is_none() => return Err(RunError::NoBindings),
+            None => {}
         }
         let (progress, mut published) = mpsc::unbounded_channel();
         let watch = self.watch(&request, started, cutoff, progress);
         let run = async {
-            let reports = match &watch {
-                Some(watch) => self.fleet.run(groups, Errand::Watch(watch), cutoff).await,
-                None if request.check => {
-                    let inspection = self.fleet.inspect(groups, cutoff).await;
-                    self.fleet.run(groups, Errand::Check(&inspection), cutoff).await
-                }
-                None if request.dry_run => self.fleet.run(groups, Errand::DryRun, cutoff).await,
-                None => self.fleet.run(groups, Errand::Reconcile, cutoff).await,
-            };
+            let round = self.round(&request, watch.as_ref(), cutoff).await;
             drop(watch);
-            reports
+            round
         };
         // Ends when the watch is gone, which sends to it.
         let publish = async {
@@ -154,13 +166,13 @@ impl Function {
                 while let Ok(another) = published.try_recv() {
                     reports.push(another);
                 }
-                self.metrics.publish(&reports, cutoff).await;
+                self.metrics.publish(&reports, None, cutoff).await;
             }
         };
-        let (reports, ()) = join!(run, publish);
+        let (Round { reports, failure, bound }, ()) = join!(run, publish);
         if !request.dry_run {
             let last_moment = started + left.saturating_sub(REPLY_RESERVE.min(left / 4));
-            self.metrics.publish(&reports, last_moment).await;
+            self.metrics.publish(&reports, bound, last_moment).await;
         }
         let count = |outcome| reports.iter().filter(|report| report.outcome == outcome).count();
         let failed = count(Outcome::Failed);
@@ -183,10 +195,15 @@ impl Function {
         );
         // A check succeeds whatever it finds.
         if failed > 0 && !request.check {
-            return Err(RunError::Failed { failed, all: reports.len(), causes: causes(&reports) });
+            return Err(RunError::Failed { failed, all: reports.len(), causes: causes(&reports, failure) });
         }
-        let mut findings = reports.iter().filter_map(|report| report.findings.as_ref()).flatten();
-        let ok = request.check.then(|| findings.all(|finding| finding.severity != Severity::Error));
+        let ok = request.check.then(|| failure.is_none() && reports.iter().all(is_well));
+        if let Some(failure) = failure {
+            if !request.check {
+                return Err(RunError::Undiscovered(failure, reports.len()));
+            }
+            warn!(kind = failure.kind(), problem = %failure, "not all target groups were found");
+        }
         let mut reply =
             Reply { version: VERSION, trigger: request.trigger, dry_run: request.dry_run, ok, groups: reports };
         reply.fit();
@@ -217,11 +234,22 @@ impl Function {
     }
 }
 
-fn causes(reports: &[GroupReport]) -> String {
+/// Whether a check found no error in a target group.
+fn is_well(report: &GroupReport) -> bool {
+    match &report.findings {
+        Some(findings) => findings.iter().all(|finding| finding.severity != Severity::Error),
+        None => report.outcome != Outcome::Failed,
+    }
+}
+
+fn causes(reports: &[GroupReport], other: Option<Failure>) -> String {
     let failed = reports.iter().filter(|report| report.outcome == Outcome::Failed);
-    let causes =
-        failed.map(|report| format!("{} of {}: {}", report.names(), report.target_group_arn, report.problems()));
-    causes.collect::<Vec<_>>().join(" | ")
+    let causes = failed.map(|report| {
+        // Of tags that can't be read, there is no hostname.
+        let of = if report.hostnames.is_empty() { String::new() } else { format!("{} of ", report.names()) };
+        format!("{of}{}: {}", report.target_group_arn, report.problems())
+    });
+    causes.chain(other.map(|failure| failure.to_string())).collect::<Vec<_>>().join(" | ")
 }
 
 /// Bytes of an error in the log: CloudWatch Logs takes events of 256 KB

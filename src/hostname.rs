@@ -106,6 +106,50 @@ pub struct InvalidHostname {
     reason: &'static str,
 }
 
+/// The hostnames that may be bound: those of `ALLOWED_HOSTNAMES`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct AllowedHostnames(
+    /// `None`: any.
+    Option<Vec<Allowed>>,
+);
+
+/// What an entry of the list lets through.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Allowed {
+    /// This name.
+    Name(Hostname),
+    /// All names under this one, however many labels they have before it.
+    Under(Hostname),
+}
+
+impl AllowedHostnames {
+    /// Why `hostname` must not be bound, or `None` if it may be.
+    pub fn refusal(&self, hostname: &Hostname) -> Option<String> {
+        let allowed = self.0.as_ref()?;
+        let lets = |allowed: &Allowed| match allowed {
+            Allowed::Name(name) => name == hostname,
+            Allowed::Under(suffix) => {
+                hostname.canonical().strip_suffix(suffix.canonical()).is_some_and(|before| before.ends_with('.'))
+            }
+        };
+        // The list is not repeated: a thousand groups may be refused.
+        (!allowed.iter().any(lets)).then(|| format!("`{hostname}` is outside ALLOWED_HOSTNAMES"))
+    }
+}
+
+impl FromStr for AllowedHostnames {
+    type Err = InvalidHostname;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = |item: &str| match item.strip_prefix("*.") {
+            Some(suffix) => suffix.to_owned().try_into().map(Allowed::Under),
+            None => item.to_owned().try_into().map(Allowed::Name),
+        };
+        let allowed: Result<_, InvalidHostname> = text.split(',').map(str::trim).map(read).collect();
+        allowed.map(|allowed| Self(Some(allowed)))
+    }
+}
+
 /// The longest name, without the trailing dot, that fits RFC 1035's 255 octets on the wire.
 const MAX_NAME: usize = 253;
 

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`function`] | an invocation: an event in, a reply out |
 //! | [`config`], [`event`] | what the environment and the event ask for |
+//! | [`finder`], [`discovery`], [`tagging`] | target groups that say by their tags what they follow: found, judged, and read |
 //! | [`fleet`] | all target groups, within the time and the request budget |
 //! | [`watch`] | one group again and again |
 //! | [`reconcile`] | carries out the steps of a run; decides nothing |
@@ -34,10 +35,12 @@ pub mod aws;
 pub mod binding;
 pub mod check;
 pub mod config;
+pub mod discovery;
 pub mod dns;
 mod elb;
 pub mod event;
 pub mod failure;
+pub mod finder;
 pub mod finding;
 pub mod fleet;
 pub mod function;
@@ -58,6 +61,7 @@ pub mod run;
 pub mod sampling;
 pub mod set_up;
 pub mod state;
+pub mod tagging;
 pub mod tags;
 pub mod target;
 pub mod target_group;

@@ -61,17 +61,17 @@ impl Metrics {
         }
     }
 
-    /// Publishes what `reports` say, until `deadline` at the latest. What can't be sent is a
-    /// logged warning: the targets are right, and that is what counts.
-    pub async fn publish(&self, reports: &[GroupReport], deadline: Instant) {
+    /// Publishes what `reports` say, and how many target groups are `bound` where that is known, until `deadline` at the
+    /// latest. What can't be sent is a logged warning: the targets are right, and that is what counts.
+    pub async fn publish(&self, reports: &[GroupReport], bound: Option<usize>, deadline: Instant) {
         match &self.destination {
             Destination::CloudWatch(client) => {
-                if timeout_at(deadline.into(), self.put(client, reports)).await.is_err() {
+                if timeout_at(deadline.into(), self.put(client, reports, bound)).await.is_err() {
                     warn!("not all metrics were sent: no reply to PutMetricData before the deadline");
                 }
             }
             Destination::Emf => {
-                if let Err(error) = self.print(reports) {
+                if let Err(error) = self.print(reports, bound) {
                     warn!(%error, "metrics were not written to stdout");
                 }
             }
@@ -79,20 +79,16 @@ impl Metrics {
         }
     }
 
-    async fn put(&self, client: &Client, reports: &[GroupReport]) {
+    async fn put(&self, client: &Client, reports: &[GroupReport], bound: Option<usize>) {
         let now = DateTime::from(SystemTime::now());
-        let mut data = Vec::new();
+        let datum = |dimension: Option<&Dimension>, (name, unit, value): Metric| {
+            let datum = MetricDatum::builder().metric_name(name).timestamp(now).unit(unit).value(value);
+            datum.set_dimensions(dimension.map(|dimension| vec![dimension.clone()])).build()
+        };
+        let mut data: Vec<_> = bound.map(|bound| datum(None, count(BOUND_GROUPS, bound))).into_iter().collect();
         for report in reports {
             let dimension = Dimension::builder().name(DIMENSION).value(report.target_group_arn.dimension()).build();
-            data.extend(metrics(report).into_iter().map(|(name, unit, value)| {
-                MetricDatum::builder()
-                    .metric_name(name)
-                    .dimensions(dimension.clone())
-                    .timestamp(now)
-                    .unit(unit)
-                    .value(value)
-                    .build()
-            }));
+            data.extend(metrics(report).into_iter().map(|metric| datum(Some(&dimension), metric)));
         }
         let batches = FuturesUnordered::new();
         while !data.is_empty() {
@@ -108,28 +104,36 @@ impl Metrics {
         }
     }
 
-    fn print(&self, reports: &[GroupReport]) -> io::Result<()> {
+    fn print(&self, reports: &[GroupReport], bound: Option<usize>) -> io::Result<()> {
         let timestamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let timestamp = u64::try_from(timestamp).unwrap_or(u64::MAX);
         let mut stdout = io::stdout().lock();
-        for report in reports {
-            let metrics = metrics(report);
+        let mut line = |dimension: Option<&str>, metrics: &[Metric]| {
             let names: Vec<_> =
                 metrics.iter().map(|(name, unit, _)| json!({"Name": name, "Unit": unit.as_str()})).collect();
+            let dimensions: Vec<_> = dimension.iter().map(|_| DIMENSION).collect();
             let mut document = Map::new();
             document.insert(
                 "_aws".to_owned(),
                 json!({
-                    "Timestamp": u64::try_from(timestamp).unwrap_or(u64::MAX),
+                    "Timestamp": timestamp,
                     "CloudWatchMetrics": [{
                         "Namespace": self.namespace,
-                        "Dimensions": [[DIMENSION]],
+                        // A set of no dimensions is one, too.
+                        "Dimensions": [dimensions],
                         "Metrics": names,
                     }],
                 }),
             );
-            document.insert(DIMENSION.to_owned(), report.target_group_arn.dimension().into());
-            document.extend(metrics.into_iter().map(|(name, _, value)| (name.to_owned(), value.into())));
-            writeln!(stdout, "{}", Value::Object(document))?;
+            document.extend(dimension.map(|value| (DIMENSION.to_owned(), value.into())));
+            document.extend(metrics.iter().map(|(name, _, value)| ((*name).to_owned(), (*value).into())));
+            writeln!(stdout, "{}", Value::Object(document))
+        };
+        if let Some(bound) = bound {
+            line(None, &[count(BOUND_GROUPS, bound)])?;
+        }
+        for report in reports {
+            line(Some(report.target_group_arn.dimension()), &metrics(report))?;
         }
         stdout.flush()
     }
@@ -137,7 +141,6 @@ impl Metrics {
 
 /// What is unknown is left out: a failed look must not read as an empty target group.
 fn metrics(report: &GroupReport) -> Vec<Metric> {
-    let count = |name, number: usize| (name, StandardUnit::Count, number as f64);
     let mut metrics = vec![
         count("Registrations", report.registrations),
         count("Deregistrations", report.deregistrations),
@@ -159,6 +162,13 @@ fn metrics(report: &GroupReport) -> Vec<Metric> {
     }
     metrics
 }
+
+fn count(name: &'static str, number: usize) -> Metric {
+    (name, StandardUnit::Count, number as f64)
+}
+
+/// How many target groups are bound in all, which has no dimension: that one is missing, its own metrics can't tell.
+const BOUND_GROUPS: &str = "BoundGroups";
 
 /// The dimension by which AWS/NetworkELB's own metrics name a target group.
 const DIMENSION: &str = "TargetGroup";

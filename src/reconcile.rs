@@ -19,6 +19,7 @@ use crate::{
     binding::Group,
     dns::Resolver,
     failure::{ElbError, Failure},
+    finder::Finder,
     hostname::Hostname,
     limiter::{Limiter, Permit, Priority},
     memory::Memory,
@@ -42,6 +43,8 @@ pub struct Reconciler {
     pub target_groups: TargetGroups,
     /// Which addresses may become targets.
     pub allowed_networks: AllowedNetworks,
+    /// Knows which target groups are bound by their tags; `None` where none is.
+    pub finder: Option<Arc<Finder>>,
     /// The name of this function.
     pub function: String,
     /// The budget of ELBv2 requests.
@@ -93,6 +96,14 @@ impl Reconciler {
             log_changes(group, "would be deregistered", &report.deregistered);
         }
         report
+    }
+
+    /// Whether a group still is bound as it was when the run began.
+    pub async fn confirms(&self, group: &Group) -> bool {
+        match &self.finder {
+            Some(finder) => finder.confirms(group).await,
+            None => true,
+        }
     }
 
     /// Asks all hostnames of a group once.
@@ -171,7 +182,7 @@ impl Steps<'_> {
     ) {
         let target_groups = &self.reconciler.target_groups;
         let asked_at = Instant::now();
-        let (answered, listed, tags) = join!(
+        let (answered, listed, tags, is_confirmed) = join!(
             async {
                 let known = match target_groups.known_facts(&self.group.arn) {
                     Some(known) if !facts || known.is_err() => known,
@@ -192,7 +203,12 @@ impl Steps<'_> {
             },
             self.list(turn),
             async { if tags { Some(self.tags(Some(self.turn().await)).await) } else { None } },
+            self.waits.on("GetResources", self.reconciler.confirms(self.group)),
         );
+        if !is_confirmed {
+            run.withdraw();
+            return;
+        }
         let (facts, answers, took) = answered;
         run.learned(facts);
         if !answers.is_empty() {

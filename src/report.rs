@@ -103,6 +103,9 @@ pub struct GroupReport {
     /// Whether the budget put it off.
     #[serde(skip)]
     pub is_deferred: bool,
+    /// Whether the target group turned out to be bound no more, or otherwise, so that nothing was done.
+    #[serde(skip)]
+    pub is_withdrawn: bool,
     /// Whether an address that DNS gives is not registered.
     #[serde(skip)]
     pub is_unregistered: bool,
@@ -201,6 +204,7 @@ impl GroupReport {
             failures: Vec::new(),
             warnings: Vec::new(),
             is_deferred: false,
+            is_withdrawn: false,
             is_unregistered: false,
             targets: None,
             registrations: 0,

@@ -74,7 +74,7 @@ impl Notation<'_> {
         let mut unreadable = Vec::new();
         for (key, value) in tags {
             let Some(parsed) = Key::parse(key) else {
-                if key.strip_prefix(PREFIX).is_some_and(|rest| !is_of_binding(rest)) {
+                if let Some(Subject::Unknown) = Subject::of(key) {
                     unreadable.push(format!(
                         "the tag {key} is not known, and says nothing (known are {PREFIX}{MISSING}-NUMBER and \
                          {PREFIX}{OWNED}-NUMBER/FUNCTION)"
@@ -227,12 +227,48 @@ pub fn takes_room(key: &str) -> bool {
     !key.starts_with("aws:")
 }
 
-/// Whether what follows the prefix is of a binding, not of the state.
-fn is_of_binding(rest: &str) -> bool {
-    let name = rest.split_once("hostname-").map_or(rest, |(before, number)| {
-        if before.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) { "hostname" } else { rest }
-    });
-    ["hostname", "port", "deregister-after-seconds", "ownership", "lookups"].contains(&name)
+/// What a tag under our prefix is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Subject {
+    /// A field of a binding, which the user wrote.
+    Binding(Field),
+    /// What runs remember.
+    State,
+    /// Nothing that is known.
+    Unknown,
+}
+
+/// A field of a binding that a tag may hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Field {
+    /// The grace period.
+    DeregisterAfterSeconds,
+    /// Hostnames, in a tag that may have a number.
+    Hostnames,
+    /// How many answers a run collects.
+    Lookups,
+    /// Whose targets may be deregistered.
+    Ownership,
+    /// The port to register addresses on.
+    Port,
+}
+
+impl Subject {
+    /// Reads the key of a tag; `None` where it is not under our prefix.
+    pub fn of(key: &str) -> Option<Self> {
+        let name = key.strip_prefix(PREFIX)?;
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        Some(match name {
+            "hostname" => Self::Binding(Field::Hostnames),
+            "deregister-after-seconds" => Self::Binding(Field::DeregisterAfterSeconds),
+            "lookups" => Self::Binding(Field::Lookups),
+            "ownership" => Self::Binding(Field::Ownership),
+            "port" => Self::Binding(Field::Port),
+            _ if name.strip_prefix("hostname-").is_some_and(is_number) => Self::Binding(Field::Hostnames),
+            _ if Key::parse(key).is_some() => Self::State,
+            _ => Self::Unknown,
+        })
+    }
 }
 
 /// What the key of a tag of ours says.

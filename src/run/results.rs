@@ -26,6 +26,12 @@ impl Run<'_> {
         }
     }
 
+    /// The group turned out to be bound no more, or otherwise.
+    pub fn withdraw(&mut self) {
+        self.report.is_withdrawn = true;
+        self.phase = Phase::Ended;
+    }
+
     /// DNS answered, or did not. A name whose answers are samples keeps what it gave; of others, the newest answer is all
     /// that counts.
     pub fn answered(&mut self, answers: Answers, now: Now) {

@@ -1,4 +1,5 @@
-//! A small AWS on a loopback port: the parts of ELBv2 and of CloudWatch's PutMetricData that the function calls.
+//! A small AWS on a loopback port: the parts of ELBv2, CloudWatch's PutMetricData and the Resource Groups Tagging API's
+//! GetResources that the function calls.
 //!
 //! It speaks the real wire protocols, so the real SDK clients run against it, and it is strict: what AWS refuses it
 //! refuses in AWS's words, and what AWS lets pass silently although it is a mistake (deregistering without a port,
@@ -7,6 +8,7 @@
 mod cloudwatch;
 mod elb;
 mod load_balancers;
+mod tagging;
 mod wire;
 
 use std::{
@@ -100,7 +102,7 @@ impl FakeAws {
     }
 
     pub fn delete_target_group(&self, arn: &str) {
-        self.state().groups.remove(arn);
+        self.state().delete_group(arn);
     }
 
     /// Puts a target (`10.0.1.9:5432`, `[fd00::9]:5432`, `i-0123:5432`, or without a port) into the group unchecked.
@@ -271,7 +273,7 @@ impl FakeAws {
 
     /// How many of the calls were throttled, be it by a quota or a fault.
     pub fn throttled(&self) -> usize {
-        let is_throttled = |call: &&Call| call.error.as_ref().is_some_and(|code| code.starts_with("Throttling"));
+        let is_throttled = |call: &&Call| call.error.as_ref().is_some_and(|code| code.starts_with("Throttl"));
         self.state().calls.iter().filter(is_throttled).count()
     }
 
@@ -315,6 +317,7 @@ pub struct TargetGroup {
     initial_for: Duration,
     target_lag: Duration,
     tag_lag: Duration,
+    listing_lag: Duration,
 }
 
 impl TargetGroup {
@@ -334,6 +337,7 @@ impl TargetGroup {
             initial_for: Duration::ZERO,
             target_lag: Duration::ZERO,
             tag_lag: Duration::ZERO,
+            listing_lag: Duration::ZERO,
         }
     }
 
@@ -409,6 +413,12 @@ impl TargetGroup {
     /// DescribeTags shows what was so long ago.
     pub fn tag_lag(mut self, lag: Duration) -> Self {
         self.tag_lag = lag;
+        self
+    }
+
+    /// GetResources shows what was so long ago.
+    pub fn listing_lag(mut self, lag: Duration) -> Self {
+        self.listing_lag = lag;
         self
     }
 

@@ -146,7 +146,7 @@ impl World {
 
     /// What was called that changes anything, metrics aside.
     pub fn writes(&self) -> Vec<String> {
-        let reads = |action: &str| action.starts_with("Describe") || action == "PutMetricData";
+        let reads = |action: &str| ["Describe", "Get", "PutMetricData"].iter().any(|read| action.starts_with(read));
         self.actions().into_iter().filter(|action| !reads(action)).collect()
     }
 

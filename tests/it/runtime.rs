@@ -6,7 +6,7 @@ use nlb_hostname_targets::VERSION;
 use serde_json::{Value, json};
 use support::{
     World,
-    aws::{Fault, FaultKind},
+    aws::{Fault, FaultKind, TargetGroup},
     binding,
     runtime_api::{Bootstrap, RuntimeApi},
 };
@@ -111,4 +111,27 @@ async fn it_replies_before_the_deadline_where_everything_hangs() {
     let error = running.api.invoke(json!({}), Duration::from_secs(5)).await.unwrap_err();
     assert_eq!(error.error_type, "SyncFailed", "{}", error.error_message);
     assert!(error.error_message.contains("given up shortly before the deadline"), "{}", error.error_message);
+}
+
+#[tokio::test]
+async fn it_finds_the_target_groups_of_its_own_region_by_their_tags() {
+    let running = start(&[("BINDINGS", ""), ("DISCOVERY", "tags"), ("METRICS", "emf")]).await;
+    let aws = &running.world.aws;
+    let arn = aws.create_target_group(TargetGroup::new("tagged").region("eu-central-1"));
+    aws.set_tag(&running.arn, "nlb-hostname-targets:hostname", "db.test");
+    aws.set_tag(&arn, "nlb-hostname-targets:hostname", "db.test");
+    let reply = running.api.invoke(json!({}), TIME).await.unwrap();
+    assert_eq!(reply["groups"].as_array().unwrap().len(), 1);
+    assert_eq!(reply["groups"][0]["target_group_arn"], arn.as_str());
+    let line = running.bootstrap.wait_for_line("BoundGroups").await;
+    let document: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(document["_aws"]["CloudWatchMetrics"][0]["Dimensions"], json!([[]]));
+    assert_eq!((&document["BoundGroups"], document.get("TargetGroup")), (&json!(1.0), None));
+    check_emf(&[running.bootstrap.wait_for_line("ResolvedAddresses").await], arn.split(':').next_back().unwrap());
+
+    aws.fault(Fault::on("GetResources", FaultKind::error(400, "AccessDeniedException", "not authorized")));
+    let fresh = start(&[("BINDINGS", ""), ("DISCOVERY", "tags"), ("AWS_ENDPOINT_URL", aws.url())]).await;
+    let error = fresh.api.invoke(json!({}), TIME).await.unwrap_err();
+    assert_eq!(error.error_type, "DiscoveryFailed");
+    assert!(error.error_message.contains("tag:GetResources"), "{}", error.error_message);
 }

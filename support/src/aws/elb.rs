@@ -12,6 +12,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Call, Fault, FaultKind, Found, Metric, SentTarget, TWICE, TargetGroup,
     load_balancers::LoadBalancers,
+    tagging::Tagging,
     wire::{Asked, element, members},
 };
 
@@ -161,7 +162,12 @@ impl Group {
     }
 
     pub(super) fn change_tags(&mut self) -> &mut Tags {
-        self.tags.change(self.spec.tag_lag)
+        self.tags.change(self.longest_tag_lag())
+    }
+
+    /// What a reader sees of them who sees what was so long ago.
+    pub(super) fn tags_seen(&self, lag: Duration) -> &Tags {
+        self.tags.seen(lag)
     }
 
     pub(super) fn key(&self, text: &str) -> (String, u16) {
@@ -325,6 +331,7 @@ pub(super) struct State {
     pub(super) arrived: u64,
     pub(super) groups: BTreeMap<String, Group>,
     pub(super) load_balancers: LoadBalancers,
+    pub(super) tagging: Tagging,
     pub(super) calls: Vec<Call>,
     pub(super) metrics: Vec<Metric>,
     pub(super) violations: Vec<String>,
@@ -394,11 +401,13 @@ impl State {
         let action = asked.action.as_str();
         let quota = match action {
             "PutMetricData" => None,
+            "GetResources" => self.tagging.quota.as_mut(),
             _ if action.starts_with("Describe") => self.read_quota.as_mut(),
             _ => self.write_quota.as_mut(),
         };
         if quota.is_some_and(|quota| !quota.take()) {
-            return Err(refuse(400, "ThrottlingException", "Rate exceeded"));
+            let code = if action == "GetResources" { "ThrottledException" } else { "ThrottlingException" };
+            return Err(refuse(400, code, "Rate exceeded"));
         }
         let (known, perform): (&[&str], Operation) = match action {
             "AddTags" => (&["ResourceArns", "Tags"], Self::add_tags),
@@ -410,6 +419,7 @@ impl State {
             "DescribeTargetGroupAttributes" => (&["TargetGroupArn"], Self::describe_group_attributes),
             "DescribeTargetGroups" => (&["TargetGroupArns", "Marker", "PageSize"], Self::describe_groups),
             "DescribeTargetHealth" => (&["TargetGroupArn"], Self::describe_health),
+            "GetResources" => (&[], Self::get_resources),
             "PutMetricData" => (&[], Self::put_metric_data),
             "RegisterTargets" => (&["TargetGroupArn", "Targets"], Self::register),
             "RemoveTags" => (&["ResourceArns", "TagKeys"], Self::remove_tags),
@@ -549,7 +559,7 @@ impl State {
         }
         let resources = asked.arns.iter().map(|arn| {
             let group = &self.groups[arn];
-            let tags = group.tags.seen(group.spec.tag_lag).iter();
+            let tags = group.tags_seen(group.spec.tag_lag).iter();
             let tags = tags.map(|(key, value)| element("Key", key) + &element("Value", value));
             element("ResourceArn", arn) + &members("Tags", tags)
         });

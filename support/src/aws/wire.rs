@@ -20,6 +20,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -84,7 +85,7 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Res
     let handling = tokio::spawn(async move {
         pause(fate.before).await;
         if let (Some(FaultKind::DeleteGroup), Some(arn)) = (&fate.end, asked.arns.first()) {
-            lock(&state).groups.remove(arn);
+            lock(&state).delete_group(arn);
         }
         let outcome = match &fate.end {
             Some(FaultKind::Error { status, code, message }) => Err(refuse(*status, code, message.clone())),
@@ -136,7 +137,14 @@ pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 fn reply(asked: &Asked, outcome: Result<String, Refusal>) -> Response<Full<Bytes>> {
     let status = outcome.as_ref().map_or_else(|refusal| refusal.status, |_| 200);
     let fault = if status < 500 { "Sender" } else { "Receiver" };
-    if asked.cbor {
+    if asked.protocol == Protocol::Json {
+        let body = match &outcome {
+            Ok(result) => result.clone(),
+            Err(refusal) => json!({"__type": refusal.code, "Message": refusal.message}).to_string(),
+        };
+        return raw(status, "application/x-amz-json-1.1", body);
+    }
+    if asked.protocol == Protocol::Cbor {
         let value = match &outcome {
             Ok(_) => cbor!({}),
             Err(refusal) => cbor!({ "__type" => refusal.code, "message" => refusal.message }),
@@ -189,7 +197,7 @@ fn reset() -> io::Error {
 #[derive(Default)]
 pub(super) struct Asked {
     pub(super) number: u64,
-    cbor: bool,
+    protocol: Protocol,
     pub(super) action: String,
     pub(super) arns: Vec<String>,
     pub(super) targets: Vec<SentTarget>,
@@ -198,20 +206,53 @@ pub(super) struct Asked {
     pub(super) gzip: bool,
     /// The decoded fields of the Query protocol.
     pub(super) fields: BTreeMap<String, String>,
-    /// The body of the CBOR protocol, still packed.
+    /// The body of the other two, as it came.
     pub(super) body: Bytes,
     /// What is wrong with the request as a whole.
     pub(super) refusal: Option<Refusal>,
 }
 
+/// How a request is written, and its reply.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Protocol {
+    /// `rpc-v2-cbor`: CloudWatch.
+    Cbor,
+    /// `awsJson1_1`: the Resource Groups Tagging API.
+    Json,
+    /// `awsQuery`: ELBv2.
+    #[default]
+    Query,
+}
+
+impl Protocol {
+    fn of(head: &Parts) -> Self {
+        if head.uri.path().starts_with("/service/") {
+            Self::Cbor
+        } else if head.headers.contains_key(TARGET) {
+            Self::Json
+        } else {
+            Self::Query
+        }
+    }
+}
+
+/// The header that names the operation in JSON.
+const TARGET: &str = "x-amz-target";
+
 impl Asked {
     fn read(head: &Parts, body: Bytes) -> Self {
         let mut asked = Self {
-            cbor: head.uri.path().starts_with("/service/"),
+            protocol: Protocol::of(head),
             gzip: head.headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip"),
             ..Self::default()
         };
-        let service = if asked.cbor {
+        let service = if asked.protocol == Protocol::Json {
+            let target = head.headers.get(TARGET).and_then(|target| target.to_str().ok()).unwrap_or_default();
+            let operation = target.strip_prefix("ResourceGroupsTaggingAPI_20170126.");
+            asked.action = operation.unwrap_or_default().to_owned();
+            asked.body = body;
+            "tagging"
+        } else if asked.protocol == Protocol::Cbor {
             let prefix = "/service/GraniteServiceVersion20100801/operation/";
             let operation = head.uri.path().strip_prefix(prefix);
             asked.action = operation.unwrap_or_default().to_owned();
@@ -273,7 +314,11 @@ impl Asked {
 /// template's policy: `target/tmp/aws-actions`, a line for each action and test process.
 fn note_action(service: &str, action: &str) {
     static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let prefix = if service == "monitoring" { "cloudwatch" } else { service };
+    let prefix = match service {
+        "monitoring" => "cloudwatch",
+        "tagging" => "tag",
+        service => service,
+    };
     let line = format!("{prefix}:{action}\n");
     if SEEN.lock().expect("no test panics while it holds this").insert(line.clone()) {
         let file = OpenOptions::new().create(true).append(true).open(temporary("aws-actions"));

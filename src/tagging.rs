@@ -1,0 +1,111 @@
+//! The tagging edge: which target groups have a tag of hostnames, as the Resource Groups Tagging API knows it.
+
+use std::{collections::BTreeMap, num::NonZeroU32, time::Instant};
+
+use aws_config::SdkConfig;
+use aws_sdk_resourcegroupstagging::{
+    Client,
+    config::Builder,
+    types::{ResourceTagMapping, TagFilter},
+};
+use tokio::time::timeout_at;
+use tracing::warn;
+
+use crate::{
+    aws::retry_partition,
+    elb::{GET_RESOURCES, elb_error},
+    failure::{ElbError, ElbErrorKind},
+    limiter::Limiter,
+    tags::{PREFIX, Tags},
+    target::TargetGroupArn,
+};
+
+/// The target groups of the function's own account and Region that have tags.
+#[derive(Debug)]
+pub struct Tagging {
+    client: Client,
+    limiter: Limiter,
+}
+
+impl Tagging {
+    /// Asks with `sdk`'s credentials and settings, in its Region.
+    pub fn new(sdk: &SdkConfig) -> Self {
+        let config = Builder::from(sdk).retry_partition(retry_partition());
+        Self { client: Client::from_conf(config.build()), limiter: Limiter::new(REQUESTS_PER_SECOND, BURST_SECONDS) }
+    }
+
+    /// The target groups that have a tag of hostnames, with all their tags.
+    ///
+    /// What was tagged or deleted moments ago may be listed as it was before.
+    ///
+    /// # Errors
+    ///
+    /// Where a call fails, or the list is not there by `cutoff`: a part of it is none.
+    pub async fn tagged(&self, cutoff: Instant) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
+        let listed = timeout_at(cutoff.into(), self.all_pages()).await;
+        listed.unwrap_or_else(|_| Err(failure(ElbErrorKind::TimedOut, "given up shortly before the deadline")))
+    }
+
+    async fn all_pages(&self) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
+        let mut tagged = BTreeMap::new();
+        let mut token: Option<String> = None;
+        loop {
+            self.limiter.queue().await;
+            let filter = TagFilter::builder().key(format!("{PREFIX}hostname")).build();
+            let request = self
+                .client
+                .get_resources()
+                .resource_type_filters("elasticloadbalancing:targetgroup")
+                .tag_filters(filter)
+                .resources_per_page(LONGEST_PAGE)
+                .set_pagination_token(token.clone());
+            // Boxed, as the calls of ELBv2 are.
+            let page = Box::pin(request.send()).await.map_err(|error| elb_error(GET_RESOURCES, &error))?;
+            // An empty object is what the SDK makes of an empty reply, too.
+            let listed = page
+                .resource_tag_mapping_list
+                .ok_or_else(|| failure(ElbErrorKind::Failed, "a reply that can't be read: it holds no list"))?;
+            tagged.extend(listed.iter().filter_map(read));
+            // A page may be empty and not the last; and the last one may have an empty token.
+            let next = page.pagination_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                return Ok(tagged);
+            }
+            if next == token {
+                return Err(failure(ElbErrorKind::Failed, "a page leads to itself"));
+            }
+            token = next;
+        }
+    }
+}
+
+/// A target group with its tags; `None` where the tag of hostnames is gone by now.
+fn read(mapping: &ResourceTagMapping) -> Option<(TargetGroupArn, Tags)> {
+    let arn = mapping.resource_arn()?;
+    let tags: Tags = mapping.tags().iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect();
+    if !tags.contains_key(&format!("{PREFIX}hostname")) {
+        return None;
+    }
+    match arn.parse() {
+        Ok(arn) => Some((arn, tags)),
+        Err(error) => {
+            warn!(%error, "GetResources lists what is no target group");
+            None
+        }
+    }
+}
+
+fn failure(kind: ElbErrorKind, problem: &str) -> ElbError {
+    ElbError { operation: GET_RESOURCES, kind, problem: problem.to_owned() }
+}
+
+/// Target groups in a reply, as many as the API allows
+/// ([GetResources](https://docs.aws.amazon.com/resourcegroupstagging/latest/APIReference/API_GetResources.html)).
+const LONGEST_PAGE: i32 = 100;
+
+/// A third of the 15 that an account has
+/// ([quotas](https://docs.aws.amazon.com/tag-editor/latest/userguide/reference.html)).
+const REQUESTS_PER_SECOND: Option<NonZeroU32> = NonZeroU32::new(5);
+
+/// Seconds' worth of requests that may go out at once: what 1,000 target groups take.
+const BURST_SECONDS: f64 = 2.0;
