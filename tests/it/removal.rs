@@ -1,6 +1,7 @@
 //! When a target goes: grace periods, ownership, and the state that is kept for them.
 
-mod kinds; // the rows of the README's table of kinds
+mod evidence;
+mod kinds; // the rows of the README's table of kinds // what answers tell of the addresses that they lack
 // mod sampling; // names whose answers are samples
 mod shared; // ownership
 // mod state; // the tags
