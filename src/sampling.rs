@@ -313,7 +313,10 @@ impl Samples {
         let ends_at = live.map(|cached| cached.until).min().unwrap_or(self.looked_at);
         let renewed = ends_at.since(self.looked_at).max(SHORTEST_PAUSE) + MARGIN;
         // Another cache may have another answer now.
-        let tries = if self.has_several_caches { self.cached.len() + 1 } else { usize::from(self.all_looks < PROBES) };
+        let tries = match is_urgent && self.has_several_caches {
+            true => self.cached.len() + 1,
+            false => usize::from(self.has_several_caches || self.all_looks < PROBES),
+        };
         let may_differ = usize::try_from(self.repeats).is_ok_and(|repeats| repeats < tries);
         let pause = if may_differ { renewed.min(PROBE) } else { renewed };
         // Rather all that was asked for a little early than some of it not at all.
@@ -493,7 +496,7 @@ const UNUSUAL: f64 = 0.3;
 const SUSPICIOUS: f64 = 3.0;
 
 /// After how long a run stops looking for an address that stays missing.
-const HOPELESS_AFTER: Duration = Duration::from_secs(12 * 3600);
+const HOPELESS_AFTER: Duration = Duration::from_secs(6 * 3600);
 
 /// How many answers show that there is but one.
 const MANY: u32 = 30;
@@ -526,17 +529,17 @@ const LARGE_ANSWER: usize = 8;
 /// Answers to collect of a name with such an answer, as many as of a load balancer's.
 const LARGE_ANSWER_LOOKUPS: u32 = 5;
 
-/// How many looks of an execution environment find out whether there are several caches, and how far apart: so that their
-/// answers tell one from the other.
+/// How many looks of an execution environment find out whether there are several caches, and how far apart: so that the
+/// times to live tell one from the other.
 const PROBES: u32 = 10;
 
-const PROBE: Duration = Duration::from_millis(1200);
+const PROBE: Duration = Duration::from_millis(1050);
 
 /// Caches tell whole seconds.
 const ROUNDING: Duration = Duration::from_secs(1);
 
 /// The next run, a minute later, learns as much of a name with a longer time to live.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
