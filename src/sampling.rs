@@ -35,8 +35,9 @@ pub struct Samples {
     addresses: BTreeMap<IpAddr, Evidence>,
     /// How many of them are not gone.
     live: usize,
-    /// How many addresses the newest answer held, and the largest one.
-    newest: usize,
+    /// The newest answer, how often it came in a row, and how many addresses the largest answer held.
+    newest: BTreeSet<IpAddr>,
+    lasted: u32,
     largest: usize,
     /// How often an address came back that an answer had lacked.
     returns: u32,
@@ -53,9 +54,10 @@ pub struct Samples {
     /// How many looks there were in all, and when the last of them brought an answer.
     all_looks: u32,
     looked_at: Timestamp,
-    /// Of this run: when it first looked, how many looks there were, how many of them brought none, and how many in a row
-    /// brought nothing but repetitions.
+    /// Of this run: when it first looked, when it last saw an address for the first time, how many looks there were, how
+    /// many of them brought none, and how many in a row brought nothing but repetitions.
     began: Option<Timestamp>,
+    news_at: Timestamp,
     looks: u32,
     failures: u32,
     repeats: u32,
@@ -129,7 +131,7 @@ struct Bar {
     /// After how many answers it counts as gone where none or hardly any held it: a live one is taken to be in one of
     /// `RAREST` answers at least or, where there are many addresses, two thirds as often as they are on average; half as
     /// often in those of a large load balancer, which prefers none.
-    gap: f64,
+    longest_gap: f64,
 }
 
 /// An answer that a cache may give again.
@@ -153,7 +155,8 @@ impl Samples {
             held: 0,
             addresses: BTreeMap::new(),
             live: 0,
-            newest: 0,
+            newest: BTreeSet::new(),
+            lasted: 0,
             largest: 0,
             returns: 0,
             recurrences: 0,
@@ -165,6 +168,7 @@ impl Samples {
             all_looks: 0,
             looked_at: Timestamp(0),
             began: None,
+            news_at: Timestamp(0),
             looks: 0,
             failures: 0,
             repeats: 0,
@@ -206,16 +210,19 @@ impl Samples {
     /// Takes in an answer of a name of this kind, which came at this time. `ttl` is as it was received, the shortest of
     /// the CNAME chain.
     pub fn add(&mut self, addresses: &BTreeSet<IpAddr>, kind: HostnameKind, ttl: Duration, at: Timestamp) {
-        self.began.get_or_insert(at);
+        let began = *self.began.get_or_insert(at);
         self.looked_at = at;
         self.looks += 1;
         self.all_looks = self.all_looks.saturating_add(1);
         self.kind = kind;
-        self.newest = addresses.len();
         self.largest = self.largest.max(addresses.len());
         self.longest_ttl = self.longest_ttl.max(ttl);
         for address in addresses {
-            if let Some(evidence) = self.addresses.get_mut(address) {
+            let known = self.addresses.get_mut(address);
+            if known.as_ref().is_none_or(|evidence| evidence.last_seen < began) {
+                self.news_at = at;
+            }
+            if let Some(evidence) = known {
                 evidence.last_seen = at;
             }
         }
@@ -259,25 +266,26 @@ impl Samples {
 
     /// What is known of an address that the answers of this run lack, where answers are samples.
     pub fn absence(&self, address: IpAddr) -> Absence {
-        let Some(evidence) = self.addresses.get(&address) else {
-            return match self.expected.get(&address) {
-                // Where answers hold only ever the same addresses, others may well live.
-                Some(expected) if self.rotates() || expected.noted.is_some() => {
-                    let since = expected.since;
-                    match f64::from(self.answers.saturating_sub(expected.answers)) / self.bar().gap {
-                        share if share >= 1.0 => Absence::Gone { since },
-                        share if share >= UNUSUAL => Absence::Thin { since },
-                        _ => Absence::Usual { last_seen: None },
-                    }
-                }
-                _ => Absence::Usual { last_seen: None },
-            };
+        let bar = self.bar();
+        let (since, share) = match (self.addresses.get(&address), self.expected.get(&address)) {
+            (Some(evidence), _) if evidence.missing > 0 && self.answers_in_full() => (Some(evidence.last_seen), 1.0),
+            (Some(evidence), _) => (Some(evidence.last_seen), evidence.share_of(bar)),
+            (None, Some(expected)) => {
+                let lacked = f64::from(self.answers.saturating_sub(expected.answers));
+                let share = match expected.noted {
+                    Some(_) if self.answers_in_full() => 1.0,
+                    None if !self.rotates() => 0.0,
+                    _ => lacked / bar.longest_gap,
+                };
+                (None, share)
+            }
+            (None, None) => (None, 0.0),
         };
-        let since = evidence.last_seen;
-        match evidence.share_of(self.bar()) {
-            share if share >= 1.0 => Absence::Gone { since },
-            share if share >= UNUSUAL => Absence::Thin { since },
-            _ => Absence::Usual { last_seen: Some(since) },
+        let otherwise = self.expected.get(&address).map_or(self.first_at, |expected| expected.since);
+        match share {
+            share if share >= 1.0 => Absence::Gone { since: since.unwrap_or(otherwise) },
+            share if share >= UNUSUAL => Absence::Thin { since: since.unwrap_or(otherwise) },
+            _ => Absence::Usual { last_seen: since },
         }
     }
 
@@ -288,25 +296,33 @@ impl Samples {
     /// for longer than most are at any time, the run takes all the time that there is.
     pub fn next(&self, targets: &BTreeSet<IpAddr>, left: Duration) -> Option<Duration> {
         let most = self.stated.unwrap_or(MOST_LOOKUPS);
-        if !self.is_sample() || self.looks >= most || self.failures >= self.lookups() {
-            return None;
-        }
+        let is_failing = self.failures >= self.lookups();
+        let began = self.began.filter(|_| self.is_sample() && self.looks < most && !is_failing)?;
         let is_urgent = targets.iter().any(|address| self.is_looked_for(*address));
-        let left = match self.began {
-            Some(began) if self.stated.is_none() && !is_urgent => {
-                if self.looks >= self.lookups() {
-                    return None;
-                }
-                left.min(BRIEFLY.saturating_sub(self.looked_at.since(began)))
-            }
-            _ => left,
+        let left = if self.stated.is_some() {
+            // What was asked for, unless nothing new came for long.
+            if self.looked_at.since(self.news_at) >= BRIEFLY { Duration::ZERO } else { left }
+        } else if is_urgent {
+            left
+        } else if self.looks < self.lookups() {
+            left.min(BRIEFLY.saturating_sub(self.looked_at.since(began)))
+        } else {
+            Duration::ZERO
         };
-        let ends_at = self.cached.iter().map(|cached| cached.until).min();
-        let renewed = ends_at.map_or(Duration::ZERO, |until| until.since(self.looked_at)).max(SHORTEST_PAUSE) + MARGIN;
-        let tries = if self.has_several_caches { self.cached.len() + 1 } else { usize::from(self.all_looks < PROBES) };
-        let is_worth_it = usize::try_from(self.repeats).is_ok_and(|repeats| repeats < tries);
-        let pause = if is_worth_it { renewed.min(ROUNDING + SHORTEST_PAUSE / 5) } else { renewed };
-        (pause <= left.min(LONGEST_PAUSE)).then_some(pause)
+        let live = self.cached.iter().filter(|cached| cached.until > self.looked_at);
+        let ends_at = live.map(|cached| cached.until).min().unwrap_or(self.looked_at);
+        let renewed = ends_at.since(self.looked_at).max(SHORTEST_PAUSE) + MARGIN;
+        // Another cache may have another answer now.
+        let tries = match is_urgent && self.has_several_caches {
+            true => self.cached.len() + 1,
+            false => usize::from(self.has_several_caches || self.all_looks < PROBES),
+        };
+        let may_differ = usize::try_from(self.repeats).is_ok_and(|repeats| repeats < tries);
+        let pause = if may_differ { renewed.min(PROBE) } else { renewed };
+        // Rather all that was asked for a little early than some of it not at all.
+        let due = self.stated.map_or(0, |stated| stated.saturating_sub(self.looks));
+        let pause = if due > 0 { pause.min(left * 19 / 20 / due) } else { pause };
+        (!left.is_zero() && pause <= left.min(LONGEST_PAUSE)).then_some(pause)
     }
 
     /// How many answers a run collects where nothing makes it more or fewer.
@@ -320,13 +336,15 @@ impl Samples {
 
     /// What the user should know where a target is kept for want of evidence.
     pub fn warning(&self) -> Option<String> {
-        let is_same = self.is_sample() && self.answers >= MANY && self.addresses.len() == self.newest;
-        is_same.then(|| {
+        let is_same = self.is_sample() && self.addresses.len() == self.newest.len() && self.returns == 0;
+        // That a large answer is a sample is but a guess, unlike what the name tells.
+        let many = if self.kind == HostnameKind::Other { 1 } else { MANY };
+        (is_same && self.answers >= many).then(|| {
             format!(
                 "{} answers, not counting what a cache repeated, held the same {} of its addresses each, so other targets \
                  stay: if these are all addresses that it has, state `lookups`: 1, or deregister the targets by hand",
                 self.answers,
-                if self.newest == 1 { "one".to_owned() } else { self.newest.to_string() },
+                if self.newest.len() == 1 { "one".to_owned() } else { self.newest.len().to_string() },
             )
         })
     }
@@ -342,6 +360,10 @@ impl Samples {
         let joining = addresses.iter().filter(|address| !self.addresses.contains_key(address)).count();
         let share = self.live as f64 / (self.live + joining).max(1) as f64;
         let mut returns = 0;
+        // Where an answer lasted, what came before it does not belong to a sample, should it come back: it is a failover.
+        let was_brief = self.lasted <= BRIEF;
+        self.lasted = if *addresses == self.newest { self.lasted.saturating_add(1) } else { 1 };
+        self.newest.clone_from(addresses);
         for (address, evidence) in &mut self.addresses {
             let displaced = evidence.held * (1.0 - share);
             evidence.held -= displaced;
@@ -372,7 +394,7 @@ impl Samples {
             if after > FORGOTTEN_AFTER {
                 self.recurrences = 0;
             }
-            if after > FLAPPING {
+            if was_brief && after > FLAPPING {
                 self.recurrences = self.recurrences.saturating_add(1);
                 self.recurred_at = at;
             }
@@ -394,14 +416,24 @@ impl Samples {
         self.returns >= 3 && f64::from(self.returns) * RAREST >= f64::from(self.answers)
     }
 
+    /// Whether answers hold all addresses although the name may give samples: those of a load balancer with few, one like
+    /// the other. They may also prefer addresses in the zone of the client: then they differ, or lack some from the start.
+    fn answers_in_full(&self) -> bool {
+        let is_small = self.kind == HostnameKind::LoadBalancer && self.newest.len() < LARGE_ANSWER;
+        is_small && self.returns == 0 && self.lasted > BRIEF
+    }
+
     /// How much evidence it takes.
     fn bar(&self) -> Bar {
         let pause = self.last_at.since(self.first_at).as_secs_f64() / f64::from(self.answers.max(2) - 1);
-        let answers = WEEKS * WEEK.as_secs_f64() / pause.clamp(1.0, 60.0);
-        let surprise = (answers * self.live.max(1) as f64).ln();
+        let weeks = WEEKS * WEEK.as_secs_f64() * self.live.max(1) as f64;
         let mean_gap = self.live as f64 / self.size();
         let is_even = self.kind == HostnameKind::LoadBalancer && self.size() >= LARGE_ANSWER as f64;
-        Bar { surprise, gap: surprise * if is_even { 2.0 * mean_gap } else { RAREST.max(1.5 * mean_gap) } }
+        let rarest = if is_even { 2.0 * mean_gap } else { RAREST.max(1.5 * mean_gap) };
+        let surprise = (weeks / pause.clamp(1.0, 60.0)).ln();
+        // An address that was not seen yet has one chance in an environment, which has to last for as long.
+        let once = (weeks / (pause.clamp(1.0, 60.0) * rarest * surprise)).ln();
+        Bar { surprise, longest_gap: rarest * once }
     }
 
     /// How many addresses an answer holds.
@@ -411,19 +443,22 @@ impl Samples {
 
     /// Whether an address is missing for longer than one of them is most of the time, and that may yet come to something.
     fn is_looked_for(&self, address: IpAddr) -> bool {
-        let live = self.live.max(1) as f64;
-        match self.addresses.get(&address) {
-            Some(evidence) => evidence.surprise > live.ln() + SUSPICIOUS && evidence.share_of(self.bar()) < 1.0,
-            None => self.expected.get(&address).is_some_and(|expected| {
-                let missing = f64::from(self.answers.saturating_sub(expected.answers));
-                missing < self.bar().gap
-                    && match expected.noted {
-                        // Of one that has stayed for so long, there never is enough evidence.
-                        Some(since) => self.looked_at.since(since) < HOPELESS_AFTER,
-                        None => self.rotates() && missing * self.size() / (live + 1.0) > live.ln() + SUSPICIOUS,
-                    }
-            }),
+        if matches!(self.absence(address), Absence::Gone { .. }) {
+            return false;
         }
+        let live = self.live.max(1) as f64;
+        let surprise = match (self.addresses.get(&address), self.expected.get(&address)) {
+            (Some(evidence), _) => evidence.surprise,
+            // Of one that has stayed for so long, there never is enough evidence.
+            (None, Some(Expected { noted: Some(since), .. })) => {
+                return self.looked_at.since(*since) < HOPELESS_AFTER;
+            }
+            (None, Some(expected)) if self.rotates() => {
+                f64::from(self.answers.saturating_sub(expected.answers)) * self.size() / (live + 1.0)
+            }
+            _ => 0.0,
+        };
+        surprise > live.ln() + SUSPICIOUS
     }
 }
 
@@ -432,7 +467,7 @@ impl Evidence {
     fn share_of(&self, bar: Bar) -> f64 {
         // What was hardly seen has no record to go by.
         let mean_gap = (self.held + self.lacked + 2.0) / (self.held + 1.0);
-        (self.surprise / bar.surprise).max(f64::from(self.missing) / bar.gap.max(bar.surprise * mean_gap))
+        (self.surprise / bar.surprise).max(f64::from(self.missing) / bar.longest_gap.max(bar.surprise * mean_gap))
     }
 }
 
@@ -455,22 +490,25 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 const RAREST: f64 = 25.0;
 
 /// The share of the evidence from which on an absence is remembered in the tags.
-const UNUSUAL: f64 = 0.5;
+const UNUSUAL: f64 = 0.3;
 
-/// How much more surprising than usual an absence is that a run looks into: e⁻² of all runs do so in vain.
-const SUSPICIOUS: f64 = 2.0;
+/// How much more surprising than usual an absence is that a run looks into: e⁻³ of all runs do so in vain.
+const SUSPICIOUS: f64 = 3.0;
 
 /// After how long a run stops looking for an address that stays missing.
-const HOPELESS_AFTER: Duration = Duration::from_secs(24 * 3600);
+const HOPELESS_AFTER: Duration = Duration::from_secs(6 * 3600);
 
 /// How many answers show that there is but one.
 const MANY: u32 = 30;
 
 /// How often an address has to come back for its name to give samples, and how far apart that has to be: a failover may
 /// flap for up to a minute.
-const RECURRENCES: u32 = 5;
+const RECURRENCES: u32 = 4;
 
 const FLAPPING: Duration = Duration::from_secs(50);
+
+/// How many answers in a row that are the same are few: of a sample, as of one that flaps.
+const BRIEF: u32 = 2;
 
 /// After how long without one it begins anew.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
@@ -491,14 +529,17 @@ const LARGE_ANSWER: usize = 8;
 /// Answers to collect of a name with such an answer, as many as of a load balancer's.
 const LARGE_ANSWER_LOOKUPS: u32 = 5;
 
-/// How many looks of an execution environment find out whether there are several caches.
+/// How many looks of an execution environment find out whether there are several caches, and how far apart: so that the
+/// times to live tell one from the other.
 const PROBES: u32 = 10;
+
+const PROBE: Duration = Duration::from_millis(1050);
 
 /// Caches tell whole seconds.
 const ROUNDING: Duration = Duration::from_secs(1);
 
 /// The next run, a minute later, learns as much of a name with a longer time to live.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
