@@ -120,7 +120,11 @@ impl Resolver {
         let mut failures = vec![None; self.servers.len()];
         let others = u32::try_from(self.servers.len()).unwrap_or(u32::MAX).saturating_sub(1);
         let longest = PATIENCE.saturating_mul(others).saturating_add(REPLY_TIMEOUT);
-        let asked = timeout(longest, self.ask_all(hostname, family, &mut failures));
+        let asked = async {
+            // Never closed; and to ask without a permit would do no harm either.
+            let _permit = self.open.acquire().await;
+            timeout(longest, self.ask_all(hostname, family, &mut failures)).await
+        };
         let asked = timeout_at(until.into(), asked).await;
         if let Ok(Ok(Some(decided))) = asked {
             return decided;
@@ -139,8 +143,6 @@ impl Resolver {
         family: IpFamily,
         failures: &mut [Option<DnsFailure>],
     ) -> Option<Result<Answer, ResolveError>> {
-        // Never closed; and to ask without a permit would do no harm either.
-        let _permit = self.open.acquire().await;
         let mut asking = FuturesUnordered::new();
         for round in 0..=ROUNDS {
             let may_reply = failures.iter().map(|failure| failure.as_ref().is_none_or(DnsFailure::is_silence));

@@ -93,6 +93,11 @@ impl Failure {
         matches!(self, Self::Elb(error) if error.kind == ElbErrorKind::NotFound)
     }
 
+    /// Whether another attempt would fail like this one.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Elb(error) if error.kind == ElbErrorKind::NotIp)
+    }
+
     /// Whether it was we who had no time left, so that nothing is known of the others.
     pub fn is_out_of_time(&self) -> bool {
         match self {

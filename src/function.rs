@@ -249,8 +249,16 @@ fn causes(reports: &[GroupReport], other: Option<Failure>) -> String {
         let of = if report.hostnames.is_empty() { String::new() } else { format!("{} of ", report.names()) };
         format!("{of}{}: {}", report.target_group_arn, report.problems())
     });
-    causes.chain(other.map(|failure| failure.to_string())).collect::<Vec<_>>().join(" | ")
+    let mut causes = causes.chain(other.map(|failure| failure.to_string())).collect::<Vec<_>>().join(" | ");
+    if causes.len() > LONGEST_MESSAGE {
+        causes.truncate(causes.floor_char_boundary(LONGEST_MESSAGE));
+        causes.push_str("… and more: the log has a line for each target group");
+    }
+    causes
 }
+
+/// Bytes of a function error: Lambda lets 6 MB through, and JSON may take more than a byte for each.
+const LONGEST_MESSAGE: usize = 2_500_000;
 
 /// Bytes of an error in the log: CloudWatch Logs takes events of 256 KB
 /// ([quotas](https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html)).

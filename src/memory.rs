@@ -32,6 +32,8 @@ pub struct Memory {
     pub writes: Writes,
     /// Whether the tags were looked through once for what another setting left.
     pub is_tidy: bool,
+    /// When a change of our own is to be verified.
+    pub verify_at: Option<Timestamp>,
 }
 
 /// What a target group was found or brought in step with.
@@ -56,6 +58,7 @@ impl Memory {
     /// A run of this group begins.
     pub fn begin_run(&mut self, group: &Group) {
         let in_full = group.deregister_after_seconds == Some(0);
+        self.samples.retain(|hostname, _| group.hostnames().contains(hostname));
         for hostname in group.hostnames() {
             let new = Samples::new(group.lookups.get(hostname).copied(), in_full);
             match self.samples.get_mut(hostname) {

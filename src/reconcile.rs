@@ -341,4 +341,4 @@ impl Waits {
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Requests that must be left before one is spent on what another setting may have left in the tags.
-const SPARE_REQUESTS: usize = 10;
+const SPARE_REQUESTS: usize = 3;

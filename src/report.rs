@@ -283,6 +283,11 @@ impl GroupReport {
         Self { registered, deregistered, registrations, deregistrations, ..known }.settled()
     }
 
+    /// Whether it was we who had no time left, and nothing that DNS gives is missing.
+    pub fn is_out_of_time(&self) -> bool {
+        self.failures.iter().any(Failure::is_out_of_time) && !self.is_unregistered
+    }
+
     fn settled(mut self) -> Self {
         self.settle();
         self

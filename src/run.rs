@@ -57,6 +57,7 @@ pub struct Run<'a> {
     unverified: bool,
     /// Whether all is done but for what another setting left in the tags.
     is_tidying: bool,
+    has_written_tags: bool,
     quota: Quota,
     /// Whether a change of targets failed, so that no other is tried.
     has_failed: bool,
@@ -131,6 +132,7 @@ impl<'a> Run<'a> {
             rereads: 0,
             unverified: false,
             is_tidying: false,
+            has_written_tags: false,
             quota: Quota::NotReached,
             has_failed: false,
             not_registrable: BTreeMap::new(),
@@ -230,11 +232,14 @@ impl<'a> Run<'a> {
         if is_old && self.rereads < MOST_REREADS && !self.is_unavailable {
             return self.reread();
         }
+        self.is_tidying &= is_done;
         self.write(changes, missing, plan.deregister, is_done)
     }
 
     fn reread(&self) -> Step {
-        Step::Reread { tags: matches!(self.tags, KnownTags::Known { .. }) && self.policy.needs_state() }
+        // What AWS accepted counts as done, though a read may not show it yet.
+        let tags = matches!(self.tags, KnownTags::Known { .. }) && !self.has_written_tags;
+        Step::Reread { tags: tags && self.policy.needs_state() }
     }
 
     /// The change that comes first.
@@ -281,6 +286,7 @@ impl<'a> Run<'a> {
         if look.failures.is_empty() && self.failures.is_empty() && self.turned_down.is_empty() {
             self.memory.in_step = Some(self.in_step(look, plan, now));
         }
+        self.memory.is_tidy &= !self.policy.needs_state();
         // What another setting left in the tags must not be found by a later one. Once is enough, and nothing waits for it.
         if self.task.may_tidy && !self.memory.is_tidy && matches!(self.tags, KnownTags::Unread) {
             self.memory.is_tidy = true;
@@ -290,13 +296,16 @@ impl<'a> Run<'a> {
         self.end()
     }
 
-    fn in_step(&self, look: &Look, plan: &Plan, now: Now) -> InStep {
+    fn in_step(&mut self, look: &Look, plan: &Plan, now: Now) -> InStep {
         let mut targets = look.desired.targets.clone();
         if self.memory.is_sampled() {
-            targets.extend(self.registered());
+            targets.extend(self.registered().filter(|target| !plan.held.contains_key(target)));
         }
         let has_changed = self.report.registrations + self.report.deregistrations > 0;
-        let verify = has_changed.then(|| now.time.plus_seconds(VERIFY_AFTER_SECONDS));
+        if has_changed {
+            self.memory.verify_at = Some(now.time.plus_seconds(VERIFY_AFTER_SECONDS));
+        }
+        let verify = self.memory.verify_at.filter(|at| *at > now.time);
         let thin = plan.held.iter().filter(|(_, hold)| hold.reason == HoldReason::Evidence);
         InStep {
             targets,

@@ -193,6 +193,7 @@ impl TargetGroups {
         let mut refused = BTreeMap::new();
         let mut parts: Vec<Vec<RegisteredTarget>> = vec![batch.into_iter().collect()];
         let mut outside: Vec<RegisteredTarget> = Vec::new();
+        let mut unnamed = 0;
         loop {
             let Some(part) = parts.pop() else {
                 if outside.is_empty() {
@@ -206,6 +207,7 @@ impl TargetGroups {
                 None => self.limiter.acquire(Priority::Continue).await,
             };
             let Err(error) = self.send(change, arn, &part, permit).await else {
+                unnamed = 0;
                 accepted(&part.iter().map(|shown| shown.target).collect::<Vec<_>>());
                 continue;
             };
@@ -216,6 +218,11 @@ impl TargetGroups {
                 ElbErrorKind::OutsideVpc | ElbErrorKind::TargetRefused => error.named_addresses(),
                 _ => return (refused, Some(error)),
             };
+            // Where AWS names no target of several, the request itself may be what it refuses.
+            unnamed += usize::from(is_alone && named.is_empty());
+            if unnamed > MOST_UNNAMED {
+                return (refused, Some(error));
+            }
             let (suspects, mut rest): (Vec<_>, Vec<_>) =
                 part.into_iter().partition(|shown| is_alone || named.contains(&shown.target.address));
             if suspects.is_empty() {
@@ -230,7 +237,7 @@ impl TargetGroups {
                     shown.availability_zone = Some("all".to_owned());
                     outside.push(shown);
                 } else {
-                    refused.insert(shown.target, error.problem.clone());
+                    refused.insert(shown.target, error.problem.chars().take(LONGEST_REASON).collect());
                 }
             }
         }
@@ -335,6 +342,12 @@ fn unusable(kind: ElbErrorKind, problem: String) -> ElbError {
 }
 
 const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
+
+/// How many targets in a row may be refused in words that name none of them.
+const MOST_UNNAMED: usize = 10;
+
+/// Characters of AWS's words that are kept of each refused target: they may name all targets of a call.
+const LONGEST_REASON: usize = 500;
 
 /// Target groups in a call. AWS documents no limit; of load balancers, 20 may be described at
 /// once.

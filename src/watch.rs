@@ -106,8 +106,14 @@ impl Watch {
             if is_due {
                 schedule.looked_at = Instant::now();
                 let Some(later) = self.reconcile(reconciler, group, memory, early, &report, cutoff).await else {
+                    // What was seen must wait for the next run.
+                    report.is_deferred = true;
+                    report.settle();
                     return report;
                 };
+                if later.is_out_of_time() {
+                    return report.with_changes_of(later);
+                }
                 schedule.reconciled(&later, memory, reconciler.now());
                 report = report.merged(later);
             }
@@ -121,8 +127,8 @@ impl Watch {
         }
         match self.reconcile(reconciler, group, memory, None, &report, cutoff).await {
             // A last look that could not end leaves what was last known.
-            Some(last) if !last.failures.iter().any(|failure| failure.is_out_of_time()) => report.merged(last),
-            Some(last) => report.with_changes_of(last),
+            Some(last) if last.is_out_of_time() => report.with_changes_of(last),
+            Some(last) => report.merged(last),
             None => report,
         }
     }

@@ -38,7 +38,8 @@ impl Run<'_> {
         let is_refresh = self.next_look.take().is_none() && !self.resolution.answers.is_empty();
         self.refreshes = if is_refresh { self.refreshes + 1 } else { 0 };
         for (hostname, mut answer) in answers {
-            self.memory.answered(&hostname, &answer, now.time);
+            let age = answer.as_ref().map_or(Duration::ZERO, |answer| now.at.saturating_duration_since(answer.at));
+            self.memory.answered(&hostname, &answer, now.time.minus(age));
             if let Some(Ok(earlier)) = self.resolution.answers.get(&hostname)
                 && self.memory.is_sample(&hostname)
             {
@@ -124,6 +125,7 @@ impl Run<'_> {
         let notation = self.notation();
         match (result, &mut self.tags) {
             (Ok(()), KnownTags::Known { tags, state, remove, empty, .. }) => {
+                self.has_written_tags = true;
                 tags.extend(added.clone());
                 // They were emptied, so that a run that is killed now leaves no time that was dropped.
                 remove.extend(added.iter().filter(|(_, value)| value.is_empty()).map(|(key, _)| key.clone()));
@@ -258,6 +260,9 @@ impl Run<'_> {
                     in_step.is_none_or(|in_step| !look.desired.targets.is_subset(&in_step.targets));
             }
             self.report.look(look, self.resolution.took);
+        } else {
+            // What of the group can't be read now may be an address that is not registered.
+            self.report.is_unregistered = !self.failures.iter().any(Failure::is_final);
         }
         self.report.failures.append(&mut self.failures);
         self.report.failures.append(&mut self.turned_down);
