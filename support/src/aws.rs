@@ -248,11 +248,14 @@ impl FakeAws {
 
     /// Until nothing arrives any more: what was under way when its caller was killed still does.
     pub async fn settled(&self) {
-        let arrived = || self.state().calls.len();
-        let mut known = None;
-        while known != Some(arrived()) {
-            known = Some(arrived());
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        let mut known = 0;
+        let mut quiet = 0;
+        // On its way it may have relays to pass, each of which needs a turn of this thread.
+        while quiet < 5 {
+            tokio::time::sleep(Duration::from_millis(4)).await;
+            let arrived = self.state().calls.len();
+            quiet = if arrived == known { quiet + 1 } else { 0 };
+            known = arrived;
         }
     }
 
