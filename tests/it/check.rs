@@ -247,7 +247,7 @@ async fn unused() {
     // It gets nothing.
     world.aws.delete_listener(&own, 5432);
     world.aws.create_listener(&own, 5432, &[(&other, Some(1)), (&arn, Some(0))]);
-    only(&world, "error", "unused", &arn, &["weight 0", "port 5432", &own]).await;
+    only(&world, "error", "unused", &arn, &["weight 0", "port 5432", "modify-listener", "listener/net/db"]).await;
     world.aws.create_listener(&own, 5433, &[(&arn, Some(0))]);
     only(&world, "error", "unused", &arn, &["weight 0"]).await;
     world.aws.create_listener(&own, 5434, &[(&other, Some(9)), (&arn, Some(1))]);
