@@ -5,8 +5,8 @@
 PYTHON ?= python3
 # Where `make watch` serves the function and `make invoke` finds it.
 PORT ?= 9000
-# What `make deploy`, `make policies` and `make verify` are about. ARCHITECTURE=x86_64 or arm64, CONFIRM=no and PROTECT=no are for
-# `make deploy`, ACCOUNT=… and REGION=… for `make policies`.
+# What `make deploy`, `make policies` and `make verify` are about. ARCHITECTURE=x86_64 or arm64, PACKAGE=dist, CONFIRM=no and PROTECT=no
+# are for `make deploy`, ACCOUNT=… and REGION=… for `make policies`.
 STACK ?=
 PARAMETERS ?= $(STACK).json
 # How long `make fuzz` runs each target.
@@ -26,7 +26,8 @@ FUZZ := $(CARGO_TOOLS)/cargo-fuzz@0.13.2
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e soak fuzz audit bench bench-failover simulate build deploy policies verify watch invoke clean
+.PHONY: help run test lint unit e2e soak fuzz audit bench bench-failover simulate \
+	package reproduce terraform build deploy policies verify watch invoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,15 +37,17 @@ run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS th
 
 test: lint unit e2e ## Check everything, as CI does
 
-lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of Python and of templates; licences of crates
+lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of Python, of templates and of pages; licences of crates
 	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo deny --locked --workspace check licenses bans sources
-	$(BIN)/ruff format --config tools/ruff.toml --check local tests/e2e tools
-	$(BIN)/ruff check --config tools/ruff.toml local tests/e2e tools
+	$(BIN)/ruff format --config tools/ruff.toml --check local tests/docs tests/e2e tests/terraform tools
+	$(BIN)/ruff check --config tools/ruff.toml local tests/docs tests/e2e tests/terraform tools
+	$(BIN)/python -m pytest --quiet tests/docs
 	$(BIN)/cfn-lint --regions ALL_REGIONS --template template.yaml examples/*.yaml
 	SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --region eu-west-1
+	$(BIN)/actionlint
 	$(CHECKOV)/bin/checkov --framework cloudformation --skip-download --quiet --compact \
 		--file template.yaml examples/instance-targets.yaml examples/consumer-endpoint.yaml
 
@@ -53,9 +56,9 @@ unit: ## The Rust tests, with the fault matrix and a short soak
 	@rm -f $${CARGO_TARGET_DIR:-target}/tmp/aws-actions
 	cargo test --locked
 
-e2e: $(TOOLS) ## The function and the template against a local AWS
+e2e: $(TOOLS) ## The function, the template and the package against a local AWS; the Terraform module
 	cargo build --locked
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest tests/e2e tests/terraform
 
 soak: ## Random faults, flips, changes by hand and kills for MINUTES=10 or RUNS=…, from SEED=… on
 	RUNS=$(RUNS) MINUTES=$(MINUTES) SEED=$(SEED) cargo test --locked --test faults -- soak
@@ -81,13 +84,32 @@ simulate: ## A week of Aurora readers, load balancers and proxies, with several 
 bench-failover: build ## How soon a failover is followed, in each mode: draws docs/failover.svg (5 minutes)
 	cargo bench --profile dev --locked --bench failover
 
+package: $(TOOLS) ## All that deploying takes without a compiler, in dist/, for each processor or ARCHITECTURE=arm64
+	@$(BIN)/python -m tools.package $(if $(ARCHITECTURE),--architecture $(ARCHITECTURE))
+
+reproduce: package ## The same from a clone in another folder, which has to give the same bytes
+	rm -rf target/reproduce
+	git clone --quiet . target/reproduce
+	cd target/reproduce && $(CURDIR)/$(BIN)/python -m tools.package $(if $(ARCHITECTURE),--architecture $(ARCHITECTURE))
+	diff dist/SHA256SUMS target/reproduce/dist/SHA256SUMS
+
+terraform: $(TOOLS) ## The Terraform module by Terraform itself, which must be on the PATH; no provider, no AWS
+	@command -v terraform > /dev/null || \
+		{ echo "terraform is not on the PATH: https://developer.hashicorp.com/terraform/install"; exit 1; }
+	terraform fmt -check -diff -recursive terraform
+	@# A stand-in has the provider's schema.
+	cd terraform && for command in "init -input=false" validate test; do \
+		TF_DATA_DIR=$(CURDIR)/target/terraform CHECKPOINT_DISABLE=1 \
+			$(CURDIR)/$(BIN)/python ../tests/terraform/provider.py terraform $$command || exit 1; \
+	done
+
 build: $(TOOLS) ## The release binary, in target/lambda/bootstrap/
 	cargo lambda build --release --locked
 
 deploy: $(TOOLS) ## Build and deploy to your AWS account, by a parameter file: make deploy STACK=orders
 	@test -n "$(STACK)" || { echo "STACK must name the stack: make deploy STACK=orders"; exit 2; }
 	@SAM_CLI_TELEMETRY=0 $(BIN)/python -m tools.deploy "$(STACK)" --parameters "$(PARAMETERS)" \
-		$(if $(ARCHITECTURE),--architecture $(ARCHITECTURE)) \
+		$(if $(ARCHITECTURE),--architecture $(ARCHITECTURE)) $(if $(PACKAGE),--package "$(PACKAGE)") \
 		$(if $(filter no,$(CONFIRM)),--yes) $(if $(filter no,$(PROTECT)),--unprotect)
 
 policies: $(TOOLS) ## What IAM must allow to roles of your own, and to whoever deploys: make policies STACK=orders

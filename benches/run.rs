@@ -2,7 +2,8 @@
 //!
 //! The whole process is measured from outside. The Lambda Runtime API, the name server and AWS are those of the tests,
 //! and live in this process, so that what they use is not counted, though it needs the same processors: in the time that
-//! a run of many groups lasts, it is. They speak plain HTTP, and connections are kept: TLS is not in the figures.
+//! a run of many groups lasts, it is. They speak plain HTTP, and connections are kept, but for the rows of production:
+//! there it is TLS, the process trusts the system's certificates, and it is frozen between two runs.
 
 #![allow(
     clippy::expect_used,
@@ -18,6 +19,7 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::Write,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -31,11 +33,13 @@ use support::{
     aws::TargetGroup,
     binding,
     dns::Reply,
+    front::{Death, Front},
     release_binary,
     runtime_api::{Bootstrap, RuntimeApi},
+    tls::{Authority, Tls, TlsConnector},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
     time::sleep,
 };
@@ -53,6 +57,9 @@ async fn main() {
     }
     if wants("run") {
         runs(&binary).await;
+    }
+    if wants("production") {
+        production(&binary).await;
     }
     if wants("budget") {
         budget(&binary).await;
@@ -135,6 +142,175 @@ async fn runs(binary: &Path) {
     println!("\na steady run of one group lasts longer than its floor by {}", above_floor.join(", "));
 }
 
+/// Runs of one group as they are in production: over TLS, with an endpoint of its own for each service, and frozen in
+/// between. Each row has its floor: what a client takes for the same calls that does nothing else.
+async fn production(binary: &Path) {
+    let fleet = Fleet::new(1).await;
+    fleet.slow_down();
+    let cloud = Cloud::new(&fleet).await;
+    let floors = cloud.floors(&fleet).await;
+
+    let mut starts = Vec::new();
+    let mut firsts = Vec::new();
+    for _ in 0..COLD_STARTS {
+        let began = Instant::now();
+        let mut function = cloud.start(&fleet, binary).await;
+        starts.push(began.elapsed());
+        let run = function.run(&fleet).await;
+        firsts.push(Run { lasted: began.elapsed(), processor: function.processor(), ..run });
+    }
+    let first = Run::median(&firsts);
+
+    let mut function = cloud.start(&fleet, binary).await;
+    function.run(&fleet).await;
+    let steady = function.steady(&fleet, STEADY_RUNS, PAUSE).await;
+    let mut thawed = Vec::new();
+    let (full, resumed) = cloud.handshakes();
+    for _ in 0..FREEZES {
+        function.bootstrap.freeze();
+        for front in &cloud.fronts {
+            front.kill(Death::Silent).await;
+        }
+        sleep(FREEZE).await;
+        function.bootstrap.thaw();
+        thawed.push(function.run(&fleet).await);
+    }
+    let handshakes = cloud.handshakes();
+    let thawed = Run::median(&thawed);
+
+    println!(
+        "\n| production, one group | lasts, ms | floor, ms | above it | processor, ms | peak memory, MiB | API calls |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let rows = [
+        (format!("cold start and first run, median of {COLD_STARTS}"), &first, floors.first),
+        (format!("steady, median of {STEADY_RUNS}"), &steady, floors.steady),
+        (format!("after a freeze in which the connections vanished, median of {FREEZES}"), &thawed, floors.thawed),
+    ];
+    for (name, run, floor) in rows {
+        println!(
+            "| {name} | {} | {} | {} | {} | {:.1} | {} |",
+            milliseconds(run.lasted),
+            milliseconds(floor),
+            run.above(floor),
+            milliseconds(run.processor),
+            run.peak_mebibytes,
+            run.calls.values().sum::<usize>(),
+        );
+    }
+    starts.sort();
+    println!(
+        "\nof the cold start, {} ms come before the first poll; a handshake takes {} ms, a resumed one {} ms; after the \
+         freezes {} were resumed and {} not; {} requests went into dead connections",
+        milliseconds(starts[COLD_STARTS / 2]),
+        milliseconds(floors.handshake),
+        milliseconds(floors.resumed_handshake),
+        handshakes.1 - resumed,
+        handshakes.0 - full,
+        cloud.fronts.iter().map(Front::lost).sum::<usize>(),
+    );
+    println!(
+        "goals: cold start and first run within 30 ms ({}), a run after a freeze within 15 % of its floor ({}), its \
+         processor time under 2 ms ({})",
+        verdict(first.lasted <= Duration::from_millis(30)),
+        verdict(thawed.lasted <= floors.thawed.mul_f64(1.15)),
+        verdict(thawed.processor < Duration::from_millis(2)),
+    );
+}
+
+fn verdict(is_met: bool) -> &'static str {
+    if is_met { "met" } else { "**missed**" }
+}
+
+/// AWS over TLS: ELBv2 and CloudWatch, each behind a relay in which connections die.
+struct Cloud {
+    authority: Authority,
+    services: [Tls; 2],
+    fronts: [Front; 2],
+}
+
+/// What runs take at least.
+struct Floors {
+    first: Duration,
+    steady: Duration,
+    thawed: Duration,
+    handshake: Duration,
+    resumed_handshake: Duration,
+}
+
+impl Cloud {
+    async fn new(fleet: &Fleet) -> Self {
+        let authority = Authority::beside_the_systems();
+        let services = [fleet.world.aws.over_tls(&authority).await, fleet.world.aws.over_tls(&authority).await];
+        // Two names, as they have in production: sessions are resumed by names.
+        let other = Ipv4Addr::new(127, 0, 0, 2).into();
+        let fronts = [Front::new(services[0].address()).await, Front::new_on(other, services[1].address()).await];
+        Self { authority, services, fronts }
+    }
+
+    async fn start(&self, fleet: &Fleet, binary: &Path) -> Function {
+        let [elb, cloudwatch] = [&self.fronts[0], &self.fronts[1]].map(|front| format!("https://{}", front.address()));
+        let environment = [
+            ("AWS_ENDPOINT_URL_CLOUDWATCH", cloudwatch),
+            ("AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2", elb),
+            ("DNS_SERVERS", fleet.world.dns.address().to_string()),
+            ("SSL_CERT_FILE", self.authority.file().display().to_string()),
+        ];
+        Function::start(binary, environment).await
+    }
+
+    /// How many full handshakes there were, and how many resumed ones.
+    fn handshakes(&self) -> (usize, usize) {
+        let sum = |count: fn(&Tls) -> usize| self.services.iter().map(count).sum();
+        (sum(Tls::full_handshakes), sum(Tls::resumed_handshakes))
+    }
+
+    async fn floors(&self, fleet: &Fleet) -> Floors {
+        let [elb, cloudwatch] = [&self.fronts[0], &self.fronts[1]].map(|front| front.address());
+        let resolve = fleet.resolve().await;
+        let (describe, publish) = (fleet.describe(&elb.to_string()), fleet.publish(&cloudwatch.to_string()));
+
+        let mut kept = connect(&self.authority.connector(), elb).await;
+        let kept_describe = median(async || exchange(&mut kept, &describe).await).await;
+        let mut kept = connect(&self.authority.connector(), cloudwatch).await;
+        let kept_publish = median(async || exchange(&mut kept, &publish).await).await;
+
+        // A client that has met neither service before.
+        let mut strangers: Vec<_> = (0..2 * EXCHANGES).map(|_| self.authority.connector()).collect();
+        let mut full = async |address: SocketAddr, request: &[u8]| {
+            median(async || {
+                let stranger = strangers.pop().unwrap();
+                exchange(&mut connect(&stranger, address).await, request).await;
+            })
+            .await
+        };
+        let full_describe = full(elb, &describe).await;
+        let full_publish = full(cloudwatch, &publish).await;
+
+        let resumed = async |address: SocketAddr, request: &[u8]| {
+            let connector = self.authority.connector();
+            exchange(&mut connect(&connector, address).await, request).await;
+            median(async || exchange(&mut connect(&connector, address).await, request).await).await
+        };
+        let resumed_describe = resumed(elb, &describe).await;
+        let resumed_publish = resumed(cloudwatch, &publish).await;
+        Floors {
+            // The group's facts say which record to ask for.
+            first: full_describe + resolve + full_publish,
+            steady: resolve.max(kept_describe) + kept_publish,
+            thawed: resolve.max(resumed_describe) + resumed_publish,
+            handshake: full_describe.saturating_sub(kept_describe),
+            resumed_handshake: resumed_describe.saturating_sub(kept_describe),
+        }
+    }
+}
+
+async fn connect(connector: &TlsConnector, address: SocketAddr) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    connector.connect(Authority::server_name(address), stream).await.unwrap()
+}
+
 /// 1,000 groups under the budget of ELBv2 requests that is the default, in runs a minute apart.
 async fn budget(binary: &Path) {
     println!(
@@ -197,20 +373,28 @@ impl Fleet {
     }
 
     async fn start(&self, binary: &Path, requests_per_second: &str) -> Function {
-        let api = RuntimeApi::start().await;
         let environment = [
-            ("AWS_ENDPOINT_URL", self.world.aws.url()),
-            ("DNS_SERVERS", &self.world.dns.address().to_string()),
-            ("ELB_REQUESTS_PER_SECOND", requests_per_second),
+            ("AWS_ENDPOINT_URL", self.world.aws.url().to_owned()),
+            ("DNS_SERVERS", self.world.dns.address().to_string()),
+            ("ELB_REQUESTS_PER_SECOND", requests_per_second.to_owned()),
         ];
-        let bootstrap = Bootstrap::start(binary.to_str().unwrap(), &api, environment);
-        api.wait_for_poll().await;
-        Function { api, bootstrap }
+        Function::start(binary, environment).await
     }
 
     /// The slower of a DNS exchange and a DescribeTargetHealth, and one PutMetricData: what a
     /// client takes for them that does nothing else.
     async fn floor(&self) -> Duration {
+        let address = self.world.aws.address().to_string();
+        let (describe, publish) = (self.describe(&address), self.publish(&address));
+        let mut connection = TcpStream::connect(&address).await.unwrap();
+        connection.set_nodelay(true).unwrap();
+        let describe = median(async || exchange(&mut connection, &describe).await).await;
+        let publish = median(async || exchange(&mut connection, &publish).await).await;
+        self.resolve().await.max(describe) + publish
+    }
+
+    /// What a DNS exchange takes.
+    async fn resolve(&self) -> Duration {
         let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         dns.connect(self.world.dns.address()).await.unwrap();
         let mut query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
@@ -219,19 +403,25 @@ impl Fleet {
             query.extend(label.bytes());
         }
         query.extend(b"\x00\x00\x01\x00\x01");
-        let resolve = median(async || {
+        median(async || {
             dns.send(&query).await.unwrap();
             let length = dns.recv(&mut [0; 512]).await.unwrap();
             assert!(length > query.len(), "a reply with an answer");
         })
-        .await;
+        .await
+    }
 
-        let address = self.world.aws.url().trim_start_matches("http://").to_owned();
+    /// A DescribeTargetHealth for this host.
+    fn describe(&self, host: &str) -> Vec<u8> {
         let describe = format!(
             "Action=DescribeTargetHealth&Version=2015-12-01&TargetGroupArn={}",
             self.arns[0].replace(':', "%3A").replace('/', "%2F")
         );
-        let describe = request(&address, "/", "elasticloadbalancing", describe.as_bytes());
+        request(host, "/", "elasticloadbalancing", describe.as_bytes())
+    }
+
+    /// A PutMetricData for this host, with as many metrics as one group has.
+    fn publish(&self, host: &str) -> Vec<u8> {
         let mut metrics = Vec::new();
         let datum = |name: &str| {
             cbor!({
@@ -244,12 +434,7 @@ impl Fleet {
         let body = cbor!({ "Namespace" => "bench", "MetricData" => data }).unwrap();
         ciborium::into_writer(&body, &mut metrics).unwrap();
         let path = "/service/GraniteServiceVersion20100801/operation/PutMetricData";
-        let publish = request(&address, path, "monitoring", &metrics);
-        let mut connection = TcpStream::connect(&address).await.unwrap();
-        connection.set_nodelay(true).unwrap();
-        let describe = median(async || exchange(&mut connection, &describe).await).await;
-        let publish = median(async || exchange(&mut connection, &publish).await).await;
-        resolve.max(describe) + publish
+        request(host, path, "monitoring", &metrics)
     }
 }
 
@@ -263,7 +448,7 @@ fn request(host: &str, path: &str, service: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-async fn exchange(connection: &mut TcpStream, request: &[u8]) {
+async fn exchange(connection: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &[u8]) {
     connection.write_all(request).await.unwrap();
     let mut reply = Vec::new();
     loop {
@@ -308,6 +493,13 @@ struct Run {
 }
 
 impl Function {
+    async fn start(binary: &Path, environment: impl IntoIterator<Item = (&str, String)>) -> Self {
+        let api = RuntimeApi::start().await;
+        let bootstrap = Bootstrap::start(binary.to_str().unwrap(), &api, environment);
+        api.wait_for_poll().await;
+        Self { api, bootstrap }
+    }
+
     async fn run(&mut self, fleet: &Fleet) -> Run {
         fleet.world.aws.clear_calls();
         fleet.world.dns.clear_queries();
@@ -401,6 +593,14 @@ fn megabytes(bytes: usize) -> f64 {
 const ADDRESS: &str = "10.0.1.10";
 const STARTS: usize = 50;
 const EXCHANGES: usize = 101;
+
+/// Of the rows of production.
+const COLD_STARTS: usize = 30;
+const STEADY_RUNS: usize = 100;
+const FREEZES: usize = 20;
+
+/// Longer than a connection may be idle to be used again.
+const FREEZE: Duration = Duration::from_secs(6);
 
 /// Added to each API call and each DNS reply.
 const LATENCY: Duration = Duration::from_millis(5);

@@ -11,6 +11,7 @@ use std::{
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use lambda_runtime_api_client::{Client, body::Body};
 use nlb_hostname_targets::{
+    VERSION,
     aws::sdk_config,
     config::Config,
     function::{Function, RunError},
@@ -18,7 +19,7 @@ use nlb_hostname_targets::{
 };
 use serde_json::Value;
 use tokio::time::timeout;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     layer::SubscriberExt,
@@ -28,6 +29,7 @@ use tracing_subscriber::{
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     start_logging();
+    info!(version = VERSION, commit = env!("SOURCE_COMMIT"), "starting");
     let function = match start().await {
         Ok(function) => function,
         Err(error) => {

@@ -1,4 +1,4 @@
-"""`make deploy`: builds the function and deploys a stack by its parameter file.
+"""`make deploy`: builds the function, or takes it from a package, and deploys a stack by its parameter file.
 
 The file is the stack's own: where there is none yet, it is written, from answers for a new stack and from the stack's
 values for one that exists. So no update ever asks, and none falls back to the template's defaults.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import tomlkit
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tools.parameters import ROOT, TEMPLATE, Refused, known_settings, read, refusal, template, text, to_setting
@@ -32,6 +33,8 @@ NO_STACK_POLICY = '{"Statement": [{"Effect": "Allow", "Principal": "*", "Action"
 TARGETS = {"arm64": "aarch64-unknown-linux-gnu", "x86_64": "x86_64-unknown-linux-gnu"}
 # The template's own, in which `make deploy` puts what it builds for.
 ARCHITECTURES = "Architectures: [x86_64]"
+# Likewise, where the function is not built here.
+CODE = "CodeUri: ."
 
 
 def main() -> int:
@@ -40,6 +43,7 @@ def main() -> int:
     parser.add_argument("stack")
     parser.add_argument("--parameters", type=Path)
     parser.add_argument("--architecture", choices=sorted(TARGETS))
+    parser.add_argument("--package", type=Path, help="a folder as `make package` fills it; nothing is built then")
     parser.add_argument("--yes", action="store_true", help="do not ask before the change set is carried out")
     parser.add_argument("--unprotect", action="store_true", help="let this update replace or delete what is protected")
     given = parser.parse_args()
@@ -56,9 +60,11 @@ def main() -> int:
 
 def deploy(given: argparse.Namespace, path: Path) -> None:
     """Builds and deploys, with a parameter file that is there or is made."""
-    architecture = given.architecture or ("arm64" if buildable("arm64") else "x86_64")
-    if not buildable(architecture):
-        raise Refused(f"Rust cannot build for {architecture} here: rustup target add {TARGETS[architecture]}")
+    at_hand = buildable if given.package is None else lambda x: archive(given.package, x).exists()
+    architecture = given.architecture or ("arm64" if at_hand("arm64") else "x86_64")
+    if not at_hand(architecture):
+        missing = f"Rust cannot build for {architecture} here: rustup target add {TARGETS[architecture]}"
+        raise Refused(missing if given.package is None else f"there is no {archive(given.package, architecture)}")
     session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
     if session.region_name is None:
         raise Refused("name the Region: make deploy … AWS_REGION=eu-west-1, or AWS_REGION in the environment")
@@ -72,12 +78,17 @@ def deploy(given: argparse.Namespace, path: Path) -> None:
 
     built = ROOT / ".aws-sam" / "template.yaml"
     built.parent.mkdir(exist_ok=True)
-    built.write_text(for_architecture(TEMPLATE.read_text(), architecture))
-    sam("build", "--template-file", str(built), "--base-dir", str(ROOT))
-    if stack is not None and given.unprotect:
-        formation.set_stack_policy(StackName=given.stack, StackPolicyBody=NO_STACK_POLICY)
+    source = for_architecture(TEMPLATE.read_text(), architecture)
     options = ["--stack-name", given.stack, "--region", session.region_name, "--s3-prefix", given.stack]
     options += ["--no-confirm-changeset"] if given.yes else []
+    if given.package is None:
+        built.write_text(source)
+        sam("build", "--template-file", str(built), "--base-dir", str(ROOT))
+    else:
+        built.write_text(only(source, CODE, f"CodeUri: {json.dumps(str(archive(given.package, architecture)))}"))
+        options += ["--template-file", str(built)]
+    if stack is not None and given.unprotect:
+        formation.set_stack_policy(StackName=given.stack, StackPolicyBody=NO_STACK_POLICY)
     # In a file, because SAM takes a blank on its command line for the end of a value. It reads YAML, which JSON is.
     overrides = ROOT / ".aws-sam" / "parameters.yaml"
     overrides.write_text(json.dumps(values))
@@ -90,9 +101,20 @@ def deploy(given: argparse.Namespace, path: Path) -> None:
 
 def for_architecture(source: str, architecture: str) -> str:
     """The template with the one architecture that both the build and the deployment take from it."""
-    if source.count(ARCHITECTURES) != 1:
-        raise Refused(f"{TEMPLATE} no longer says {ARCHITECTURES!r}")
-    return source.replace(ARCHITECTURES, f"Architectures: [{architecture}]")
+    return only(source, ARCHITECTURES, f"Architectures: [{architecture}]")
+
+
+def only(source: str, old: str, new: str) -> str:
+    """The template with the one place changed that says this."""
+    if source.count(old) != 1:
+        raise Refused(f"{TEMPLATE} no longer says {old!r} once")
+    return source.replace(old, new)
+
+
+def archive(package: Path, architecture: str) -> Path:
+    """The function's zip in a package of this version, which the template here belongs to."""
+    version = tomlkit.parse((ROOT / "Cargo.toml").read_text())["package"]["version"]
+    return package.resolve() / f"nlb-hostname-targets-{version}-{architecture}.zip"
 
 
 def buildable(architecture: str) -> bool:

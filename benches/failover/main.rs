@@ -32,6 +32,7 @@ use support::{
     aws::{Call, FakeAws, TargetGroup},
     binding,
     dns::FakeDns,
+    front::{Death, Front},
     release_binary,
     runtime_api::{Bootstrap, RuntimeApi},
 };
@@ -59,6 +60,9 @@ const ROUND: Duration = Duration::from_secs(85);
 /// How many seconds after an event DNS moves.
 const DNS_IS_LATE: (f64, f64) = (1.0, 40.0);
 
+/// The same where what counts is how soon the function is ready after a freeze.
+const DNS_IS_SOON: (f64, f64) = (0.0, 1.0);
+
 /// Until each function has looked for the first time.
 const WARM_UP: Duration = Duration::from_secs(4);
 
@@ -77,6 +81,8 @@ struct Mode {
     names: usize,
     /// Whether a resolver in between repeats answers for as long as they live.
     through_cache: bool,
+    /// Whether the process is frozen between two invocations, and its connections vanish without a word.
+    is_frozen: bool,
     /// How soon a change has to be followed: the median, where there is a goal for it, and the worst.
     goal: Option<(Option<f64>, f64)>,
 }
@@ -102,10 +108,11 @@ const ONCE_A_MINUTE: Mode = Mode {
     functions: 1,
     names: 30,
     through_cache: false,
+    is_frozen: false,
     goal: None,
 };
 
-const MODES: [Mode; 11] = [
+const MODES: [Mode; 12] = [
     Mode {
         title: "watch after an RDS event",
         colour: Some("#0a84d6"),
@@ -123,6 +130,15 @@ const MODES: [Mode; 11] = [
         names: 1,
         through_cache: true,
         goal: Some((None, 1.5 + TTL_SECONDS as f64)),
+        ..ONCE_A_MINUTE
+    },
+    Mode {
+        title: "watch, DNS moves within 1 s after a freeze, connections vanished",
+        invoked: Invoked::ByEvents,
+        functions: 30,
+        names: 1,
+        is_frozen: true,
+        goal: Some((None, 1.5)),
         ..ONCE_A_MINUTE
     },
     Mode { title: "polling, 1 s", colour: Some("#0f9d6c"), poll_interval: 1, goal: Some((None, 1.5)), ..ONCE_A_MINUTE },
@@ -309,10 +325,13 @@ async fn run(mode: &Mode, binary: &Path, started: Instant, mut random: Random) -
         dns.set_caching();
     }
     let bindings: Vec<_> = arns.iter().enumerate().map(|(name, arn)| binding(&hostname(name), arn)).collect();
+    let front = Front::new(aws.address()).await;
+    let url = if mode.is_frozen { format!("http://{}", front.address()) } else { aws.url().to_owned() };
     let environments = Environments {
         binary: binary.to_owned(),
+        front: mode.is_frozen.then_some(front),
         variables: BTreeMap::from([
-            ("AWS_ENDPOINT_URL", aws.url().to_owned()),
+            ("AWS_ENDPOINT_URL", url),
             ("BINDINGS", json!(bindings).to_string()),
             ("DNS_SERVERS", dns.address().to_string()),
             // The names are so many functions in one, and shall not share one function's budget.
@@ -321,6 +340,10 @@ async fn run(mode: &Mode, binary: &Path, started: Instant, mut random: Random) -
         ]),
         idle: Mutex::default(),
     };
+    if mode.is_frozen {
+        // There is an execution environment that was frozen before the first event, too.
+        environments.invoke(json!({}), MINUTE).await;
+    }
     let (invocations, flips) = tokio::join!(
         invoke(mode, Arc::new(environments), started, random.clone()),
         join_all((0..mode.names).map(|name| flip(mode, &dns, name, started, random.of(name)))),
@@ -361,8 +384,9 @@ async fn flip(mode: &Mode, dns: &FakeDns, name: usize, started: Instant, mut ran
     match mode.invoked {
         Invoked::ByEvents | Invoked::OnceAtEvents => {
             let mut event = started + WARM_UP;
+            let late = if mode.is_frozen { DNS_IS_SOON } else { DNS_IS_LATE };
             while event + ROUND <= end {
-                moments.push((event + random.seconds(DNS_IS_LATE), event + ROUND));
+                moments.push((event + random.seconds(late), event + ROUND));
                 event += ROUND;
             }
         }
@@ -435,6 +459,8 @@ async fn invoke(
 /// Execution environments: as Lambda does, one that is idle is used again, and one more is made where none is.
 struct Environments {
     binary: PathBuf,
+    /// Where connections vanish while one is frozen; `None`: it is not.
+    front: Option<Front>,
     variables: BTreeMap<&'static str, String>,
     idle: Mutex<Vec<(RuntimeApi, Bootstrap)>>,
 }
@@ -453,8 +479,14 @@ impl Environments {
             }
         };
         let began = Instant::now();
+        bootstrap.thaw();
         let reply = api.invoke(event, limit).await;
         let lasted = began.elapsed().as_secs_f64();
+        if let Some(front) = &self.front {
+            api.wait_for_poll().await;
+            bootstrap.freeze();
+            front.kill(Death::Silent).await;
+        }
         self.idle.lock().unwrap().push((api, bootstrap));
         (lasted, reply.err().map(|error| error.error_message))
     }

@@ -12,7 +12,7 @@ mod wire;
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -33,6 +33,7 @@ pub struct FakeAws {
 }
 
 struct Server {
+    address: SocketAddr,
     url: String,
     state: Arc<Mutex<State>>,
     task: AbortHandle,
@@ -52,7 +53,7 @@ impl FakeAws {
         let state = Arc::new(Mutex::new(State::default()));
         let task = tokio::spawn(serve(listener, None, state.clone())).abort_handle();
         let url = format!("http://{address}");
-        Self { server: Arc::new(Server { url, state, task }) }
+        Self { server: Arc::new(Server { address, url, state, task }) }
     }
 
     /// Lets the same AWS be reached over TLS as well, with a certificate of this authority.
@@ -63,6 +64,10 @@ impl FakeAws {
         let tls = Some((authority.acceptor(), handshakes.clone()));
         let task = tokio::spawn(serve(listener, tls, self.server.state.clone())).abort_handle();
         Tls::new(address, handshakes, task)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
     }
 
     /// The endpoint of every service of this AWS.
@@ -140,9 +145,9 @@ impl FakeAws {
     }
 
     /// Makes deregistering this address (or instance) a `ValidationError` that refuses the whole batch, whatever its
-    /// port.
+    /// port, until the faults are cleared.
     pub fn refuse_deregistration(&self, arn: &str, id: &str) {
-        self.group(arn, |group| group.kept.insert(id.to_owned()));
+        self.fault(Fault::on("DeregisterTargets", FaultKind::RefuseTarget(id.to_owned())).arn(arn));
     }
 
     /// How many accepted calls registered this target, whether it had been registered before or not.
@@ -445,6 +450,8 @@ pub struct Call {
 pub struct Found {
     /// The targets that were not draining.
     pub registered: BTreeSet<String>,
+    /// Those of them that were `initial`.
+    pub initial: BTreeSet<String>,
     pub tags: BTreeMap<String, String>,
 }
 
@@ -494,6 +501,8 @@ pub enum FaultKind {
     LoseReply,
     /// Handles the request, then resets the connection.
     ResetAfter,
+    /// Refuses the requests that name a target with this address (or instance), as a whole.
+    RefuseTarget(String),
     /// Resets the connection without handling the request.
     ResetBefore,
     /// Handles the request at once but replies this much later: the answer is stale by then.
@@ -533,6 +542,7 @@ impl Fault {
         if self.action.as_ref().is_some_and(|a| *a != asked.action)
             || self.arn.as_ref().is_some_and(|a| !asked.arns.contains(a))
             || self.times == Some(0)
+            || matches!(&self.kind, FaultKind::RefuseTarget(id) if asked.targets.iter().all(|sent| sent.id != *id))
         {
             return false;
         }

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -31,7 +31,7 @@ pub struct Front {
 }
 
 /// How a connection dies.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Death {
     /// It is closed.
     Fin,
@@ -59,12 +59,17 @@ struct State {
 impl Front {
     /// In front of a server that is reached over TCP.
     pub async fn new(server: SocketAddr) -> Self {
-        Self::relay(TcpListener::bind("127.0.0.1:0").await.unwrap(), None, server)
+        Self::new_on(Ipv4Addr::LOCALHOST.into(), server).await
+    }
+
+    /// On another loopback address, such as 127.0.0.2.
+    pub async fn new_on(ip: IpAddr, server: SocketAddr) -> Self {
+        Self::relay(TcpListener::bind((ip, 0)).await.unwrap(), None, server)
     }
 
     /// In front of a name server, which is reached over UDP, too. Of datagrams none is lost.
     pub async fn of_dns(server: SocketAddr) -> Self {
-        let (udp, tcp) = bind([127, 0, 0, 1].into()).await;
+        let (udp, tcp) = bind(Ipv4Addr::LOCALHOST.into()).await;
         Self::relay(tcp, Some(udp), server)
     }
 

@@ -93,14 +93,26 @@ impl World {
         Function::new(self.config(), &self.sdk().await, now).expect("there is a name server")
     }
 
+    /// The same where it sees other name servers.
+    pub async fn function_with(&self, servers: &[SocketAddr]) -> Function {
+        let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+        let variable = |name: &str| match name {
+            "DNS_SERVERS" => Some(servers.join(",")),
+            _ => self.environment.get(name).cloned(),
+        };
+        let config = Config::parse(variable).expect("the test's environment is right");
+        Function::new(config, &self.sdk().await, now).expect("there is a name server")
+    }
+
     fn config(&self) -> Config {
         Config::parse(|name| self.environment.get(name).cloned()).expect("the test's environment is right")
     }
 
     /// The settings of an AWS client that talks to this world's AWS.
     pub async fn sdk(&self) -> SdkConfig {
+        let endpoint = self.environment.get("AWS_ENDPOINT_URL").map_or_else(|| self.aws.url(), String::as_str);
         sdk_config(&self.config())
-            .endpoint_url(self.aws.url())
+            .endpoint_url(endpoint)
             .region(Region::new("us-east-1"))
             .credentials_provider(Credentials::new("AKIDEXAMPLE", "secret", None, None, "test"))
             .load()

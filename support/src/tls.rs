@@ -14,8 +14,9 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::{net::TcpStream, task::AbortHandle};
+pub use tokio_rustls::TlsConnector;
 use tokio_rustls::{
-    TlsAcceptor, TlsConnector,
+    TlsAcceptor,
     rustls::{
         ClientConfig, HandshakeKind, RootCertStore, ServerConfig,
         crypto::ring,
@@ -73,7 +74,8 @@ impl Authority {
     /// What a server on a loopback address speaks. Its clients may resume sessions.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        let names = ["127.0.0.1", "127.0.0.2", "localhost"].map(ToOwned::to_owned);
+        let params = CertificateParams::new(names).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let builder = ServerConfig::builder_with_provider(ring::default_provider().into());
@@ -95,9 +97,10 @@ impl Authority {
         TlsConnector::from(Arc::new(config))
     }
 
-    /// The name that a client of a server on a loopback address expects.
-    pub fn server_name() -> ServerName<'static> {
-        ServerName::try_from("127.0.0.1").unwrap()
+    /// The name that a client of a server at this address expects. Sessions are resumed by names, so that two services
+    /// that share an address get each other's tickets, which no service of AWS does.
+    pub fn server_name(address: SocketAddr) -> ServerName<'static> {
+        ServerName::from(address.ip())
     }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,10 +16,13 @@ from local.cloud import Cloud, ministack
 from local.deployment import TEMPLATE, Deployment, package
 from local.dns import DnsServer
 from local.function import build
-from local.process import isolate
+from local.process import ROOT, isolate
+from local.scenario import HOSTNAME
 from tests.e2e.stacks import DATABASE, Stack, inventory, stack_name
 
 Deploy = Callable[..., Deployment]
+# Not what builds and tools leave.
+LEAVINGS = ("target", ".venv", ".git", ".aws-sam", "__pycache__", ".pytest_cache", ".ruff_cache", "fuzz")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -103,3 +107,35 @@ def deploy(cloud: Cloud, uploaded: str, request: pytest.FixtureRequest) -> Itera
     yield create
     stack.delete()
     assert inventory(cloud) - before == set()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository, so that no parameter file of the user's is touched, with its tools and its build."""
+    copy = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEAVINGS), dirs_exist_ok=True)
+    for shared in ("target", ".venv"):
+        (copy / shared).symlink_to(ROOT / shared)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def environment(cloud: Cloud, folder: Path) -> dict[str, str]:
+    """The local AWS, and a build that does not take minutes."""
+    return {
+        **os.environ,
+        "AWS_ENDPOINT_URL": cloud.endpoint,
+        "CARGO_TARGET_DIR": str(ROOT / "target"),
+        "CARGO_LAMBDA_COMPILER": "cargo",
+        "SAM_BUILD_MODE": "debug",
+        "__SAM_CLI_APP_DIR": str(folder / ".sam"),
+    }
+
+
+@pytest.fixture(scope="session")
+def admitting(cloud: Cloud, network: dict[str, str]) -> dict[str, str]:
+    """The six values of the quick start."""
+    ec2 = cloud.client("ec2")
+    group = ec2.create_security_group(GroupName="quick", Description="quick", VpcId=network["VpcId"])["GroupId"]
+    answers = {"Hostname": HOSTNAME, "Port": "5432", **network, "DatabaseSecurityGroupId": group}
+    return answers | {"AllowedPrincipals": "arn:aws:iam::123456789012:root"}

@@ -1,4 +1,4 @@
-"""The template and the README held against the code."""
+"""The template and the pages held against the code."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_the_environment_is_what_the_code_reads(template: dict[str, Any]) -> Non
     given = set(template["Resources"]["Function"]["Properties"]["Environment"]["Variables"])
     assert AHEAD_VARIABLES & constants == set(), "the code reads them now: take them out of AHEAD_VARIABLES"
     assert given - AHEAD_VARIABLES <= constants
-    # The namespace is fixed here, and the others are the SDK's own.
-    assert constants - given == {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "METRICS_NAMESPACE"}
+    # The namespace is fixed here; the others are Lambda's and the SDK's own.
+    assert constants - given == {"AWS_LAMBDA_FUNCTION_NAME", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "METRICS_NAMESPACE"}
     assert given <= SETTINGS
 
 

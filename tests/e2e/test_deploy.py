@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,47 +14,12 @@ import pytest
 
 from local.cloud import Cloud
 from local.deployment import Deployment
-from local.process import ROOT
+from local.process import TOOLS
 from local.scenario import HOSTNAME
 from tests.e2e.stacks import CAPABILITIES, pairs, read
 from tests.e2e.test_policies import printed
 from tools.deploy import for_architecture
 from tools.parameters import Refused
-
-# Not what builds and tools leave.
-LEAVINGS = ("target", ".venv", ".git", ".aws-sam", "__pycache__", ".pytest_cache", ".ruff_cache", "fuzz")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository, so that no parameter file of the user's is touched, with its tools and its build."""
-    copy = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEAVINGS), dirs_exist_ok=True)
-    for shared in ("target", ".venv"):
-        (copy / shared).symlink_to(ROOT / shared)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def environment(cloud: Cloud, folder: Path) -> dict[str, str]:
-    """The local AWS, and a build that does not take minutes."""
-    return {
-        **os.environ,
-        "AWS_ENDPOINT_URL": cloud.endpoint,
-        "CARGO_TARGET_DIR": str(ROOT / "target"),
-        "CARGO_LAMBDA_COMPILER": "cargo",
-        "SAM_BUILD_MODE": "debug",
-        "__SAM_CLI_APP_DIR": str(folder / ".sam"),
-    }
-
-
-@pytest.fixture(scope="module")
-def admitting(cloud: Cloud, network: dict[str, str]) -> dict[str, str]:
-    """The six values of the quick start."""
-    ec2 = cloud.client("ec2")
-    group = ec2.create_security_group(GroupName="quick", Description="quick", VpcId=network["VpcId"])["GroupId"]
-    answers = {"Hostname": HOSTNAME, "Port": "5432", **network, "DatabaseSecurityGroupId": group}
-    return answers | {"AllowedPrincipals": "arn:aws:iam::123456789012:root"}
 
 
 @pytest.fixture
@@ -124,8 +88,7 @@ def test_a_stack_by_its_file_and_its_updates(
     changed = make(folder, mine, "STACK=by-file", answers="y\n")
     assert changed.returncode == 0, changed.stdout + changed.stderr
     # Apart from the packages of other stacks.
-    keys = [x["Key"] for x in s3.list_objects_v2(Bucket=bucket)["Contents"]]
-    assert any(x.startswith("by-file/") for x in keys)
+    assert any(x.startswith("by-file/") for x in packages(cloud))
     assert outputs(cloud, "by-file") == first
     assert retention(cloud, first["LogGroupName"]) == 60
     permissions = cloud.client("ec2").describe_vpc_endpoint_service_permissions(ServiceId=first["EndpointServiceId"])
@@ -152,6 +115,23 @@ def test_a_new_stack_by_answers(
     assert "The name to follow, such as" in told
     assert json.loads((folder / "by-answers.json").read_text()) == admitting
     assert outputs(cloud, "by-answers")["ServiceName"] in told
+
+    # `sam delete` takes its package away, and none of another stack's.
+    of_others = packages(cloud)
+    of_others -= {x for x in of_others if x.startswith("by-answers/")}
+    command = [str(TOOLS / "sam"), "delete", "--no-prompts", "--stack-name", "by-answers", "--region", "eu-west-1"]
+    deleted = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert deleted.returncode == 0, deleted.stdout + deleted.stderr
+    stacks.clear()
+    assert of_others
+    assert packages(cloud) >= of_others
+
+
+def packages(cloud: Cloud) -> set[str]:
+    """What lies in SAM's bucket."""
+    s3 = cloud.client("s3")
+    names = [x["Name"] for x in s3.list_buckets()["Buckets"] if x["Name"].startswith("aws-sam-cli")]
+    return {x["Key"] for name in names for x in s3.list_objects_v2(Bucket=name).get("Contents", [])}
 
 
 def in_terminal(folder: Path, env: dict[str, str], *arguments: str, answers: list[str]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from local.cloud import Cloud
 from local.deployment import Deployment
 from local.process import ROOT, TOOLS
-from tests.e2e.stacks import attributes, inventory, read
+from tests.e2e.stacks import attributes, inventory, pairs, read
 from tools.parameters import template
 
 PRINCIPAL = "arn:aws:iam::123456789012:root"
@@ -47,6 +47,16 @@ def deploy(cloud: Cloud, stack: str, example: str, **parameters: str) -> Deploym
     return Deployment(cloud, stack)
 
 
+def change(cloud: Cloud, stack: str, **parameters: str) -> None:
+    """Updates a stack, with its other parameters as they are."""
+    formation = cloud.client("cloudformation")
+    (found,) = formation.describe_stacks(StackName=stack)["Stacks"]
+    kept = [x["ParameterKey"] for x in found["Parameters"] if x["ParameterKey"] not in parameters]
+    values = [{"ParameterKey": x, "UsePreviousValue": True} for x in kept] + pairs(parameters)
+    formation.update_stack(StackName=stack, UsePreviousTemplate=True, Parameters=values)
+    formation.get_waiter("stack_update_complete").wait(StackName=stack, WaiterConfig={"Delay": 1})
+
+
 def test_an_ssh_host_and_its_consumer(cloud: Cloud, stacks: list[str]) -> None:
     ec2 = cloud.client("ec2")
     vpc, subnets = cloud.create_network()
@@ -66,6 +76,12 @@ def test_an_ssh_host_and_its_consumer(cloud: Cloud, stacks: list[str]) -> None:
         Port="22",
         AllowedPrincipals=PRINCIPAL,
     )
+    # A third time with one parameter more, nothing is made anew.
+    made = offered.resources
+    change(cloud, "ssh-host", IdleTimeoutSeconds="900")
+    assert Deployment(cloud, "ssh-host").resources == made
+    (listener,) = cloud.elb.describe_listener_attributes(ListenerArn=made["Listener"])["Attributes"]
+    assert listener == {"Key": "tcp.idle_timeout.seconds", "Value": "900"}
     arn = offered.outputs["TargetGroupArn"]
     (target_group,) = cloud.elb.describe_target_groups(TargetGroupArns=[arn])["TargetGroups"]
     assert (target_group["TargetType"], target_group["Protocol"], target_group["Port"]) == ("instance", "TCP", 22)

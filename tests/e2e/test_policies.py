@@ -99,4 +99,12 @@ def test_whoever_deploys_may_do_what_the_registry_says() -> None:
         assert not any(re.search(pattern, x) for x in ("ec2:CreateVpcEndpointServiceConfiguration", "iam:CreateRole"))
     # It has to fit into a managed policy.
     assert len(re.sub(r"\s", "", json.dumps(document))) <= 6144
-    assert len(re.sub(r"\s", "", json.dumps(stack.permissions("FunctionRole")))) <= 10240
+
+
+def test_the_largest_policy_of_the_function_fits_into_a_role() -> None:
+    databases = {"SecondDatabase": "a.b:1", "ThirdDatabase": "a.b:1", "FunctionSubnetIds": "subnet-01234567"}
+    created = {"Hostname": "a.b", "Port": "1", "VpcId": "vpc-01234567", "SubnetIds": "subnet-01234567"}
+    stack = Stack("x" * 128, ACCOUNT, "us-gov-west-1", created | databases | {"DiscoverByTags": "true"})
+    document = stack.value(stack.template["Resources"]["FunctionRole"]["Properties"]["Policies"])[0]["PolicyDocument"]
+    assert len(document["Statement"]) == 7
+    assert len(re.sub(r"\s", "", json.dumps(document))) <= 10240

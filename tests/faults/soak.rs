@@ -1,5 +1,6 @@
-//! A soak: run after run with random faults, flips of DNS, changes by hand, lost tags and kills, over target groups of
-//! different settings. Whatever happens, the contract's rules hold; and when it is over, one run converges.
+//! A soak: run after run with random faults, flips of DNS, changes by hand, lost tags, kills, freezes and runs beside one
+//! another, over target groups of different settings, whose targets may be new for a while and whose reads may lag.
+//! Whatever happens, the contract's rules hold; and when it is over, one run converges.
 //!
 //! It consists of episodes, each with a seed of its own: `SEED=… make soak` begins with that one. `RUNS` and `MINUTES`
 //! say how long it goes on. Some episodes spend their time waiting: for a request budget, for a dead or slow name server,
@@ -23,13 +24,14 @@ use support::{
     World, advance,
     aws::{Call, EVERYTHING, Fault, FaultKind, TWICE, TargetGroup},
     dns::{Reply, hostile},
+    front::{Death, Front},
     invoke_within, now,
 };
 use tokio::{join, net::UdpSocket, select, sync::RwLock, time::sleep};
 
 use crate::{
     block_on,
-    matrix::{ACTIONS, Truth, entry},
+    matrix::{ACTIONS, Truth, entry, repeated, text},
     threads,
 };
 
@@ -160,6 +162,8 @@ struct Group {
     lost_tags: bool,
     /// Whether a registration may be refused for want of room.
     full: bool,
+    /// When the execution environment last saw that DNS gives a target.
+    seen: BTreeMap<String, SystemTime>,
 }
 
 impl Group {
@@ -183,6 +187,28 @@ impl Group {
         self.hosts.iter().flat_map(of_host).collect()
     }
 
+    /// The targets that were registered moments ago, as AWS says.
+    fn initial(&self, world: &World) -> BTreeSet<String> {
+        let targets = world.aws.targets(&self.arn).into_iter();
+        targets.filter(|(_, state)| state == "initial").map(|(target, _)| target).collect()
+    }
+
+    /// What went although it was `initial`, and the execution environment, which began at that time, had seen DNS give
+    /// it moments before: rule 16.
+    fn hasty(&self, calls: &[Call], began: SystemTime) -> Vec<String> {
+        let of_group = |call: &&Call| call.arn.as_ref() == Some(&self.arn) && call.action == "DeregisterTargets";
+        let sent = calls.iter().filter(of_group).flat_map(|call| {
+            let initial = call.found.as_ref().map(|found| &found.initial);
+            let sent = call.targets.iter().map(text);
+            sent.filter(move |target| initial.is_some_and(|initial| initial.contains(target))).map(|it| (call.at, it))
+        });
+        let is_hasty = |(at, target): &(tokio::time::Instant, String)| {
+            let seen = self.seen.get(target).copied().unwrap_or(began).max(began);
+            now() - at.elapsed() < seen + INITIAL
+        };
+        sent.filter(is_hasty).map(|(_, target)| format!("rule 16: {target} went while it was initial")).collect()
+    }
+
     /// What the tags say is ours.
     fn owned(&self, world: &World) -> BTreeSet<String> {
         let tags = world.aws.tags(&self.arn);
@@ -204,7 +230,11 @@ fn address(ipv6: bool, net: u8, last: u8) -> IpAddr {
 #[derive(Clone, Copy, Debug)]
 enum Manner {
     Cold,
+    /// Beside a run whose resolver repeats what DNS gave before a change.
+    Divided,
     DryRun,
+    /// After a freeze in which its connections have died.
+    Frozen(Death),
     /// Killed after so many calls, and whether the next one is carried out; the function lives on or not.
     Killed {
         calls: u32,
@@ -225,8 +255,16 @@ struct Episode {
     world: World,
     groups: Vec<Group>,
     function: Rc<Function>,
+    /// When its execution environment began.
+    began: SystemTime,
     deadline: Duration,
     is_patient: bool,
+    /// How late reads show what was written.
+    lag: Duration,
+    /// How long a new target is `initial`.
+    initial_for: Duration,
+    /// Between the function and AWS, where connections die.
+    front: Front,
     has_budget: bool,
     has_dead_server: bool,
     /// Whether a call that failed is repeated.
@@ -293,6 +331,9 @@ impl Episode {
         let is_patient = is_patient(seed);
         let has_budget = is_patient && rng.u8(..3) == 0;
         let is_narrow = rng.u8(..3) == 0;
+        let lag = Duration::from_millis(if is_patient { rng.choice([0, 0, 300, 900]).unwrap() } else { 0 });
+        let initial_for = if rng.u8(..3) == 0 { Duration::from_secs(3600) } else { Duration::ZERO };
+        let front = Front::new(world.aws.address()).await;
         let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let first = (is_patient && rng.u8(..4) == 0).then(|| dead.local_addr().unwrap());
         let mut kinds: Vec<_> = KINDS.iter().collect();
@@ -303,7 +344,8 @@ impl Episode {
         for (kind, number) in
             kinds.into_iter().filter(|kind| !kind.sampled || (is_patient && first.is_none())).take(3).zip(1_u8..)
         {
-            let spec = TargetGroup::new(kind.name).port(OWN_PORT).new_state("healthy");
+            let spec = TargetGroup::new(kind.name).port(OWN_PORT).initial_for(initial_for);
+            let spec = spec.target_lag(lag).tag_lag(lag);
             let arn = world.aws.create_target_group(if kind.ipv6 { spec.ipv6() } else { spec });
             let others = [("team", "data"), ("Name", kind.name)].map(|(key, value)| (key.to_owned(), value.to_owned()));
             others.iter().for_each(|(key, value)| world.aws.set_tag(&arn, key, value));
@@ -338,13 +380,24 @@ impl Episode {
             let hosts = hosts.collect();
             let (missing_from, seen_missing) = (BTreeMap::new(), BTreeMap::new());
             let others = others.into();
-            groups.push(Group { arn, kind, hosts, missing_from, seen_missing, others, lost_tags: false, full: false });
+            groups.push(Group {
+                arn,
+                kind,
+                hosts,
+                missing_from,
+                seen_missing,
+                others,
+                lost_tags: false,
+                full: false,
+                seen: BTreeMap::new(),
+            });
         }
         let has_retries = rng.u8(..4) == 0;
         let servers: Vec<_> = first.into_iter().chain([world.dns.address()]).collect();
         let world = world
             .dns_servers(&servers)
             .set("BINDINGS", Value::from(bindings))
+            .set("AWS_ENDPOINT_URL", format!("http://{}", front.address()))
             .set("AWS_MAX_ATTEMPTS", if has_retries { 2 } else { 1 })
             .set("ELB_REQUESTS_PER_SECOND", if has_budget { 2 } else { 0 });
         let world = if is_narrow { world.set("ALLOWED_CIDRS", NARROW) } else { world };
@@ -362,8 +415,12 @@ impl Episode {
             world,
             groups,
             function,
+            began: now(),
             deadline,
             is_patient,
+            lag,
+            initial_for,
+            front,
             has_budget,
             has_dead_server: first.is_some(),
             has_retries,
@@ -431,8 +488,10 @@ impl Episode {
                     story.push(format!("{target} is removed from {} by hand", group.kind.name));
                 }
                 (2, Some(target)) => {
-                    let state = rng.choice(["unhealthy", "unused", "initial", "unhealthy.draining", "unavailable"]);
-                    aws.set_state(arn, &target, state.unwrap());
+                    let states = ["healthy", "unhealthy", "unused", "initial", "unhealthy.draining", "unavailable"];
+                    let state = rng.choice(states).unwrap();
+                    aws.set_state(arn, &target, state);
+                    story.push(format!("{target} of {} is {state}", group.kind.name));
                 }
                 (3 | 4, _) => aws.finish_draining(arn),
                 (5, _) if !tags.is_empty() => {
@@ -481,7 +540,13 @@ impl Episode {
 
     fn fault(&mut self) -> FaultKind {
         let error = |status, code| FaultKind::error(status, code, "so it is");
-        match self.rng.u8(..16) {
+        match self.rng.u8(..18) {
+            16 | 17 => {
+                let group = self.rng.choice(&self.groups).unwrap();
+                let registered: Vec<_> = self.world.aws.registered(&group.arn).into_iter().collect();
+                let target = self.rng.choice(&registered).and_then(|target| target.parse::<SocketAddr>().ok());
+                FaultKind::RefuseTarget(target.map_or_else(String::new, |target| target.ip().to_string()))
+            }
             0 => error(400, "Throttling"),
             1 => error(400, "ThrottlingException"),
             2 => error(500, "InternalFailure"),
@@ -494,7 +559,7 @@ impl Episode {
             11 => error(400, "TargetGroupNotFound"),
             12 => error(400, "InvalidTarget"),
             13 => error(400, "TooManyRegistrationsForTargetId"),
-            14 => error(500, "HealthUnavailable"),
+            14 => FaultKind::health_unavailable(),
             _ => error(400, "TooManyTags"),
         }
     }
@@ -506,8 +571,10 @@ impl Episode {
             4..=8 => {
                 Manner::Killed { calls: self.rng.u32(..20), carried_out: self.rng.bool(), lives_on: self.rng.bool() }
             }
-            9 | 10 => Manner::Parallel,
+            9 => Manner::Parallel,
+            10 => Manner::Divided,
             11 if self.one_in(4) => Manner::Short,
+            11 if self.is_patient && self.one_in(2) => Manner::Frozen(self.rng.choice(Death::ALL).unwrap()),
             12..=17 if self.is_patient => Manner::Watch { seconds: self.rng.u16(1..3) },
             _ => Manner::Warm,
         }
@@ -518,6 +585,8 @@ impl Episode {
         self.step_began = self.story.len();
         advance(self.rng.i64(0..40));
         self.change_by_hand();
+        // Two runs are further apart than reads lag; of what lags within one, the watches tell.
+        sleep(self.lag).await;
         self.change_dns(12);
         let manner = self.manner();
         self.tell(format_args!("run: {manner:?}"));
@@ -530,13 +599,16 @@ impl Episode {
             self.world.aws.fault(Fault::on(action, FaultKind::Hang));
         }
         self.strike();
-        // At times DNS changes while the run is under way.
-        let flips = self.one_in(5) || matches!(manner, Manner::Watch { .. });
+        // At times DNS changes while the run is under way. Of two that see different answers, one change is enough.
+        let flips = match manner {
+            Manner::Divided => false,
+            Manner::Watch { .. } => true,
+            _ => self.one_in(5),
+        };
         self.run(manner, flips).await
     }
 
     async fn run(&mut self, manner: Manner, flips: bool) -> Vec<String> {
-        self.world.aws.clear_calls();
         let mut during: Vec<_> = self
             .groups
             .iter()
@@ -557,12 +629,26 @@ impl Episode {
             })
             .collect();
         if matches!(manner, Manner::Cold) {
-            self.function = Rc::new(self.world.function().await);
+            self.begin().await;
         }
+        let resolver = self.world.dns.resolver().await;
         let second = match manner {
             Manner::Parallel => Some(self.world.function().await),
+            Manner::Divided => {
+                let second = self.world.function_with(&[resolver.address()]).await;
+                // So that the resolver has it. What goes wrong is the run's to tell.
+                drop(invoke_within(&second, json!({"dry_run": true}), self.deadline).await);
+                self.change_dns(4);
+                Some(second)
+            }
             _ => None,
         };
+        if let Manner::Frozen(death) = manner {
+            self.front.kill(death).await;
+            sleep(IDLE).await;
+        }
+        self.world.aws.clear_calls();
+        let lost = self.front.lost();
         let deadline = match manner {
             Manner::Short => Duration::from_millis(600),
             Manner::Watch { .. } => LONG,
@@ -615,9 +701,6 @@ impl Episode {
         if result.is_none() {
             aws.settled().await;
         }
-        if matches!(manner, Manner::Killed { lives_on: false, .. }) {
-            self.function = Rc::new(self.world.function().await);
-        }
         let outcome = match &result {
             None => "killed".to_owned(),
             Some(Ok(_)) => "ok".to_owned(),
@@ -637,18 +720,30 @@ impl Episode {
             during.at_the_end = given;
             during.unresolved = &during.unresolved & &during.unresolved_at_the_end;
             // Of two runs at once, one may get all samples that hold an address.
-            let is_divided = group.kind.sampled && matches!(manner, Manner::Parallel);
+            let is_divided = group.kind.sampled && is_double(manner);
             let seen = if is_divided { BTreeSet::new() } else { during.always.clone() };
             for target in group.pool().difference(&seen) {
                 group.missing_from.entry(target.clone()).or_insert(during.at);
             }
         }
-        let broken = self.judge(manner, &during, result.as_ref());
+        let mut broken = self.judge(manner, &during, result.as_ref());
+        if matches!(manner, Manner::Killed { lives_on: false, .. }) {
+            self.begin().await;
+        }
+        if self.front.lost() > lost {
+            broken.push("rule 14: requests went into dead connections".to_owned());
+        }
         if result.is_some() && took > deadline + Duration::from_millis(300) {
             self.late.push(format!("rule 10: the reply took {took:?}"));
         }
         self.world.aws.clear_faults();
         broken
+    }
+
+    /// A new execution environment.
+    async fn begin(&mut self) {
+        self.function = Rc::new(self.world.function().await);
+        self.began = now();
     }
 
     /// Which rules a run has broken.
@@ -658,7 +753,10 @@ impl Episode {
         self.has_deferred = false;
         let calls = self.world.aws.calls();
         let may_lose_metrics = self.strikes("PutMetricData", "") || matches!(manner, Manner::DryRun | Manner::Short);
-        let may_repeat = self.has_retries && self.strikes("DeregisterTargets", "ResetAfter");
+        // Where AWS can't tell the targets, addresses are registered each time that it is asked.
+        let is_blind = self.strikes("DescribeTargetHealth", "");
+        // By the SDK; or by a watch that does not see yet what was done, of which it has no reply.
+        let may_repeat = (self.has_retries || !self.lag.is_zero()) && self.strikes("DeregisterTargets", "ResetAfter");
         let now = now();
         let message = match result {
             Some(Err(error)) => error.to_string(),
@@ -696,8 +794,13 @@ impl Episode {
                     broken.push(format!("{}: {what}", kind.name));
                 }
             };
-            for what in truth.broken_by(&calls) {
+            for what in truth.broken_by(&calls).into_iter().chain(group.hasty(&calls, self.began)) {
                 rule(false, format_args!("{what}"));
+            }
+            if !is_double(manner) && !is_blind {
+                for what in repeated(arn, &calls) {
+                    rule(false, format_args!("{what}"));
+                }
             }
             // Where room is made for others, the last target stays; but it may be the only one that is stale.
             let is_last = group.full && during.registered.len() == 1;
@@ -725,7 +828,7 @@ impl Episode {
                 }
                 None => false,
             };
-            let alone = !matches!(manner, Manner::Parallel);
+            let alone = !is_double(manner);
             let mut rule = |holds: bool, what: fmt::Arguments<'_>| {
                 if !holds {
                     // A watch may have had less time than it seems.
@@ -733,12 +836,17 @@ impl Episode {
                     list.push(format!("{}: {what}", kind.name));
                 }
             };
+            if is_well && !kind.sampled {
+                group.seen.extend(during.always.iter().map(|target| (target.clone(), now)));
+            }
             if is_well {
                 let unresolved = if during.is_followed { &during.unresolved_at_the_end } else { &during.unresolved };
                 rule(unresolved.is_empty(), format_args!("{unresolved:?} does not resolve, which goes unnoticed"));
             }
             if is_well && (during.is_steady || during.is_followed) && alone {
-                let lacks: Vec<_> = during.at_the_end.difference(&registered).collect();
+                // Not every address of a sampled name was in an answer of this run.
+                let lacks = during.at_the_end.difference(&registered).filter(|_| !kind.sampled);
+                let lacks: Vec<_> = lacks.collect();
                 rule(lacks.is_empty(), format_args!("nobody says that {lacks:?} is not registered"));
                 let surplus: BTreeSet<_> = registered.difference(&during.at_the_end).cloned().collect();
                 let surplus = if kind.shared {
@@ -747,12 +855,14 @@ impl Episode {
                 } else {
                     surplus
                 };
+                let surplus: BTreeSet<_> = surplus.difference(&group.initial(&self.world)).cloned().collect();
                 let grace = Duration::from_secs(kind.grace.into());
                 let is_over = |target: &&String| match group.seen_missing.get(*target) {
                     Some(since) => *since + grace <= during.at,
                     None => kind.grace == 0,
                 };
-                let kept: Vec<_> = surplus.iter().filter(is_over).collect();
+                // And of what was in none, there may be too little evidence.
+                let kept: Vec<_> = surplus.iter().filter(is_over).filter(|_| !kind.sampled).collect();
                 rule(kept.is_empty(), format_args!("nobody says that {kept:?} is still registered"));
                 group.seen_missing.retain(|target, _| surplus.contains(target));
                 for target in surplus {
@@ -784,7 +894,7 @@ impl Episode {
         for violation in self.world.aws.take_violations() {
             // Of two runs at once, or of a request that was repeated, both are right.
             let is_repeated = violation.contains(TWICE);
-            if !(is_repeated && (matches!(manner, Manner::Parallel) || may_repeat)) {
+            if !(is_repeated && (is_double(manner) || may_repeat)) {
                 broken.push(violation);
             }
         }
@@ -807,15 +917,20 @@ impl Episode {
                 self.story.push(format!("{} gives {:?}", host.name, host.given));
                 host.tell(&self.world);
             }
-            self.world.aws.reconfigure(&group.arn, |group| group.quota(1000));
+            self.world.aws.reconfigure(&group.arn, |group| group.quota(1000).initial_for(Duration::ZERO));
             group.full = false;
+            for target in group.initial(&self.world) {
+                self.world.aws.set_state(&group.arn, &target, "healthy");
+            }
         }
+        sleep(self.lag).await;
         let deadline = mem::replace(&mut self.deadline, LONG);
         let manner = if self.rng.bool() { Manner::Warm } else { Manner::Cold };
         let mut broken = self.run(manner, false).await;
         // The others take their turns.
         for _ in 1..self.groups.len() {
             if self.has_deferred && broken.is_empty() {
+                sleep(self.lag).await;
                 broken.extend(self.run(Manner::Warm, false).await);
             }
         }
@@ -828,6 +943,7 @@ impl Episode {
         let longest = self.groups.iter().map(|group| group.kind.grace).max().unwrap_or_default();
         if longest > 0 && broken.is_empty() {
             advance(i64::from(longest) + 1);
+            sleep(self.lag).await;
             broken.extend(self.run(Manner::Warm, false).await);
         }
         self.deadline = deadline;
@@ -836,7 +952,7 @@ impl Episode {
             let surplus: BTreeSet<_> = registered.difference(&group.given()).cloned().collect();
             let orphans: BTreeSet<_> =
                 if group.kind.shared { surplus.difference(&group.foreign()).cloned().collect() } else { surplus };
-            if !(orphans.is_empty() || (group.kind.shared && group.lost_tags)) {
+            if !(orphans.is_empty() || group.kind.sampled || (group.kind.shared && group.lost_tags)) {
                 broken.push(format!("{} keeps {orphans:?}", group.kind.name));
             }
             // Whose tag was lost, somebody has to take away.
@@ -844,9 +960,15 @@ impl Episode {
                 self.world.aws.remove_target(&group.arn, &target);
             }
             group.lost_tags = false;
+            self.world.aws.reconfigure(&group.arn, |group| group.initial_for(self.initial_for));
         }
         broken
     }
+}
+
+/// Whether there are two runs at once.
+fn is_double(manner: Manner) -> bool {
+    matches!(manner, Manner::Divided | Manner::Parallel)
 }
 
 /// Whether the episode of this seed spends its time waiting.
@@ -898,6 +1020,12 @@ const STEPS: u64 = 120;
 
 /// And in one that waits.
 const PATIENT_STEPS: u64 = 36;
+
+/// Longer than a connection may be idle to be used again.
+const IDLE: Duration = Duration::from_millis(5500);
+
+/// How long a target must be missing to go, while it is `initial`. Less by what a look takes.
+const INITIAL: Duration = Duration::from_millis(29_500);
 
 /// The deadline of a run that has time.
 const LONG: Duration = Duration::from_secs(30);

@@ -596,7 +596,8 @@ fn a_reply_that_is_too_long_keeps_the_worst_finding_of_each_group() {
     };
     for count in [300, 600] {
         let groups = (0..count).map(|_| report()).collect();
-        let mut reply = report::Reply { trigger: Trigger::Direct, dry_run: true, ok: Some(false), groups };
+        let mut reply =
+            report::Reply { version: "0", trigger: Trigger::Direct, dry_run: true, ok: Some(false), groups };
         reply.fit();
         let text = serde_json::to_string(&reply).unwrap();
         assert!(text.len() <= 5_000_000, "{count}: {}", text.len());

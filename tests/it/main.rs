@@ -12,6 +12,7 @@ mod bad_input; // every row of the contract's tables, given wrongly
 // mod corpus; // what the fuzz targets found
 mod check; // what is wrong with the set-up
 mod dns; // what name servers do, and what becomes of it
+mod emulation; // what the tests run against
 mod events; // what invokes the function
 // mod histories; // properties of the plan over random histories
 mod metrics; // what is published

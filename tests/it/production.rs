@@ -4,7 +4,7 @@
 mod flapping; // DNS that gives old and new addresses in turn
 mod frozen; // what lives across a freeze
 mod lagging; // reads that lag writes, and runs beside one another
-mod lists; // of thousands of addresses
+mod lists; // of refused addresses
 mod neighbours; // what fails in one place and must not spoil another
 mod servers; // name servers that are dead or slow
 mod settings; // what another setting left, and another function owns

@@ -1,6 +1,6 @@
 //! When a target goes: grace periods, ownership, and the state that is kept for them.
 
-mod kinds; // the rows of the README's table of kinds
+mod kinds; // the rows of the table of kinds in docs/rules.md
 // mod sampling; // names whose answers are samples
 mod shared; // ownership
 // mod state; // the tags

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nlb_hostname_targets::VERSION;
 use serde_json::{Value, json};
 use support::{
     World,
@@ -87,6 +88,10 @@ async fn it_logs_a_line_per_change_and_a_summary_as_json_where_lambda_asks_for_i
     let summary = fields("run finished");
     assert_eq!((summary["changed"].as_u64(), summary["failed"].as_u64()), (Some(1), Some(0)));
     assert_eq!(summary["trigger"], "schedule");
+    assert_eq!(summary["version"], VERSION);
+    let start = fields("starting");
+    assert_eq!(start["version"], VERSION);
+    assert!(start["commit"].is_string());
     assert!(lines.iter().all(|line| !line.to_string().contains("SecretAccessKey")));
 }
 

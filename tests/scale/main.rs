@@ -1,4 +1,4 @@
-//! One invocation over as many target groups as a company has.
+//! One invocation over as many target groups as a company has, or as many addresses as names can have.
 //!
 //! In a process of their own and one at a time, because they are about time and keep the processors busy.
 
@@ -9,6 +9,8 @@
     clippy::unwrap_used,
     reason = "a wrong test shall stop where it is wrong"
 )]
+
+mod lists;
 
 use std::{
     collections::BTreeSet,
@@ -28,6 +30,12 @@ use support::{
 };
 use tokio::sync::{Mutex, MutexGuard};
 
+/// Waits until no other test is running.
+async fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    ONE_AT_A_TIME.lock().await
+}
+
 /// Groups g0000, g0001 … that are in step, each with a hostname and an address of its own.
 struct Fleet {
     _alone: MutexGuard<'static, ()>,
@@ -39,8 +47,7 @@ struct Fleet {
 
 impl Fleet {
     async fn new(count: usize) -> Self {
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-        let alone = ONE_AT_A_TIME.lock().await;
+        let alone = alone().await;
         let world = World::new().await;
         let mut bindings = Vec::new();
         let mut arns = Vec::new();

@@ -76,8 +76,6 @@ pub(super) struct Group {
     tags: Lagging<Tags>,
     /// Addresses that RegisterTargets refuses.
     pub(super) refused: BTreeSet<String>,
-    /// Addresses that DeregisterTargets refuses.
-    pub(super) kept: BTreeSet<String>,
     /// How often each target was registered and deregistered.
     pub(super) accepted: BTreeMap<(String, u16), (usize, usize)>,
 }
@@ -146,7 +144,6 @@ impl Group {
             targets: Lagging::default(),
             tags: Lagging::default(),
             refused: BTreeSet::new(),
-            kept: BTreeSet::new(),
             accepted: BTreeMap::new(),
         }
     }
@@ -257,6 +254,12 @@ impl Group {
         }
     }
 
+    fn found(&self) -> Found {
+        let initial = self.targets().iter().filter(|(_, target)| target.health(Duration::ZERO) == "initial");
+        let initial = initial.map(|(key, _)| key_text(key)).collect();
+        Found { registered: self.registered(), initial, tags: self.tags().clone() }
+    }
+
     pub(super) fn registered(&self) -> BTreeSet<String> {
         let targets = self.targets().iter().filter(|(_, target)| !target.draining());
         targets.map(|(key, _)| key_text(key)).collect()
@@ -354,7 +357,7 @@ impl State {
             status: 0,
             error: None,
             gzip: asked.gzip,
-            found: group.map(|group| Found { registered: group.registered(), tags: group.tags().clone() }),
+            found: group.map(Group::found),
             number: self.arrived,
         });
         let mut fate = Fate { before: self.latency, after: Duration::ZERO, end: None };
@@ -520,9 +523,6 @@ impl State {
             let key = group.identify(sent)?;
             if sent.port.is_none() {
                 self.violations.push(format!("DeregisterTargets: {} without a port", sent.id));
-            }
-            if group.kept.contains(&key.0) {
-                return Err(invalid(format!("The target '{}' can't be deregistered", key.0)));
             }
             if let Some(target) = group.targets().get(&key) {
                 if sent.az.is_some() && sent.az != target.zone {

@@ -89,6 +89,9 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Res
         let outcome = match &fate.end {
             Some(FaultKind::Error { status, code, message }) => Err(refuse(*status, code, message.clone())),
             Some(FaultKind::Body { .. }) => Ok(String::new()),
+            Some(FaultKind::RefuseTarget(id)) => {
+                Err(refuse(400, "ValidationError", format!("The target '{id}' is not in a state that allows this")))
+            }
             _ => lock(&state).handle(&asked),
         };
         let error = outcome.as_ref().err().map(|refusal| refusal.code.clone());

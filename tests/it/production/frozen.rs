@@ -21,7 +21,8 @@ const FREEZE: Duration = Duration::from_secs(6);
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The real binary, which reaches AWS over TLS through a relay that lets connections die.
+/// The real binary, which reaches AWS through a relay that lets connections die: over TLS where it has one target group.
+/// Of many, the handshakes alone would keep the processors busy.
 struct Running {
     world: World,
     arns: Vec<String>,
@@ -45,13 +46,14 @@ impl Running {
             bindings.push(binding(&format!("g{host}.test"), &arn));
             arns.push(arn);
         }
-        // So that they do open connections of their own.
-        world.aws.set_latency(Duration::from_millis(if groups > 1 { 300 } else { 0 }));
         let authority = Authority::new();
         let tls = world.aws.over_tls(&authority).await;
-        let front = Front::new(tls.address()).await;
+        let (protocol, server) = if groups > 1 { ("http", world.aws.address()) } else { ("https", tls.address()) };
+        // So long that calls of many groups do open connections of their own.
+        world.aws.set_latency(Duration::from_millis(if groups > 1 { 300 } else { 0 }));
+        let front = Front::new(server).await;
         world = world
-            .set("AWS_ENDPOINT_URL", format!("https://{}", front.address()))
+            .set("AWS_ENDPOINT_URL", format!("{protocol}://{}", front.address()))
             .set("BINDINGS", Value::from(bindings))
             .set("ELB_REQUESTS_PER_SECOND", 0)
             .set("SSL_CERT_FILE", authority.file().display());
@@ -79,8 +81,8 @@ impl Running {
 /// Of one group, whose connection is the only one, and of so many that there are 32.
 #[tokio::test]
 async fn rule_14_no_call_waits_for_a_connection_that_died_in_a_freeze() {
-    let cases = Death::ALL.into_iter().flat_map(|death| [(death, 1, 1), (death, 40, 32)]);
-    let checks = cases.map(async |(death, groups, connections)| {
+    let cases = Death::ALL.map(|death| (death, 1, 1));
+    let checks = cases.into_iter().chain([(Death::Silent, 40, 32)]).map(async |(death, groups, connections)| {
         let running = Running::start(groups).await;
         let first = running.run().await;
         assert_eq!(first["groups"][0]["outcome"], "in_sync", "{first}");

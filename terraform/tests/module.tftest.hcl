@@ -1,0 +1,327 @@
+# Carried out by `terraform test`, with the provider's schema and without AWS.
+
+mock_provider "aws" {
+  mock_data "aws_partition" {
+    defaults = {
+      partition = "aws"
+    }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = {
+      account_id = "123456789012"
+    }
+  }
+  mock_data "aws_region" {
+    defaults = {
+      region = "eu-west-1"
+    }
+  }
+}
+
+variables {
+  name           = "orders"
+  code_s3_bucket = "releases"
+  code_s3_key    = "nlb-hostname-targets.zip"
+  bindings = {
+    orders = {
+      hostname         = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com"
+      target_group_arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/orders/0123456789abcdef"
+    }
+  }
+}
+
+run "one_database" {
+  assert {
+    condition = jsondecode(aws_lambda_function.this.environment[0].variables.BINDINGS) == [{
+      hostname         = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com"
+      ownership        = "shared"
+      target_group_arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/orders/0123456789abcdef"
+    }]
+    error_message = "A field without a value must not be in BINDINGS."
+  }
+
+  assert {
+    condition     = aws_lambda_function.this.environment[0].variables.METRICS == "cloudwatch" && aws_lambda_function.this.environment[0].variables.DISCOVERY == "off"
+    error_message = "Outside a VPC metrics go to CloudWatch."
+  }
+
+  assert {
+    condition     = length(aws_lambda_function.this.vpc_config) == 0 && length(aws_security_group.function) == 0
+    error_message = "It runs in no VPC where no subnets are given."
+  }
+
+  assert {
+    condition     = length(aws_cloudwatch_event_rule.rds_events) == 0 && length(aws_lambda_permission.rds_events) == 0
+    error_message = "Without databases there is no rule."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.sync_failed["orders"].dimensions.TargetGroup == "targetgroup/orders/0123456789abcdef"
+    error_message = "The dimension must be what AWS itself uses."
+  }
+
+  assert {
+    condition     = length(aws_cloudwatch_metric_alarm.sync_failed["orders"].alarm_actions) == 0
+    error_message = "Without a topic nobody is told."
+  }
+
+  assert {
+    condition     = [for query in aws_cloudwatch_metric_alarm.not_running[0].metric_query : query.metric[0].dimensions.TargetGroup if query.id == "runs"] == ["targetgroup/orders/0123456789abcdef"]
+    error_message = "The alarm on missing runs looks at the first target group."
+  }
+
+  assert {
+    condition     = output.scheduler_role_arn == aws_iam_role.scheduler[0].arn && output.function_role_arn == aws_iam_role.function[0].arn
+    error_message = "The outputs name the roles that are made."
+  }
+
+  assert {
+    condition     = aws_lambda_function.this.tags == tomap({ Application = "nlb-hostname-targets" })
+    error_message = "Everything is tagged."
+  }
+}
+
+run "two_databases_and_all_settings" {
+  variables {
+    bindings = {
+      orders = {
+        hostname                 = "orders.cluster-ro-c9akciq32abc.eu-west-1.rds.amazonaws.com"
+        target_group_arn         = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/orders/0123456789abcdef"
+        port                     = 5432
+        ownership                = "exclusive"
+        deregister_after_seconds = 0
+        lookups                  = 50
+      }
+      stock = {
+        hostname         = "stock.example.com"
+        target_group_arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/stock/fedcba9876543210"
+      }
+    }
+    database_arns           = ["arn:aws:rds:eu-west-1:123456789012:db:orders", "arn:aws:rds:eu-west-1:123456789012:cluster:stock"]
+    discover_by_tags        = true
+    alarm_topic_arn         = "arn:aws:sns:eu-west-1:123456789012:alarms"
+    vpc_id                  = "vpc-01234567"
+    function_subnet_ids     = ["subnet-01234567", "subnet-89abcdef"]
+    allowed_cidrs           = ["10.0.1.0/24", "10.0.2.0/24"]
+    allowed_hostnames       = ["*.rds.amazonaws.com", "stock.example.com"]
+    dns_servers             = ["10.0.0.2", "[fd00::2]:5353"]
+    poll_interval_seconds   = 60
+    elb_requests_per_second = 0
+    watch_seconds           = 900
+    tags                    = { Team = "orders" }
+  }
+
+  assert {
+    condition = jsondecode(aws_lambda_function.this.environment[0].variables.BINDINGS)[0] == {
+      hostname                 = "orders.cluster-ro-c9akciq32abc.eu-west-1.rds.amazonaws.com"
+      target_group_arn         = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/orders/0123456789abcdef"
+      port                     = 5432
+      ownership                = "exclusive"
+      deregister_after_seconds = 0
+      lookups                  = 50
+    }
+    error_message = "Numbers must stay numbers."
+  }
+
+  assert {
+    condition = tomap({ for name, value in aws_lambda_function.this.environment[0].variables : name => value if name != "BINDINGS" }) == tomap({
+      ALLOWED_CIDRS           = "10.0.1.0/24,10.0.2.0/24"
+      ALLOWED_HOSTNAMES       = "*.rds.amazonaws.com,stock.example.com"
+      DISCOVERY               = "tags"
+      DNS_SERVERS             = "10.0.0.2,[fd00::2]:5353"
+      ELB_REQUESTS_PER_SECOND = "0"
+      METRICS                 = "emf"
+      POLL_INTERVAL_SECONDS   = "60"
+    })
+    error_message = "Lists are comma-separated, and in a VPC metrics go through the log."
+  }
+
+  assert {
+    condition     = toset(aws_lambda_function.this.vpc_config[0].security_group_ids) == toset([aws_security_group.function[0].id])
+    error_message = "Its security group is made where none is given."
+  }
+
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_rule.rds_events[0].event_pattern)["$or"][0].resources == ["arn:aws:rds:eu-west-1:123456789012:db:orders", "arn:aws:rds:eu-west-1:123456789012:cluster:stock"]
+    error_message = "The rule names the databases."
+  }
+
+  assert {
+    condition     = keys(aws_cloudwatch_metric_alarm.no_healthy_target) == ["orders", "stock"] && length(aws_cloudwatch_metric_alarm.not_running) == 1
+    error_message = "Each binding has its alarms, and the function one on missing runs."
+  }
+
+  assert {
+    condition     = tolist(aws_cloudwatch_metric_alarm.function_errors.alarm_actions) == tolist(["arn:aws:sns:eu-west-1:123456789012:alarms"])
+    error_message = "The topic is told."
+  }
+
+  assert {
+    condition     = aws_lambda_function.this.tags == tomap({ Application = "nlb-hostname-targets", Team = "orders" })
+    error_message = "Tags of one's own are added."
+  }
+}
+
+run "roles_of_ones_own" {
+  variables {
+    function_role_arn  = "arn:aws:iam::123456789012:role/function"
+    scheduler_role_arn = "arn:aws:iam::123456789012:role/scheduler"
+  }
+
+  assert {
+    condition     = length(aws_iam_role.function) + length(aws_iam_role.scheduler) + length(aws_iam_role_policy.function) + length(aws_iam_role_policy.scheduler) == 0
+    error_message = "No role is made beside one's own."
+  }
+
+  assert {
+    condition     = output.function_role_arn == "arn:aws:iam::123456789012:role/function" && output.scheduler_role_arn == "arn:aws:iam::123456789012:role/scheduler"
+    error_message = "The outputs name the given roles."
+  }
+}
+
+run "nothing_but_tags" {
+  variables {
+    bindings         = {}
+    discover_by_tags = true
+  }
+
+  assert {
+    condition     = aws_lambda_function.this.environment[0].variables.BINDINGS == "" && length(aws_cloudwatch_metric_alarm.not_running) == 0
+    error_message = "Without bindings the function goes by tags alone."
+  }
+}
+
+run "a_target_group_of_the_same_configuration" {
+  command = plan
+
+  module {
+    source = "./examples/privatelink"
+  }
+
+  variables {
+    code_path                  = "README.md"
+    hostname                   = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com"
+    port                       = 5432
+    database_arns              = ["arn:aws:rds:eu-west-1:123456789012:db:orders"]
+    vpc_id                     = "vpc-01234567"
+    subnet_ids                 = ["subnet-01234567", "subnet-89abcdef"]
+    database_security_group_id = "sg-01234567"
+    allowed_principals         = ["arn:aws:iam::210987654321:root"]
+  }
+
+  assert {
+    condition     = aws_lb.database.internal && aws_lb_listener.database.port == 5432
+    error_message = "The load balancer is internal and listens on the database's port."
+  }
+}
+
+run "nothing_to_follow" {
+  command = plan
+  variables {
+    bindings = {}
+  }
+  expect_failures = [var.bindings]
+}
+
+run "no_code" {
+  command = plan
+  variables {
+    code_s3_bucket = ""
+    code_s3_key    = ""
+  }
+  expect_failures = [var.code_s3_bucket]
+}
+
+run "code_from_two_places" {
+  command = plan
+  variables {
+    code_path = "README.md"
+  }
+  expect_failures = [var.code_s3_bucket]
+}
+
+run "a_bucket_without_a_key" {
+  command = plan
+  variables {
+    code_s3_key = ""
+  }
+  expect_failures = [var.code_s3_key]
+}
+
+run "a_subnet_without_a_vpc" {
+  command = plan
+  variables {
+    function_subnet_ids = ["subnet-01234567"]
+  }
+  expect_failures = [var.function_subnet_ids]
+}
+
+run "one_role_of_two" {
+  command = plan
+  variables {
+    function_role_arn = "arn:aws:iam::123456789012:role/function"
+  }
+  expect_failures = [var.scheduler_role_arn]
+}
+
+run "values_that_the_template_would_refuse" {
+  command = plan
+  variables {
+    name                    = "1-orders"
+    architecture            = "amd64"
+    database_arns           = ["arn:aws:rds:eu-west-1:123456789012:snapshot:orders"]
+    alarm_topic_arn         = "alarms"
+    watch_seconds           = 60
+    poll_interval_seconds   = 61
+    elb_requests_per_second = 1001
+    allowed_cidrs           = ["10.0.1.0"]
+    allowed_hostnames       = ["a b"]
+    dns_servers             = ["ns.example.com"]
+    memory_size             = 127
+    log_level               = "WARN"
+    log_retention_days      = 2
+    kms_key_arn             = "alias/logs"
+    vpc_id                  = "orders"
+    bindings = {
+      orders = {
+        hostname         = "orders"
+        target_group_arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:loadbalancer/net/orders/0123456789abcdef"
+      }
+    }
+  }
+  expect_failures = [
+    var.name,
+    var.architecture,
+    var.database_arns,
+    var.alarm_topic_arn,
+    var.watch_seconds,
+    var.poll_interval_seconds,
+    var.elb_requests_per_second,
+    var.allowed_cidrs,
+    var.allowed_hostnames,
+    var.dns_servers,
+    var.memory_size,
+    var.log_level,
+    var.log_retention_days,
+    var.kms_key_arn,
+    var.vpc_id,
+    var.bindings,
+  ]
+}
+
+run "a_binding_that_the_function_would_refuse" {
+  command = plan
+  variables {
+    bindings = {
+      orders = {
+        hostname                 = "orders.example.com"
+        target_group_arn         = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/orders/0123456789abcdef"
+        port                     = 65536
+        ownership                = "mine"
+        deregister_after_seconds = -1
+        lookups                  = 51
+      }
+    }
+  }
+  expect_failures = [var.bindings]
+}
