@@ -510,7 +510,7 @@ async fn a_group_that_was_deleted_spoils_no_other() {
     let world = World::new().await;
     world.dns.set_a("db.test", &["10.0.1.10"]);
     let arns: Vec<_> =
-        (0..30).map(|number| world.aws.create_target_group(TargetGroup::new(&format!("db-{number}")))).collect();
+        (0..21).map(|number| world.aws.create_target_group(TargetGroup::new(&format!("db-{number}")))).collect();
     let own = world.aws.create_load_balancer(LoadBalancer::new("db"));
     world.aws.set_attribute(&own, "load_balancing.cross_zone.enabled", "true");
     for arn in &arns {
