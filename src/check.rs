@@ -83,8 +83,12 @@ impl Check<'_> {
                 };
                 Some(Finding::new(code, hostname, failure.to_string(), advice))
             }
-            Failure::Deadline(_)
-            | Failure::NoRoomInTags { .. }
+            Failure::Deadline(_) => Some(self.of_group(
+                Code::Failed,
+                failure.to_string(),
+                "Check again; if it stays so, give the function more time (template: WATCH_SECONDS in parameter Settings)",
+            )),
+            Failure::NoRoomInTags { .. }
             | Failure::Refused { .. }
             | Failure::Tag { .. }
             | Failure::Undiscovered(_) => {
@@ -167,19 +171,25 @@ impl Check<'_> {
             // What is not known, or has rules as an application load balancer has, may forward to it.
             let mut known = self.set_up.load_balancers.iter().filter(|known| known.arn == *arn && known.is_network());
             let listeners = known.next()?.listeners.as_ref()?;
-            weights.extend(
-                listeners.iter().filter_map(|listener| Some((listener.port, *listener.forwards.get(self.arn())?))),
-            );
+            weights
+                .extend(listeners.iter().filter_map(|listener| Some((listener, *listener.forwards.get(self.arn())?))));
         }
         if weights.iter().any(|(_, weight)| *weight > 0) {
             return None;
         }
-        let message = match (settings.load_balancers.first(), weights.first()) {
-            (None, _) => "no load balancer has the target group".to_owned(),
-            (Some(arn), None) => format!("no listener of {arn} forwards to the target group"),
-            (Some(arn), Some((port, _))) => {
-                format!("the listener on port {port} of {arn} gives the target group the weight 0")
-            }
+        if let Some((listener, _)) = weights.first() {
+            return Some((
+                format!("the listener on port {} gives the target group the weight 0", listener.port),
+                format!(
+                    "Give it another weight in the default action of that listener: aws elbv2 modify-listener \
+                     --listener-arn {} --default-actions ACTION",
+                    listener.arn
+                ),
+            ));
+        }
+        let message = match settings.load_balancers.first() {
+            None => "no load balancer has the target group".to_owned(),
+            Some(arn) => format!("no listener of {arn} forwards to the target group"),
         };
         let advice = format!(
             "Create a listener that forwards to it: aws elbv2 create-listener --load-balancer-arn {} --protocol TCP --port \

@@ -102,21 +102,18 @@ impl<'a> Inspection<'a> {
         keys: &[K],
         describe: &impl AsyncFn(&[K], Permit) -> Result<I, ElbError>,
     ) -> Vec<(K, Result<V, ElbError>)> {
-        let mut read = Vec::new();
         match describe(keys, self.turn().await).await {
-            Ok(found) => read.extend(found.into_iter().map(|(key, value)| (key, Ok(value)))),
+            Ok(found) => found.into_iter().map(|(key, value)| (key, Ok(value))).collect(),
             // One that was deleted spoils the call for the others beside it.
             Err(error) if error.kind == ElbErrorKind::Failed && keys.len() > 1 => {
+                let mut read = Vec::new();
                 for key in keys.chunks(1) {
-                    match describe(key, self.turn().await).await {
-                        Ok(found) => read.extend(found.into_iter().map(|(key, value)| (key, Ok(value)))),
-                        Err(error) => read.extend(key.iter().map(|key| (key.clone(), Err(error.clone())))),
-                    }
+                    read.extend(Box::pin(self.read_chunk(key, describe)).await);
                 }
+                read
             }
-            Err(error) => read.extend(keys.iter().map(|key| (key.clone(), Err(error.clone())))),
+            Err(error) => keys.iter().map(|key| (key.clone(), Err(error.clone()))).collect(),
         }
-        read
     }
 
     /// Waits for the turns that the set-up of a target group takes, until `until` at the latest: what is begun shall end
@@ -306,7 +303,8 @@ fn listener(described: &ListenerDescription) -> Listener {
         let single = action.target_group_arn().filter(|_| several.is_empty()).map(|arn| (arn, 1));
         weighted.chain(single).map(|(arn, weight)| (arn.to_owned(), weight))
     });
-    Listener { port: described.port().unwrap_or_default(), forwards: forwards.collect() }
+    let arn = described.listener_arn().unwrap_or_default().to_owned();
+    Listener { arn, port: described.port().unwrap_or_default(), forwards: forwards.collect() }
 }
 
 fn health(described: &TargetHealthDescription) -> Option<Health> {
@@ -316,7 +314,7 @@ fn health(described: &TargetHealthDescription) -> Option<Health> {
     Some(Health {
         target: Target { address: target.id()?.parse().ok()?, port },
         zone: target.availability_zone().map(ToOwned::to_owned),
-        check_port: described.health_check_port().map_or_else(|| port.to_string(), ToOwned::to_owned),
+        check_port: described.health_check_port().and_then(|port| port.parse().ok()).unwrap_or(port.get()),
         state: health.state()?.as_str().to_owned(),
         reason: health.reason().map_or_else(String::new, |reason| reason.as_str().to_owned()),
         description: health.description().unwrap_or_default().to_owned(),

@@ -83,6 +83,8 @@ impl LoadBalancer {
 /// A listener.
 #[derive(Clone, Debug)]
 pub struct Listener {
+    /// Its ARN.
+    pub arn: String,
     /// Its port.
     pub port: i32,
     /// The ARNs of the target groups that it forwards to, each with its weight: one of weight 0 gets nothing
@@ -98,7 +100,7 @@ pub struct Health {
     /// Its zone, or `all`.
     pub zone: Option<String>,
     /// The port that health checks go to.
-    pub check_port: String,
+    pub check_port: u16,
     /// `healthy`, `initial`, `unhealthy` and so on.
     pub state: String,
     /// Why, by a code; a healthy target has none.

@@ -83,7 +83,7 @@ impl Check<'_> {
                      keeps it out, or nothing listens there",
                     target.address
                 ),
-                self.advice_to_let_in(check_port),
+                self.advice_to_let_in(*check_port),
             ),
             "Target.HealthCheckDisabled" => {
                 ("health checks are disabled".to_owned(), change("--health-check-enabled"))
@@ -127,7 +127,7 @@ impl Check<'_> {
     }
 
     /// Where the load balancer has security groups, connections come from those; where it has none, from its subnets.
-    fn advice_to_let_in(&self, port: &str) -> String {
+    fn advice_to_let_in(&self, port: u16) -> String {
         let allow = format!(
             "aws ec2 authorize-security-group-ingress --group-id SG_OF_THE_DATABASE --protocol tcp --port {port}"
         );

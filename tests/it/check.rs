@@ -247,7 +247,7 @@ async fn unused() {
     // It gets nothing.
     world.aws.delete_listener(&own, 5432);
     world.aws.create_listener(&own, 5432, &[(&other, Some(1)), (&arn, Some(0))]);
-    only(&world, "error", "unused", &arn, &["weight 0", "port 5432", &own]).await;
+    only(&world, "error", "unused", &arn, &["weight 0", "port 5432", "modify-listener", "listener/net/db"]).await;
     world.aws.create_listener(&own, 5433, &[(&arn, Some(0))]);
     only(&world, "error", "unused", &arn, &["weight 0"]).await;
     world.aws.create_listener(&own, 5434, &[(&other, Some(9)), (&arn, Some(1))]);
@@ -510,7 +510,7 @@ async fn a_group_that_was_deleted_spoils_no_other() {
     let world = World::new().await;
     world.dns.set_a("db.test", &["10.0.1.10"]);
     let arns: Vec<_> =
-        (0..30).map(|number| world.aws.create_target_group(TargetGroup::new(&format!("db-{number}")))).collect();
+        (0..21).map(|number| world.aws.create_target_group(TargetGroup::new(&format!("db-{number}")))).collect();
     let own = world.aws.create_load_balancer(LoadBalancer::new("db"));
     world.aws.set_attribute(&own, "load_balancing.cross_zone.enabled", "true");
     for arn in &arns {
