@@ -2,7 +2,7 @@
 
 mod evidence;
 mod kinds; // the rows of the README's table of kinds // what answers tell of the addresses that they lack
-// mod sampling; // names whose answers are samples
+mod sampling; // names whose answers are samples
 mod shared; // ownership
 // mod state; // the tags
 

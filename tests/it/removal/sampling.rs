@@ -1,24 +1,19 @@
 //! Several answers in one run, for names whose answers are samples.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use hickory_server::proto::rr::RecordType;
-use nlb_hostname_targets::{kind::HostnameKind, sampling::Sampling};
 use serde_json::{Value, json};
 use tokio::{join, time::sleep};
 
-use super::{READER, bound_to};
+use super::{READER, advance, bound_to};
 use support::{
     Log, World,
     aws::{Fault, FaultKind},
     binding,
     dns::Reply,
-    invoke, invoke_within,
+    invoke, invoke_within, waiting,
 };
 
 /// What an invocation may take: answers are collected in three quarters of ten seconds.
@@ -136,28 +131,85 @@ async fn rule_08_an_answer_of_8_addresses_asks_again_on_its_own() {
 }
 
 #[tokio::test]
-async fn rule_08_what_one_sample_lacks_is_not_missing() {
-    // Without any grace: that one answer of a run holds an address is enough.
-    let (world, arn) = reader_endpoint(&READERS, 1, json!({"deregister_after_seconds": 0})).await;
-    for address in READERS {
-        world.aws.add_target(&arn, &format!("{address}:5432"), "healthy");
-    }
-    world.aws.add_target(&arn, "10.0.1.99:5432", "healthy");
-    let group = sync_within(&world, TIME).await;
-    assert_eq!(group["deregistered"], json!(["10.0.1.99:5432"]));
-
-    // With a grace, also what no answer of a run holds only waits.
+async fn rule_15_what_one_sample_lacks_is_not_missing() {
     let (world, arn) = reader_endpoint(&READERS, 1, json!({"lookups": 2})).await;
     for address in READERS {
         world.aws.add_target(&arn, &format!("{address}:5432"), "healthy");
     }
-    let group = sync_within(&world, TIME).await;
-    assert_eq!(group["waiting"].as_array().unwrap().len(), 3);
-    assert_eq!(group["deregistered"], json!([]));
-    // Two more were seen, and one is left.
-    let group = sync_within(&world, TIME).await;
-    assert_eq!(group["waiting"].as_array().unwrap().len(), 3);
+    let function = world.function().await;
+    for _ in 0..2 {
+        let group = invoke_within(&function, json!({}), TIME).await.unwrap()["groups"][0].take();
+        assert_eq!(group["outcome"], "in_sync");
+        assert_eq!(group["waiting"], json!([]));
+        // However much time passes: it is answers that tell.
+        advance(3600);
+    }
     assert_eq!(world.aws.registered(&arn).len(), 5);
+    assert_eq!(world.writes(), [""; 0], "not even tags");
+}
+
+#[tokio::test]
+async fn rule_15_what_is_stated_to_answer_in_full_does() {
+    for stated in [json!({"deregister_after_seconds": 0}), json!({"deregister_after_seconds": 0, "lookups": 5})] {
+        let (world, arn) = reader_endpoint(&READERS, 1, stated).await;
+        world.aws.add_target(&arn, "10.0.1.99:5432", "healthy");
+        let group = sync_within(&world, TIME).await;
+        assert_eq!(group["deregistered"], json!(["10.0.1.99:5432"]));
+        assert_eq!(world.dns.looks(), 1);
+    }
+    // And with a grace of its own.
+    let (world, arn) = reader_endpoint(&READERS[..1], 1, json!({"lookups": 1, "deregister_after_seconds": 600})).await;
+    world.aws.add_target(&arn, "10.0.1.99:5432", "healthy");
+    let group = world.sync().await.unwrap();
+    assert_eq!(group["waiting"][0]["target"], "10.0.1.99:5432");
+    advance(601);
+    assert_eq!(world.sync().await.unwrap()["deregistered"], json!(["10.0.1.99:5432"]));
+}
+
+#[tokio::test]
+async fn rule_15_a_dead_target_needs_its_grace_alone() {
+    let (world, arn) = reader_endpoint(&READERS[..2], 1, json!({})).await;
+    world.aws.add_target(&arn, "10.0.1.99:5432", "unhealthy");
+    world.aws.add_target(&arn, "10.0.1.98:5432", "healthy");
+    let function = world.function().await;
+    let run = async || invoke_within(&function, json!({}), TIME).await.unwrap()["groups"][0].take();
+    let group = run().await;
+    assert_eq!(waiting(&group), ["10.0.1.99:5432"]);
+    advance(250);
+    assert_eq!(run().await["deregistered"], json!([]));
+    advance(60);
+    assert_eq!(run().await["deregistered"], json!(["10.0.1.99:5432"]));
+    assert_eq!(world.aws.registered(&arn).len(), 3);
+}
+
+#[tokio::test]
+async fn rule_15_a_gone_but_healthy_target_goes_by_the_answers_of_many_runs() {
+    // No time to live: each look is an answer.
+    let (world, arn) = reader_endpoint(&READERS[..2], 0, json!({"lookups": 20})).await;
+    let function = world.function().await;
+    let run = async || invoke_within(&function, json!({}), Duration::from_secs(3)).await.unwrap()["groups"][0].take();
+    for _ in 0..4 {
+        run().await;
+    }
+    world.dns.set_reply(READER, RecordType::A, Reply::in_turn(&READERS[1..2]));
+    advance(300);
+    let mut runs = 0;
+    loop {
+        let group = run().await;
+        runs += 1;
+        if group["deregistered"] == json!(["10.0.1.11:5432"]) {
+            break;
+        }
+        assert_eq!(group["deregistered"], json!([]));
+        assert!(runs < 30);
+    }
+    assert!(runs > 1, "the answers of one run are too few, though the grace is over");
+    assert_eq!(world.aws.registered(&arn).len(), 1);
+
+    // A new environment knows nothing of those answers.
+    world.aws.add_target(&arn, "10.0.1.11:5432", "healthy");
+    let group = invoke_within(&world.function().await, json!({}), TIME).await.unwrap()["groups"][0].take();
+    assert_eq!(group["deregistered"], json!([]));
 }
 
 #[tokio::test]
@@ -181,7 +233,7 @@ async fn rule_08_a_sample_that_fails_does_not_fail_the_name() {
         world.dns.set_reply(READER, RecordType::A, Reply::InTurn([first, failure, second].into()));
         let group = world.sync().await.unwrap();
         assert_eq!(group["registered"], json!(["10.0.1.12:5432"]));
-        assert_eq!(group["waiting"][0]["target"], "10.0.1.99:5432");
+        assert_eq!(group["deregistered"], json!([]));
         assert_eq!(group["error"], Value::Null);
         assert_eq!(world.aws.registered(&arn).len(), 3);
     });
@@ -232,108 +284,4 @@ async fn rule_08_where_a_cache_outlasts_the_run_what_an_answer_lacks_is_kept_and
     let group = world.run(json!({"bindings": [binding]})).await.unwrap()["groups"][0].take();
     assert_eq!(group["deregistered"], json!(["10.0.1.99:5432"]));
     assert_eq!(group["error"], Value::Null);
-}
-
-fn addresses(hosts: &[u8]) -> BTreeSet<IpAddr> {
-    hosts.iter().map(|host| IpAddr::from([10, 0, 1, *host])).collect()
-}
-
-/// The pauses between the looks of a collection to which answers come in this way.
-fn pauses(
-    stated: Option<u32>,
-    kind: HostnameKind,
-    ttl: u64,
-    answer: impl Fn(u32) -> BTreeSet<IpAddr>,
-) -> Vec<Duration> {
-    let mut sampling = Sampling::new(stated);
-    let mut left = Duration::from_secs(3600);
-    let mut pauses = Vec::new();
-    let mut since = Duration::ZERO;
-    for number in 0.. {
-        sampling.add(&answer(number), kind, Duration::from_secs(ttl), since);
-        let Some(pause) = sampling.next(false, left) else { break };
-        left -= pause;
-        since = pause;
-        pauses.push(pause);
-    }
-    pauses
-}
-
-#[test]
-fn looks_are_apart_by_the_time_to_live() {
-    let new = |number: u32| addresses(&[u8::try_from(number).unwrap()]);
-    for (ttl, apart) in [(0, 1), (1, 1), (2, 2), (5, 5), (60, 5)] {
-        let pauses = pauses(None, HostnameKind::AuroraReader, ttl, new);
-        assert_eq!(pauses.len(), 4, "{ttl}");
-        for pause in pauses {
-            let margin = pause - Duration::from_secs(apart);
-            assert!(margin > Duration::ZERO && margin < Duration::from_millis(200), "{ttl}: {pause:?}");
-        }
-    }
-}
-
-#[test]
-fn a_name_that_answers_in_full_is_asked_once() {
-    assert!(pauses(None, HostnameKind::Other, 5, |_| addresses(&[1, 2, 3])).is_empty());
-    assert_eq!(pauses(None, HostnameKind::RdsProxy, 5, |_| addresses(&[1, 2])).len(), 2);
-}
-
-#[test]
-fn looks_end_when_nothing_new_came_for_a_while() {
-    let same = pauses(Some(50), HostnameKind::Other, 1, |_| addresses(&[1]));
-    assert!(same.len() < 10, "{same:?}");
-    // For longer than the longest time to live, which is 5 s.
-    assert!(same.iter().sum::<Duration>() >= Duration::from_secs(5), "{same:?}");
-    let late = pauses(Some(50), HostnameKind::Other, 1, |number| addresses(if number < 3 { &[1] } else { &[1, 2] }));
-    assert!(late.len() > same.len());
-}
-
-#[test]
-fn the_last_second_of_a_cached_answer_is_no_second_answer() {
-    let seconds = Duration::from_secs_f64;
-    let add = |sampling: &mut Sampling, ttl, after| {
-        sampling.add(&addresses(&[1]), HostnameKind::AuroraReader, seconds(ttl), seconds(after));
-    };
-    let mut sampling = Sampling::new(None);
-    add(&mut sampling, 2.0, 0.0);
-    add(&mut sampling, 0.0, 2.05);
-    add(&mut sampling, 0.0, 0.3);
-    assert!(!sampling.is_conclusive());
-    // In a second, it is over.
-    assert!(sampling.next(false, seconds(60.0)).is_some_and(|pause| pause > seconds(1.0)));
-
-    // What may not be cached at all is a new answer each time.
-    let mut sampling = Sampling::new(None);
-    add(&mut sampling, 0.0, 0.0);
-    add(&mut sampling, 0.0, 1.05);
-    assert!(sampling.is_conclusive());
-}
-
-#[test]
-fn looks_go_on_while_a_target_is_unseen() {
-    let mut sampling = Sampling::new(None);
-    let (ttl, left) = (Duration::from_secs(1), Duration::from_secs(3600));
-    let mut looks = 0;
-    loop {
-        sampling.add(&addresses(&[looks % 3]), HostnameKind::AuroraReader, ttl, ttl);
-        looks += 1;
-        if sampling.next(true, left).is_none() {
-            break;
-        }
-    }
-    assert!((15..=50).contains(&looks), "{looks} looks for a fourth of three");
-}
-
-#[test]
-fn looks_share_the_time_that_is_left() {
-    let mut sampling = Sampling::new(Some(5));
-    let (ttl, mut left) = (Duration::from_secs(5), Duration::from_secs(2));
-    for number in 0..4 {
-        sampling.add(&addresses(&[number]), HostnameKind::AuroraReader, ttl, ttl);
-        let pause = sampling.next(false, left).unwrap();
-        assert!(pause > Duration::from_millis(400), "{pause:?}");
-        left -= pause;
-    }
-    sampling.add(&addresses(&[4]), HostnameKind::AuroraReader, ttl, ttl);
-    assert_eq!(sampling.next(false, left), None);
 }
