@@ -315,7 +315,7 @@ impl Samples {
         // Another cache may have another answer now.
         let tries = match is_urgent && self.has_several_caches {
             true => self.cached.len() + 1,
-            false => usize::from(self.has_several_caches || self.all_looks < PROBES),
+            false => usize::from(self.has_several_caches || (self.all_looks < PROBES && self.stated.is_none())),
         };
         let may_differ = usize::try_from(self.repeats).is_ok_and(|repeats| repeats < tries);
         let pause = if may_differ { renewed.min(PROBE) } else { renewed };

@@ -2,6 +2,7 @@
 
 mod evidence; // what answers tell of the addresses that they lack
 mod kinds; // the rows of the table of kinds in docs/rules.md
+mod sampling; // names whose answers are samples
 mod shared; // ownership
 // mod state; // the tags
 

@@ -227,6 +227,51 @@ async fn row_aurora_custom_endpoint() {
 }
 
 #[tokio::test]
+async fn row_documentdb_and_neptune() {
+    let readers: [Chain<'_>; 6] = [
+        &["orders.cluster-ro-c9akciq32abc.eu-west-1.docdb.amazonaws.com"],
+        &["orders.cluster-ro-c9akciq32abc.docdb.cn-northwest-1.amazonaws.com.cn"],
+        &["orders.cluster-ro-c9akciq32abc.eu-west-1.neptune.amazonaws.com"],
+        &["analytics.cluster-custom-c9akciq32abc.eu-west-1.neptune.amazonaws.com"],
+        &["orders.cluster-ro-c9akciq32abc.neptune.cn-north-1.amazonaws.com.cn"],
+        &[
+            "orders.cluster-ro-c9akciq32abc.eu-west-1.docdb.amazonaws.com",
+            "orders2.c9akciq32abc.eu-west-1.docdb.amazonaws.com",
+        ],
+    ];
+    answers_with_samples(&readers.map(|name| (name, AURORA_READER))).await;
+    let writers: [Chain<'_>; 4] = [
+        &["orders.cluster-c9akciq32abc.eu-west-1.docdb.amazonaws.com"],
+        &["orders2.c9akciq32abc.eu-west-1.docdb.amazonaws.com"],
+        &["orders.cluster-c9akciq32abc.eu-west-1.neptune.amazonaws.com"],
+        &["db.example.com", "orders.c9akciq32abc.neptune.cn-north-1.amazonaws.com.cn"],
+    ];
+    answers_in_full(&writers).await;
+}
+
+#[tokio::test]
+async fn row_what_else_gives_one_of_several_nodes() {
+    let names: [Chain<'_>; 10] = [
+        // The shard group of Aurora Limitless Database, and the cluster endpoint that leads to it.
+        &["orders.shardgrp-c9akciq32abc.us-east-1.rds.amazonaws.com"],
+        &[
+            "orders.cluster-c9akciq32abc.us-east-1.rds.amazonaws.com",
+            "orders.shardgrp-c9akciq32abc.us-east-1.rds.amazonaws.com",
+        ],
+        // Readers and configuration endpoints of ElastiCache, with TLS and without.
+        &["replica.sessions.c9akci.euw1.cache.amazonaws.com"],
+        &["sessions-ro.c9akci.ng.0001.euw1.cache.amazonaws.com"],
+        &["clustercfg.sessions.c9akci.euw1.cache.amazonaws.com"],
+        &["sessions.c9akci.clustercfg.cnn1.cache.amazonaws.com.cn"],
+        &["sessions.c9akci.cfg.euw1.cache.amazonaws.com"],
+        &["clustercfg.sessions.c9akci.memorydb.eu-west-1.amazonaws.com"],
+        &["vpc-logs-c9akciq32abcdefghijklmnopq.eu-west-1.es.amazonaws.com"],
+        &["4kabsmsykfmckcqmyl6l2vvqwe.dsql.us-east-1.on.aws"],
+    ];
+    answers_with_samples(&names.map(|name| (name, AURORA_READER))).await;
+}
+
+#[tokio::test]
 async fn row_rds_proxy_and_its_endpoints() {
     let names: [Chain<'_>; 4] = [
         &["orders.proxy-c9akciq32abc.eu-west-1.rds.amazonaws.com"],
@@ -238,14 +283,17 @@ async fn row_rds_proxy_and_its_endpoints() {
 }
 
 #[tokio::test]
-async fn row_redshift_and_elasticache() {
-    let names: [Chain<'_>; 6] = [
+async fn row_redshift_elasticache_memorydb_and_msk() {
+    let names: [Chain<'_>; 9] = [
         &["dwh.c9akciq32abc.eu-west-1.redshift.amazonaws.com"],
         &["dwh.123456789012.eu-west-1.redshift-serverless.amazonaws.com"],
         &["dwh.c9akciq32abc.cn-north-1.redshift.amazonaws.com.cn"],
         &["master.sessions.c9akci.euw1.cache.amazonaws.com"],
         &["sessions.c9akci.ng.0001.euw1.cache.amazonaws.com"],
         &["sessions.c9akci.0001.cnn1.cache.amazonaws.com.cn"],
+        &["sessions-0001-001.sessions.c9akci.memorydb.eu-west-1.amazonaws.com"],
+        &["b-1.events.c9akci.c2.kafka.eu-west-1.amazonaws.com"],
+        &["db.us-east-1.on.aws"],
     ];
     answers_in_full(&names).await;
 }
