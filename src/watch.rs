@@ -39,7 +39,7 @@ pub struct Watch {
 
 /// When a group is looked at next, and whether it has settled. Pure: no clock of its own.
 #[derive(Debug)]
-struct Schedule {
+pub struct Schedule {
     interval: Duration,
     heeds_ttl: bool,
     ends_when_stable: bool,
@@ -100,7 +100,7 @@ impl Watch {
                 early = Some(resolution);
             }
             if is_due {
-                schedule.looked_at = Instant::now();
+                schedule.begin_run(Instant::now());
                 let Some(later) = self.reconcile(reconciler, group, memory, early, &report, cutoff).await else {
                     return report;
                 };
@@ -145,7 +145,8 @@ impl Watch {
 }
 
 impl Schedule {
-    fn new(watch: &Watch, memory: &Memory, first: &GroupReport, now: Instant) -> Self {
+    /// The schedule of a watch that begins after the run of which `first` is the report.
+    pub fn new(watch: &Watch, memory: &Memory, first: &GroupReport, now: Instant) -> Self {
         let mut schedule = Self {
             interval: watch.interval,
             heeds_ttl: watch.heeds_ttl,
@@ -170,20 +171,20 @@ impl Schedule {
     }
 
     /// When to look next; `None` where the group has settled.
-    fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Instant> {
         let next = self.looked_at + self.pause;
         let is_stable = self.changed_at.is_some_and(|changed_at| next >= changed_at + STABLE);
         (!self.ends_when_stable || !is_stable).then_some(next)
     }
 
-    /// Whether it is time to try again what failed.
-    fn retries(&mut self, now: Instant) -> bool {
+    /// A look begins. Returned is whether it is time to try again what failed.
+    pub fn retries(&mut self, now: Instant) -> bool {
         self.looked_at = now;
         self.has_failed && now >= self.retry_at
     }
 
-    /// Takes in a look, and tells whether the group is to be reconciled.
-    fn note(&mut self, look: &Look, resolution: &Resolution, memory: &Memory, now: Now) -> bool {
+    /// Takes in a look, and tells whether the group is to be reconciled. Where it is not, the memory takes the look in.
+    pub fn note(&mut self, look: &Look, resolution: &Resolution, memory: &Memory, now: Now) -> bool {
         let desired = &look.desired;
         let is_sampled = memory.is_sampled();
         self.set_pause(resolution.ttl());
@@ -220,8 +221,13 @@ impl Schedule {
         is_due
     }
 
+    /// A run begins, which looks as well.
+    pub fn begin_run(&mut self, now: Instant) {
+        self.looked_at = now;
+    }
+
     /// Takes in what came of a run.
-    fn reconciled(&mut self, report: &GroupReport, now: Instant) {
+    pub fn reconciled(&mut self, report: &GroupReport, now: Instant) {
         self.has_failed = !report.failures.is_empty() || report.is_deferred;
         let most = if report.is_unregistered { LONGEST_RETRY_OF_REGISTRATION } else { LONGEST_RETRY };
         self.retry_pause = if self.has_failed { (self.retry_pause * 2).min(most) } else { FIRST_RETRY };

@@ -16,6 +16,7 @@ pub mod dns;
 pub mod front;
 pub mod runtime_api;
 pub mod tls;
+pub mod virtual_world;
 
 use std::{
     cell::Cell,
