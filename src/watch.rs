@@ -45,8 +45,12 @@ pub struct Schedule {
     ends_when_stable: bool,
     looked_at: Instant,
     pause: Duration,
+    /// When the time has come for what the last run left open.
+    due_at: Option<Instant>,
     /// Whether the last run failed, since when nothing is known to be in step.
     has_failed: bool,
+    /// Whether it left an address unregistered that DNS gives.
+    is_unregistered: bool,
     retry_at: Instant,
     retry_pause: Duration,
     /// What the last run was to bring about.
@@ -68,7 +72,7 @@ impl Watch {
         mut report: GroupReport,
         cutoff: Instant,
     ) -> GroupReport {
-        let mut schedule = Schedule::new(self, memory, &report, Instant::now());
+        let mut schedule = Schedule::new(self, memory, &report, reconciler.now());
         let mut published_at = self.began;
         while let Some(next) = schedule.next() {
             sleep_until(next.min(self.until).into()).await;
@@ -104,7 +108,7 @@ impl Watch {
                 let Some(later) = self.reconcile(reconciler, group, memory, early, &report, cutoff).await else {
                     return report;
                 };
-                schedule.reconciled(&later, Instant::now());
+                schedule.reconciled(&later, memory, reconciler.now());
                 report = report.merged(later);
             }
             // What ends soon is published then.
@@ -146,15 +150,17 @@ impl Watch {
 
 impl Schedule {
     /// The schedule of a watch that begins after the run of which `first` is the report.
-    pub fn new(watch: &Watch, memory: &Memory, first: &GroupReport, now: Instant) -> Self {
+    pub fn new(watch: &Watch, memory: &Memory, first: &GroupReport, now: Now) -> Self {
         let mut schedule = Self {
             interval: watch.interval,
             heeds_ttl: watch.heeds_ttl,
             ends_when_stable: watch.ends_when_stable,
-            looked_at: now,
+            looked_at: now.at,
             pause: watch.interval,
+            due_at: None,
             has_failed: !first.failures.is_empty(),
-            retry_at: now + FIRST_RETRY,
+            is_unregistered: first.is_unregistered,
+            retry_at: now.at + FIRST_RETRY,
             retry_pause: FIRST_RETRY,
             tried: None,
             answer: None,
@@ -166,13 +172,21 @@ impl Schedule {
             refused: Default::default(),
             is_complete: true,
         });
+        schedule.due_at = schedule.due_at(memory, now);
         schedule.set_pause(in_step.and_then(|in_step| in_step.ttl));
         schedule
     }
 
+    fn due_at(&self, memory: &Memory, now: Now) -> Option<Instant> {
+        let due = memory.in_step.as_ref().filter(|_| !self.has_failed)?.due?;
+        Some(now.at + due.since(now.time))
+    }
+
     /// When to look next; `None` where the group has settled.
     pub fn next(&self) -> Option<Instant> {
-        let next = self.looked_at + self.pause;
+        let retry = (self.has_failed && self.is_unregistered).then_some(self.retry_at);
+        let next = self.due_at.into_iter().chain(retry).map(|at| at.max(self.looked_at + SHORTEST_INTERVAL));
+        let next = next.fold(self.looked_at + self.pause, Instant::min);
         let is_stable = self.changed_at.is_some_and(|changed_at| next >= changed_at + STABLE);
         (!self.ends_when_stable || !is_stable).then_some(next)
     }
@@ -227,11 +241,13 @@ impl Schedule {
     }
 
     /// Takes in what came of a run.
-    pub fn reconciled(&mut self, report: &GroupReport, now: Instant) {
-        self.has_failed = !report.failures.is_empty() || report.is_deferred;
+    pub fn reconciled(&mut self, report: &GroupReport, memory: &Memory, now: Now) {
+        self.has_failed = !report.failures.is_empty();
+        self.is_unregistered = report.is_unregistered;
+        self.due_at = self.due_at(memory, now);
         let most = if report.is_unregistered { LONGEST_RETRY_OF_REGISTRATION } else { LONGEST_RETRY };
         self.retry_pause = if self.has_failed { (self.retry_pause * 2).min(most) } else { FIRST_RETRY };
-        self.retry_at = now + self.retry_pause;
+        self.retry_at = now.at + self.retry_pause;
     }
 
     fn set_pause(&mut self, ttl: Option<Duration>) {

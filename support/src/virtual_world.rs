@@ -152,7 +152,7 @@ impl Environment {
         let now = || world.borrow().now();
         let (progress, _) = unbounded_channel();
         let watch = Watch { interval, heeds_ttl, ends_when_stable, began: now().at, until, progress };
-        let mut schedule = Schedule::new(&watch, &self.memory, &report, now().at);
+        let mut schedule = Schedule::new(&watch, &self.memory, &report, now());
         while let Some(next) = schedule.next() {
             sleep_until(world, next.min(until)).await;
             if next >= until {
@@ -177,7 +177,7 @@ impl Environment {
                 schedule.begin_run(now().at);
                 pause().await;
                 let later = self.reconcile(world, order, early).await;
-                schedule.reconciled(&later, now().at);
+                schedule.reconciled(&later, &self.memory, now());
                 report = report.merged(later);
             }
         }

@@ -11,6 +11,7 @@
 mod bad_input; // every row of the contract's tables, given wrongly
 // mod corpus; // what the fuzz targets found
 mod dns; // what name servers do, and what becomes of it
+mod emulation; // what the tests run against
 mod events; // what invokes the function
 // mod histories; // properties of the plan over random histories
 mod metrics; // what is published

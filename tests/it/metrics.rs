@@ -16,6 +16,7 @@ use support::{
 async fn each_run_publishes_every_metric_of_each_group_under_awss_own_dimension() {
     let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11", "54.1.2.3"], &["10.0.1.9", "10.0.1.11"]).await;
     world.aws.add_target(&arn, "10.0.1.7:5432", "draining");
+    world.aws.reconfigure(&arn, |group| group.initial_for(Duration::from_secs(60)));
     world.sync().await.unwrap();
     let metrics = world.aws.metrics();
     let found: BTreeMap<_, _> = metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();

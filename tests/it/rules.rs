@@ -211,18 +211,16 @@ async fn rule_03_a_draining_target_is_never_deregistered_twice() {
 
 #[tokio::test]
 async fn rule_03_every_state_but_draining_counts_as_registered() {
-    for state in ["healthy", "unhealthy", "unhealthy.draining", "unused", "unavailable"] {
+    for state in ["initial", "healthy", "unhealthy", "unhealthy.draining", "unused", "unavailable"] {
         let (world, arn) = World::with_database(&["10.0.1.10"], &[]).await;
         world.aws.add_target(&arn, "10.0.1.10:5432", state);
         world.aws.add_target(&arn, "10.0.1.9:5432", state);
         let group = world.sync().await.unwrap();
         assert_eq!(group["registered"], json!([]), "{state}");
-        assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]), "{state}");
+        // Of one that was registered just now, DNS may come back to it: rule 16.
+        let gone = if state == "initial" { json!([]) } else { json!(["10.0.1.9:5432"]) };
+        assert_eq!(group["deregistered"], gone, "{state}");
     }
-    // One that was registered moments ago counts as well; rule 16 keeps it for a while.
-    let (world, arn) = World::with_database(&["10.0.1.10"], &[]).await;
-    world.aws.add_target(&arn, "10.0.1.10:5432", "initial");
-    assert_eq!(world.sync().await.unwrap()["outcome"], "in_sync");
 }
 
 #[tokio::test]
@@ -422,15 +420,18 @@ async fn rule_07_a_group_that_is_not_of_type_ip_is_refused() {
 }
 
 #[tokio::test]
-async fn rule_08_a_group_that_needs_no_state_has_its_tags_read_once_and_none_written() {
+async fn rule_08_a_group_that_needs_no_state_has_no_tag_written_and_none_read_but_at_first() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
     world.aws.set_tag(&arn, "team", "data");
     let function = world.function().await;
-    for _ in 0..3 {
+    for address in ["10.0.1.10", "10.0.1.11"] {
+        world.aws.clear_calls();
+        world.dns.set_a("db.test", &[address]);
         invoke(&function, json!({})).await.unwrap();
+        assert_eq!(world.writes(), ["RegisterTargets", "DeregisterTargets"]);
     }
-    let tag_calls: Vec<_> = world.actions().into_iter().filter(|action| action.ends_with("Tags")).collect();
-    assert_eq!(tag_calls, ["DescribeTags"]);
+    // What another setting left is looked for by the first run of an execution environment alone.
+    assert_eq!(world.count("DescribeTags"), 0);
     assert_eq!(world.aws.tags(&arn).len(), 1);
 }
 

@@ -1,1 +1,133 @@
-//! TODO
+//! Answers of thousands of addresses. A reply of Lambda has 6 MB at most, and a line of its log 256 KB.
+//!
+//! The emulations have threads of their own here, because the function computes for long.
+
+use std::{fmt::Write, time::Duration};
+
+use serde_json::{Value, json};
+use support::{
+    Log, World,
+    aws::TargetGroup,
+    binding,
+    dns::{HostileDns, hostile},
+    invoke_within,
+    runtime_api::{Bootstrap, RuntimeApi},
+};
+
+/// Of a name that gives 1,000 addresses each.
+const GROUPS: usize = 80;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Bytes of a reply.
+const MOST: usize = 5_000_000;
+/// Bytes of a line of the log.
+const LONGEST: usize = 256 * 1024;
+
+/// A list of networks that is long by itself. None of the addresses lies in one of them, but for the first.
+fn networks(first: &str, count: u16) -> String {
+    (0..count).fold(first.to_owned(), |mut list, number| {
+        write!(list, ",192.168.{number}.0/24").unwrap();
+        list
+    })
+}
+
+/// Groups of one name that gives 1,000 addresses, 10.0.1.10 among them, of which those in `allowed` may be registered.
+/// What they are bound to is the event.
+async fn long_lists(allowed: &str) -> (World, Value, HostileDns) {
+    let dns = HostileDns::start(hostile::over_tcp(hostile::thousand_records)).await;
+    // Once more where the machine was too busy to hear it.
+    let world = World::new().await.dns_servers(&[dns.address(); 3]);
+    let bindings: Vec<_> = (0..GROUPS)
+        .map(|number| {
+            let arn = world.aws.create_target_group(TargetGroup::new(&format!("g{number}")));
+            world.aws.add_target(&arn, "10.0.1.10", "healthy");
+            let mut binding = binding("db.test", &arn);
+            binding["lookups"] = json!(1);
+            binding
+        })
+        .collect();
+    let world = world.set("ALLOWED_CIDRS", networks(allowed, 4)).set("ELB_REQUESTS_PER_SECOND", 0);
+    (world, json!({ "bindings": bindings }), dns)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_of_thousands_of_refused_addresses_stays_under_5_mb() {
+    let (log, _guard) = Log::start();
+    let (world, event, _dns) = long_lists("10.0.1.10/32").await;
+    let reply = invoke_within(&world.function().await, event, LIMIT).await.unwrap();
+    let groups = reply["groups"].as_array().unwrap();
+    assert_eq!(groups.len(), GROUPS);
+    assert!(groups.iter().all(|group| group["outcome"] == "in_sync" && group["resolved"] == json!(["10.0.1.10"])));
+    let length = reply.to_string().len();
+    assert!(length < MOST, "{length} bytes");
+    let longest = log.text().lines().map(str::len).max().unwrap_or_default();
+    assert!(longest < LONGEST, "a line of {longest} bytes");
+}
+
+#[tokio::test]
+async fn an_error_of_thousands_of_refused_addresses_stays_readable() {
+    let (world, event, _dns) = long_lists("172.16.0.0/16").await;
+    let api = RuntimeApi::start().await;
+    let bootstrap = Bootstrap::start(env!("CARGO_BIN_EXE_bootstrap"), &api, world.environment());
+    let error = api.invoke(event, LIMIT).await.unwrap_err();
+    api.wait_for_poll().await;
+    assert_eq!(error.error_type, "SyncFailed");
+    let length = error.error_message.len();
+    assert!(length < MOST, "{length} bytes");
+    // Which names and target groups failed is told of all.
+    assert!(error.error_message.starts_with("80 of 80 target groups failed"), "{:.200}", error.error_message);
+    assert_eq!(error.error_message.matches("db.test of arn:").count(), GROUPS);
+    assert!(error.error_message.contains("ALLOWED_CIDRS"), "{:.2000}", error.error_message);
+    for line in [bootstrap.stdout(), bootstrap.stderr()].concat() {
+        assert!(line.len() < LONGEST, "a line of {} bytes: {line:.500}", line.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_of_thousands_of_targets_stays_under_5_mb() {
+    // In a dry run each of them is one that would be registered, and is listed twice.
+    let (world, mut event, _dns) = long_lists("10.0.0.0/8").await;
+    event["dry_run"] = json!(true);
+    let groups = event["bindings"].as_array_mut().unwrap();
+    // So many times its own port.
+    let more = (0..2).flat_map(|turn| {
+        groups.clone().into_iter().map(move |mut binding| {
+            binding["port"] = json!(6000 + turn);
+            binding
+        })
+    });
+    let more: Vec<_> = more.collect();
+    groups.extend(more);
+    let reply = invoke_within(&world.function().await, event, LIMIT).await.unwrap();
+    assert_eq!(reply["groups"].as_array().unwrap().len(), GROUPS);
+    let length = reply.to_string().len();
+    assert!(length < MOST, "{length} bytes");
+}
+
+/// So many public addresses.
+fn public(count: u8) -> Vec<String> {
+    (0..count).map(|number| format!("54.1.0.{number}")).collect()
+}
+
+#[tokio::test]
+async fn the_allowed_networks_are_not_repeated_for_each_refused_address() {
+    let (log, _guard) = Log::start();
+    let (world, arn) = World::with_database(&[], &["10.0.1.10"]).await;
+    let mut addresses = public(20);
+    addresses.push("10.0.1.10".to_owned());
+    world.dns.set_a("db.test", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+    let world = world.set("ALLOWED_CIDRS", networks("10.0.0.0/16", 20));
+    let reply = world.run(json!({})).await.unwrap();
+    let refused = reply["groups"][0]["refused"].as_array().unwrap();
+    assert_eq!(refused.len(), 20, "so few are all told");
+    assert!(refused.iter().all(|refused| refused["reason"].as_str().unwrap().contains("ALLOWED_CIDRS")));
+    let repeated = |text: &str| text.matches("192.168.19.0/24").count();
+    assert!(repeated(&reply.to_string()) <= 1, "{reply}");
+    assert!(repeated(&log.text()) <= 1, "{}", log.text());
+
+    world.dns.set_a("db.test", &public(20).iter().map(String::as_str).collect::<Vec<_>>());
+    let message = world.failure(json!({})).await;
+    assert!(repeated(&message) <= 1, "{message}");
+    assert!(message.contains("54.1.0.19") && message.contains(&arn), "{message}");
+}

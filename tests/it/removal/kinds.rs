@@ -109,7 +109,7 @@ async fn answers_in_full(chains: &[Chain<'_>]) {
         assert_eq!(group["deregistered"], json!(["10.0.1.11:5432", "10.0.1.12:5432"]), "{}", case.hostname);
         assert_eq!(group["waiting"], json!([]));
         assert_eq!(case.world.dns.looks(), 1, "{}", case.hostname);
-        assert!(case.world.actions().iter().all(|action| !matches!(action.as_str(), "AddTags" | "RemoveTags")));
+        assert_eq!(case.world.writes(), ["DeregisterTargets"], "{}", case.hostname);
     }
 }
 

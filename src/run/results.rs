@@ -1,0 +1,264 @@
+//! What becomes of the results of the steps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    time::{Duration, Instant},
+};
+
+use super::{KnownTags, MOST_REFRESHES, Now, Phase, Quota, Run};
+use crate::{
+    failure::{ElbError, ElbErrorKind, Failure},
+    hostname::Hostname,
+    report::GroupReport,
+    resolution::Answers,
+    sampling::Samples,
+    tags::Tags,
+    target::{Facts, RegisteredTarget, Target, TargetState},
+};
+
+impl Run<'_> {
+    /// The static facts of the group came, or could not be read.
+    pub fn learned(&mut self, facts: Result<Facts, ElbError>) {
+        match facts {
+            Ok(facts) => self.facts = Some(facts),
+            Err(error) => self.failures.push(error.into()),
+        }
+    }
+
+    /// DNS answered, or did not. A name whose answers are samples keeps what it gave; of others, the newest answer is all
+    /// that counts.
+    pub fn answered(&mut self, answers: Answers, now: Now) {
+        let is_refresh = self.next_look.take().is_none() && !self.resolution.answers.is_empty();
+        self.refreshes = if is_refresh { self.refreshes + 1 } else { 0 };
+        for (hostname, mut answer) in answers {
+            self.memory.answered(&hostname, &answer, now.time);
+            if let Some(Ok(earlier)) = self.resolution.answers.get(&hostname)
+                && self.memory.is_sample(&hostname)
+            {
+                match &mut answer {
+                    Ok(answer) => answer.addresses.extend(&earlier.addresses),
+                    // One answer is enough to go on with, as long as it is not too old.
+                    Err(_) if !is_refresh || self.refreshes < MOST_REFRESHES => continue,
+                    Err(_) => {}
+                }
+            }
+            self.resolution.answers.insert(hostname, answer);
+        }
+    }
+
+    /// How long DNS took to answer at first.
+    pub fn resolved_in(&mut self, took: Duration) {
+        self.resolution.took = took;
+    }
+
+    /// The targets were listed, asked for at `asked_at`.
+    pub fn listed(&mut self, listed: Result<Vec<RegisteredTarget>, ElbError>, asked_at: Instant) {
+        self.rereads += 1;
+        let is_verification = mem::take(&mut self.unverified);
+        match listed {
+            Ok(listed) => {
+                let listed = self.memory.writes.overlay(listed, asked_at);
+                self.report.count(&listed);
+                self.listed = Some(listed);
+                self.read_at = Some(asked_at);
+                if is_verification && self.look().is_some_and(|look| !self.has_all(&look.desired.targets)) {
+                    // Whoever deregistered that had another answer.
+                    self.next_look = Some((asked_at, self.hostnames()));
+                }
+            }
+            Err(error) if error.kind == ElbErrorKind::Unavailable => {
+                self.is_unavailable = true;
+                self.failures.push(error.into());
+            }
+            Err(error) => {
+                self.failures.push(error.into());
+                if self.phase == Phase::Acting {
+                    self.phase = Phase::Ended;
+                }
+            }
+        }
+    }
+
+    fn has_all(&self, targets: &BTreeSet<Target>) -> bool {
+        let registered: BTreeSet<_> = self.registered().copied().collect();
+        targets.is_subset(&registered)
+    }
+
+    /// The tags were read.
+    pub fn tags_read(&mut self, tags: Result<Tags, ElbError>) {
+        match tags {
+            Ok(tags) => {
+                let (state, unreadable) = self.notation().read(&tags);
+                for warning in unreadable {
+                    self.report.warn(warning);
+                }
+                for (target, since) in &state.missing {
+                    self.memory.samples.values_mut().for_each(|samples| samples.note(target.address, *since));
+                }
+                let untidy = match &mut self.tags {
+                    KnownTags::Known { untidy, .. } => mem::take(untidy),
+                    _ => BTreeSet::new(),
+                };
+                self.tags = KnownTags::Known { tags, state, remove: Vec::new(), empty: Tags::new(), untidy };
+            }
+            // What another setting may have left can wait.
+            Err(_) if !self.policy.needs_state() => {}
+            Err(error) => {
+                self.failures.push(error.into());
+                self.tags = KnownTags::Unusable;
+                // Whose the targets are is not known, and what is registered now could not be remembered as ours.
+                if self.policy.is_shared() {
+                    self.phase = Phase::Ended;
+                }
+            }
+        }
+    }
+
+    /// Tags were written.
+    pub fn tags_added(&mut self, added: &Tags, result: Result<(), ElbError>) {
+        self.rereads = 0;
+        let notation = self.notation();
+        match (result, &mut self.tags) {
+            (Ok(()), KnownTags::Known { tags, state, remove, empty, .. }) => {
+                tags.extend(added.clone());
+                // They were emptied, so that a run that is killed now leaves no time that was dropped.
+                remove.extend(added.iter().filter(|(_, value)| value.is_empty()).map(|(key, _)| key.clone()));
+                (*state, _) = notation.read(tags);
+                empty.clear();
+            }
+            (Err(error), _) => self.tags_failed(error),
+            _ => {}
+        }
+    }
+
+    /// Tags were removed.
+    pub fn tags_removed(&mut self, keys: &[String], result: Result<(), ElbError>) {
+        self.rereads = 0;
+        let notation = self.notation();
+        let KnownTags::Known { tags, state, remove, empty, untidy } = &mut self.tags else { return };
+        remove.clear();
+        let Err(error) = result else {
+            tags.retain(|key, _| !keys.contains(key));
+            (*state, _) = notation.read(tags);
+            return;
+        };
+        let says_something = keys.iter().any(|key| tags.get(key).is_some_and(|value| !value.is_empty()));
+        if says_something && self.policy.needs_state() {
+            empty.extend(keys.iter().map(|key| (key.clone(), String::new())));
+            self.failures.push(error.into());
+        } else if says_something {
+            self.tags_failed(error);
+        } else {
+            untidy.extend(keys.iter().cloned());
+            self.failures.push(error.into());
+        }
+    }
+
+    fn tags_failed(&mut self, error: ElbError) {
+        if self.policy.needs_state() {
+            self.failures.push(error.into());
+            self.tags = KnownTags::Unusable;
+        } else {
+            // What another setting left can wait for another run.
+            self.report.warn(error.to_string());
+            self.tags = KnownTags::Unread;
+        }
+    }
+
+    /// AWS accepted the registration of these targets.
+    pub fn registered_targets(&mut self, targets: &[Target], at: Instant) {
+        for target in targets {
+            self.memory.writes.registered(*target, at);
+        }
+        let listed = self.listed.get_or_insert_default();
+        listed.retain(|shown| !targets.contains(&shown.target));
+        listed.extend(targets.iter().copied().map(RegisteredTarget::new));
+        if !self.is_unavailable {
+            self.report.count(listed);
+        }
+        self.report.registered.extend(targets);
+        self.report.registrations += targets.len();
+    }
+
+    /// The registration ended, with what AWS refused for good, and what went wrong besides.
+    pub fn registration_ended(&mut self, refused: BTreeMap<Target, String>, failed: Option<ElbError>) {
+        self.rereads = 0;
+        self.not_registrable.extend(refused);
+        match failed {
+            Some(error) if error.kind == ElbErrorKind::QuotaReached && self.may_make_room() => {
+                self.quota = Quota::Reached(error);
+            }
+            Some(error) => {
+                self.failures.push(error.into());
+                self.has_failed = true;
+            }
+            None => {}
+        }
+    }
+
+    fn may_make_room(&self) -> bool {
+        self.quota != Quota::MadeRoom(self.report.registrations)
+    }
+
+    /// AWS accepted the deregistration of these targets.
+    pub fn deregistered_targets(&mut self, targets: &[Target], at: Instant) {
+        let listed = self.listed.get_or_insert_default();
+        for shown in listed.iter_mut().filter(|shown| targets.contains(&shown.target)) {
+            self.memory.writes.deregistered(shown, at);
+            shown.state = TargetState::Draining;
+        }
+        self.report.count(listed);
+        self.report.deregistered.extend(targets);
+        self.report.deregistrations += targets.len();
+        self.unverified = true;
+    }
+
+    /// The deregistration ended, with what AWS refused for good, and what went wrong besides.
+    pub fn deregistration_ended(&mut self, refused: BTreeMap<Target, String>, failed: Option<ElbError>) {
+        self.rereads = 0;
+        self.not_deregistrable.extend(refused);
+        if matches!(self.quota, Quota::Reached(_)) {
+            self.quota = Quota::MadeRoom(self.report.registrations);
+        }
+        if let Some(error) = failed {
+            self.failures.push(error.into());
+            self.has_failed = true;
+        }
+    }
+
+    /// The time is over. `waiting` names what was waited for; where that is empty and nothing is known yet, the budget
+    /// put the group off.
+    pub fn cut_off(&mut self, waiting: &str) {
+        if self.phase == Phase::Ended || self.is_tidying {
+            return;
+        }
+        let is_begun = self.listed.is_some() || self.is_unavailable || !self.failures.is_empty();
+        self.report.is_deferred = waiting.is_empty() && !is_begun;
+        if !self.report.is_deferred {
+            let what = if waiting.is_empty() { "its turn under ELB_REQUESTS_PER_SECOND" } else { waiting };
+            self.failures.push(Failure::Deadline(what.to_owned()));
+        }
+        self.phase = Phase::Ended;
+    }
+
+    /// What the run found and did. What the group is in step with is in the memory.
+    pub fn finish(mut self) -> GroupReport {
+        if let Some(look) = self.look() {
+            self.report.look(look, self.resolution.took);
+        }
+        self.report.failures.append(&mut self.failures);
+        self.report.failures.append(&mut self.turned_down);
+        let lookups = |hostname: &Hostname| self.memory.samples.get(hostname).map(Samples::lookups);
+        self.report.set_policy(self.policy, self.resolution.kinds(), lookups);
+        for (hostname, samples) in &self.memory.samples {
+            if let Some(warning) = samples.warning() {
+                self.report.warn(format!("{hostname}: {warning}"));
+            }
+        }
+        let refused = self.not_registrable.iter().map(|(target, reason)| (target.address, reason.clone()));
+        self.report.refused.extend(refused);
+        self.report.settle();
+        self.report
+    }
+}
