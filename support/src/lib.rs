@@ -14,6 +14,7 @@
 pub mod aws;
 pub mod dns;
 pub mod front;
+pub mod histories;
 pub mod runtime_api;
 pub mod tls;
 pub mod virtual_world;

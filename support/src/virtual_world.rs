@@ -23,7 +23,7 @@ use nlb_hostname_targets::{
     memory::Memory,
     network::AllowedNetworks,
     report::GroupReport,
-    resolution::{Answer, Resolution},
+    resolution::{Answer, Answers, Resolution},
     run::{BATCH, Mode, Now, Run, Step, Task},
     tags::{MOST_TAGS, Tags, takes_room},
     target::{Facts, RegisteredTarget, Target, TargetState},
@@ -60,8 +60,30 @@ pub trait World {
         [Read::Dns, Read::Targets, Read::Tags]
     }
 
+    /// Watches what the runs see and do.
+    fn observe(&mut self, _event: Event<'_>) {}
+}
+
+/// What a run, or a watch, sees or does.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A run begins; a watch looked at DNS before.
+    Began {
+        order: &'a Order<'a>,
+        early: Option<&'a Resolution>,
+    },
     /// A run decided to do this now, and has all that it takes.
-    fn decided(&mut self, _step: &Step) {}
+    Decided(&'a Step),
+    /// A run got answers.
+    Answered(&'a Answers),
+    /// A watch looked at DNS; no run takes the answers up.
+    Looked(&'a Answers),
+    /// A run got the targets, which it asked for at that time.
+    Listed(&'a Result<Vec<RegisteredTarget>, ElbError>, Instant),
+    TagsRead(&'a Result<Tags, ElbError>),
+    Registered(&'a Changed),
+    Deregistered(&'a Changed),
+    Ended(&'a GroupReport),
 }
 
 /// One of the first reads.
@@ -120,12 +142,15 @@ impl Environment {
         let now = world.borrow().now();
         let facts = self.facts;
         let task = Task { group, allowed, function: &self.function, mode, facts, may_tidy, nonce, cutoff };
+        world.borrow_mut().observe(Event::Began { order: &order, early: early.as_ref() });
         let mut run = Run::new(task, &mut self.memory, early, now);
         let mut steps = Steps { world, cutoff, facts: &mut self.facts };
         if let Err(TimeIsOver { waiting_for }) = steps.carry_out(&mut run).await {
             run.cut_off(waiting_for);
         }
-        run.finish()
+        let report = run.finish();
+        world.borrow_mut().observe(Event::Ended(&report));
+        report
     }
 }
 
@@ -164,11 +189,12 @@ impl Environment {
                 let asked_at = now().at;
                 let steps = Steps { world, cutoff: until, facts: &mut self.facts };
                 let hostnames = order.group.hostnames().into_iter().cloned().collect();
-                let Ok(answers) = steps.resolve(&hostnames).await else { break };
+                let Ok(answers) = steps.resolve(&hostnames, until).await else { break };
                 let resolution = Resolution { answers, took: now().at - asked_at };
                 let look = resolution.look(order.group, facts, order.allowed);
                 is_due = schedule.note(&look, &resolution, &self.memory, now());
                 if !is_due {
+                    world.borrow_mut().observe(Event::Looked(&resolution.answers));
                     self.memory.take_in(&resolution, &look.desired, now().time);
                 }
                 early = Some(resolution);
@@ -240,27 +266,32 @@ impl<W: World> Steps<'_, W> {
         let mut has_turn = false;
         loop {
             let step = run.next(self.now());
-            if step.is_write() && !mem::replace(&mut has_turn, true) {
-                self.pause("").await?;
-                continue;
+            if step.is_write() {
+                assert_eq!(run.next(self.now()), step, "asked again, a run decides alike");
+                if !mem::replace(&mut has_turn, true) {
+                    self.pause("").await?;
+                    continue;
+                }
             }
-            self.world.borrow_mut().decided(&step);
+            self.observe(Event::Decided(&step));
             has_turn = false;
             match step {
                 Step::Done => return Ok(()),
                 Step::Pause(pause) => self.sleep_until(self.now().at + pause, "").await?,
-                Step::Read { facts, hostnames, tags, .. } => self.read(run, facts, &hostnames, tags).await?,
-                Step::Resolve { hostnames, .. } => {
-                    let answers = self.resolve(&hostnames).await?;
-                    run.answered(answers, self.now());
+                Step::Read { facts, hostnames, until, tags } => {
+                    self.read(run, facts, &hostnames, until, tags).await?;
+                }
+                Step::Resolve { hostnames, until } => {
+                    let answers = self.resolve(&hostnames, until).await?;
+                    self.answered(run, answers);
                 }
                 Step::Reread { tags } => {
                     let asked_at = self.now().at;
                     let listed = self.call("DescribeTargetHealth", W::list).await?;
                     let tags = if tags { Some(self.call("DescribeTags", W::tags).await?) } else { None };
-                    run.listed(listed, asked_at);
+                    self.listed(run, listed, asked_at);
                     if let Some(tags) = tags {
-                        run.tags_read(tags);
+                        self.tags_read(run, tags);
                     }
                 }
                 Step::ReadTags { is_optional } => {
@@ -268,7 +299,7 @@ impl<W: World> Steps<'_, W> {
                     let tags = self.world.borrow_mut().tags();
                     self.pause("DescribeTags").await?;
                     match tags {
-                        Some(tags) => run.tags_read(tags),
+                        Some(tags) => self.tags_read(run, tags),
                         None if is_optional => return Ok(()),
                         None => return self.never("DescribeTags").await,
                     }
@@ -283,6 +314,7 @@ impl<W: World> Steps<'_, W> {
                 }
                 Step::Register(targets) => {
                     let changed = self.call("RegisterTargets", |world| world.register(&targets)).await?;
+                    self.observe(Event::Registered(&changed));
                     if !changed.accepted.is_empty() {
                         run.registered_targets(&changed.accepted, self.now().at);
                     }
@@ -290,6 +322,7 @@ impl<W: World> Steps<'_, W> {
                 }
                 Step::Deregister(targets) => {
                     let changed = self.call("DeregisterTargets", |world| world.deregister(&targets)).await?;
+                    self.observe(Event::Deregistered(&changed));
                     if !changed.accepted.is_empty() {
                         run.deregistered_targets(&changed.accepted, self.now().at);
                     }
@@ -304,6 +337,7 @@ impl<W: World> Steps<'_, W> {
         run: &mut Run<'_>,
         facts: bool,
         hostnames: &BTreeSet<Hostname>,
+        until: Instant,
         tags: bool,
     ) -> Result<(), TimeIsOver> {
         let asked_at = self.now().at;
@@ -322,7 +356,7 @@ impl<W: World> Steps<'_, W> {
                     let answers = match known {
                         Ok(known) => {
                             *self.facts = Some(known);
-                            self.resolve(hostnames).await?
+                            self.resolve(hostnames, until).await?
                         }
                         Err(_) => BTreeMap::new(),
                     };
@@ -336,29 +370,56 @@ impl<W: World> Steps<'_, W> {
         if let Some((known, answers, took)) = answered {
             run.learned(known);
             if !answers.is_empty() {
-                run.answered(answers, self.now());
+                self.answered(run, answers);
                 run.resolved_in(took);
             }
         }
         if let Some(listed) = listed {
-            run.listed(listed, asked_at);
+            self.listed(run, listed, asked_at);
         }
         if let Some(read) = read {
-            run.tags_read(read);
+            self.tags_read(run, read);
         }
         Ok(())
     }
 
-    async fn resolve(
-        &self,
-        hostnames: &BTreeSet<Hostname>,
-    ) -> Result<BTreeMap<Hostname, Result<Answer, ResolveError>>, TimeIsOver> {
+    /// A name server that never replies is waited for as long as it may take.
+    async fn resolve(&self, hostnames: &BTreeSet<Hostname>, until: Instant) -> Result<Answers, TimeIsOver> {
         let mut answers = BTreeMap::new();
         for hostname in hostnames {
-            let answer = self.call("DNS", |world| world.ask(hostname)).await?;
+            self.pause("DNS").await?;
+            let asked_at = self.now().at;
+            let answer = self.world.borrow_mut().ask(hostname);
+            self.pause("DNS").await?;
+            let answer = match answer {
+                Some(answer) => answer,
+                None => {
+                    self.sleep_until(until, "DNS").await?;
+                    Err(resolve_error(DnsFailure::OutOfTime(self.now().at - asked_at)))
+                }
+            };
             answers.insert(hostname.clone(), answer);
         }
         Ok(answers)
+    }
+
+    fn answered(&self, run: &mut Run<'_>, answers: Answers) {
+        self.observe(Event::Answered(&answers));
+        run.answered(answers, self.now());
+    }
+
+    fn listed(&self, run: &mut Run<'_>, listed: Result<Vec<RegisteredTarget>, ElbError>, asked_at: Instant) {
+        self.observe(Event::Listed(&listed, asked_at));
+        run.listed(listed, asked_at);
+    }
+
+    fn tags_read(&self, run: &mut Run<'_>, tags: Result<Tags, ElbError>) {
+        self.observe(Event::TagsRead(&tags));
+        run.tags_read(tags);
+    }
+
+    fn observe(&self, event: Event<'_>) {
+        self.world.borrow_mut().observe(event);
     }
 
     /// Sends a request, and waits for the reply: others may act before either.

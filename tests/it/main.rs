@@ -13,7 +13,7 @@ mod bad_input; // every row of the contract's tables, given wrongly
 mod dns; // what name servers do, and what becomes of it
 mod emulation; // what the tests run against
 mod events; // what invokes the function
-// mod histories; // properties of the plan over random histories
+mod histories; // the rules over random histories
 mod metrics; // what is published
 // mod model; // a run without sockets, in a time of its own
 // mod plan; // properties of the pure plan
@@ -22,3 +22,4 @@ mod removal; // when a target goes
 mod rules; // the contract's rules, by their numbers
 mod runtime; // the real binary against the Lambda Runtime API
 mod watch; // DNS asked again and again within one invocation
+mod scratch;
