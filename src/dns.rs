@@ -132,7 +132,7 @@ impl Resolver {
         Err(ResolveError { failures: failures.collect() })
     }
 
-    /// What the first server said that knows; `None` where none does, and why not is in `failures`.
+    /// What the first server said that knows the name. `None` where none does; `failures` then says why.
     async fn ask_all(
         &self,
         hostname: &Hostname,
@@ -157,7 +157,9 @@ impl Resolver {
                 let Ok(Some((index, server, reply))) = timeout(PATIENCE, asking.next()).await else { continue };
                 match reply {
                     Err(failure) if !failure.is_final() => {
-                        drop(failures.get_mut(index).map(|known| known.insert(failure)))
+                        if let Some(known) = failures.get_mut(index) {
+                            *known = Some(failure);
+                        }
                     }
                     decided => {
                         return Some(
@@ -239,8 +241,7 @@ async fn ask(server: SocketAddr, hostname: &Hostname, family: IpFamily) -> Resul
     Ok(answer)
 }
 
-/// What an answer holds that belongs to the name or to a name on its CNAME chain. What else it
-/// holds, nobody asked for.
+/// What an answer holds that belongs to the name or to a name on its CNAME chain. Nobody asked for the rest.
 fn read(name: &Name, records: &[Record], family: IpFamily) -> Answer {
     // By their owners: a message holds thousands, and a search for each name on the chain would take seconds.
     let mut owned: BTreeMap<&Name, Vec<&Record>> = BTreeMap::new();
@@ -321,13 +322,13 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often each server that does not reply is asked.
 const ROUNDS: usize = 2;
 
-/// How many queries in a row a server has to leave without a reply to count as dead: half of those that are under way at
-/// once. Of fewer names, none waits for others. And the servers may be in that order because not all of them know all
-/// names, so that the second one is not asked before the first because of a few.
+/// How many queries in a row a server must leave without a reply to count as dead. Fewer names than that do not wait for
+/// each other. And a few silent queries must not change the order of the servers: perhaps only the first one knows all
+/// names.
 const DEAD_AFTER: u32 = 128;
 
-/// How long it then comes last: of a thousand names that all waited for it in turn, a run would hear too late which has
-/// another address.
+/// How long a dead server then comes last. If a thousand names waited for it in turn, a run would learn too late which
+/// of them has another address.
 const DEAD_FOR: Duration = Duration::from_secs(30);
 
 /// Queries in a second. The VPC resolver takes 1,024 packets a second from a network interface

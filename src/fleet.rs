@@ -35,8 +35,8 @@ pub struct Fleet {
 /// What is known of a target group from earlier runs.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// When the group last had its turn, whatever came of it: one that always fails must not count
-    /// as the longest unverified in every run.
+    /// When the group last had its turn, whatever came of it. A group that always fails must not count as the longest
+    /// unverified one in every run.
     looked_at: Option<Instant>,
     memory: Memory,
     /// The settings that were last logged.
@@ -191,7 +191,7 @@ impl Fleet {
                 return report;
             }
         };
-        // Whether the name resolves at all, either family tells.
+        // Either family tells whether the name resolves at all.
         let family = facts.map_or(IpFamily::V4, |facts| facts.family);
         let resolution = match early {
             Some(early) if early.is_complete() => early,
@@ -232,11 +232,10 @@ fn three_quarters(cutoff: Instant) -> Instant {
     now + cutoff.saturating_duration_since(now) * 3 / 4
 }
 
-/// Which of `count` bindings is the first at a time. From a minute to the next, the first moves on
-/// by the golden ratio of their number: of all steps, that leaves the smallest gaps between the
-/// firsts of any few minutes, so that runs that each reach a part of the groups soon reach all of
-/// them. And no interval between runs comes back to the same first, as steps of a whole number
-/// might.
+/// Which of `count` bindings is the first at a time. From one minute to the next, the first moves on
+/// by the golden ratio of their number. Of all steps, this one leaves the smallest gaps between the
+/// firsts of any few minutes. So runs that each reach a part of the groups soon reach all of
+/// them, whatever the interval between the runs is.
 fn first_of_minute(time: Timestamp, count: usize) -> usize {
     let minutes = time.0 / 60_000;
     // As a fraction of 2⁶⁴, which the product is taken modulo.

@@ -14,7 +14,7 @@ use tokio::{
     sync::mpsc::{self, UnboundedSender},
     time::sleep,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     binding::InvalidJson,
@@ -51,7 +51,7 @@ pub enum RunError {
         /// Each with its hostnames and what went wrong.
         causes: String,
     },
-    /// The event is none that is known. Nothing was done.
+    /// The event is not of a known kind, or is malformed. Nothing was done.
     #[error("wrong event: {0}")]
     InvalidEvent(#[from] InvalidJson),
     /// There is nothing to do.
@@ -62,10 +62,18 @@ pub enum RunError {
     NoBindings,
 }
 
-/// As it is displayed: lambda_runtime logs a failed invocation by this.
+/// As it is displayed, up to a length: lambda_runtime logs a failed invocation by this.
 impl fmt::Debug for RunError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, formatter)
+        let text = self.to_string();
+        if text.len() <= LONGEST_LINE {
+            return formatter.write_str(&text);
+        }
+        write!(
+            formatter,
+            "{}… (the rest is in the reply)",
+            text.get(..text.floor_char_boundary(LONGEST_LINE)).unwrap_or_default()
+        )
     }
 }
 
@@ -146,6 +154,9 @@ impl Function {
         }
         let count = |outcome| reports.iter().filter(|report| report.outcome == outcome).count();
         let failed = count(Outcome::Failed);
+        for report in reports.iter().filter(|report| report.outcome == Outcome::Failed) {
+            warn!(target_group = %report.target_group_arn, kind = report.kind, "failed");
+        }
         info!(
             trigger = request.trigger.as_str(),
             dry_run = request.dry_run,
@@ -198,6 +209,10 @@ fn causes(reports: &[GroupReport]) -> String {
     causes.collect::<Vec<_>>().join(" | ")
 }
 
+/// Bytes of an error in the log: CloudWatch Logs takes events of 256 KB
+/// ([quotas](https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html)).
+const LONGEST_LINE: usize = 200_000;
+
 /// How long a run may take whose deadline was over before it began, which means that it is not
 /// known: cargo-lambda 1.9 sends one in the year 1970.
 const UNKNOWN_DEADLINE: Duration = Duration::from_secs(60);
@@ -209,20 +224,19 @@ const RESERVE: Duration = Duration::from_secs(2);
 /// Seconds' worth of ELBv2 requests that may go out at once: the quota's own bucket holds four.
 const ELB_BURST_SECONDS: f64 = 4.0;
 
-/// How long a run may take that does not watch, whatever time the function has for watches: the
-/// next minute's shall not pile up on it, nor take its requests from the same quota. A direct
-/// request too, because a schedule sends it where it carries the bindings of a fleet.
+/// How long a run may take that does not watch, however much time the function has for watches. The next minute's run
+/// must not find it still at work on the same request quota. This holds for a direct request, too, because a schedule
+/// sends one where it carries the bindings of a fleet.
 const RUN: Duration = Duration::from_secs(58);
 
-/// How long an invocation polls. It then verifies the target groups, sends metrics and replies,
-/// and the next minute's looks a second after its last look.
+/// How long an invocation polls. It then verifies the target groups, sends metrics and replies.
+/// The next minute's invocation looks a second after the last look of this one.
 const POLLING: Duration = Duration::from_secs(59);
 
 /// How long before the cut-off a watch ends, so that the target groups are verified once more.
 const LAST_LOOK: Duration = Duration::from_millis(1500);
 
-/// How long to wait for what the other target groups have to publish, so that it goes into one
-/// call.
+/// How long to wait for the other target groups to publish, so that all goes into one call.
 const GATHERING: Duration = Duration::from_millis(500);
 
 /// How long before the deadline the reply goes out, whatever the metrics do.

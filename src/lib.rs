@@ -4,10 +4,30 @@
 //! A run asks DNS for the hostnames and ELBv2 for the targets, compares the two, registers what
 //! is missing, deregisters what is stale, and publishes metrics.
 //!
-//! The decision is [`plan`], which is pure; [`state`] is what it remembers from run to run, [`sampling`] decides how many
-//! answers it is based on. [`dns`], [`target_group`] and [`metrics`] are the
-//! edges, each the only place that knows its library. [`reconcile`] connects them for one target
-//! group, [`fleet`] for all of them, [`watch`] does it again and again, and [`function`] for an invocation.
+//! In the order of the flow, each module uses those below it:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`function`] | an invocation: an event in, a reply out |
+//! | [`config`], [`event`] | what the environment and the event ask for |
+//! | [`fleet`] | all target groups, within the time and the request budget |
+//! | [`watch`] | one group again and again |
+//! | [`reconcile`] | carries out the steps of a run; decides nothing |
+//! | [`run`] | **what a run of one group does next**; pure |
+//! | [`memory`] | what an execution environment remembers of a group; pure |
+//! | [`resolution`] | what DNS said to a group, judged; pure |
+//! | [`plan`] | a difference, then reasons to keep what would go; pure |
+//! | [`sampling`] | what answers tell of the addresses that they lack; pure |
+//! | [`writes`] | own changes that a list may not show yet; pure |
+//! | [`state`], [`tags`] | what is remembered between runs, and how it is written; pure |
+//! | [`policy`], [`binding`] | what a group goes by, and what is bound to it; pure |
+//! | [`report`], [`metrics`] | what was found and done: the reply, and the numbers |
+//! | [`failure`] | what goes wrong, up to the reply |
+//! | [`dns`] | the DNS edge, the only place that knows hickory |
+//! | [`target_group`], `elb`, [`aws`], [`limiter`] | the ELBv2 edge, its client and its budget |
+//! | [`hostname`], [`kind`], [`network`], [`target`] | the nouns |
+
+#![warn(clippy::too_many_lines)]
 
 pub mod aws;
 pub mod binding;

@@ -85,6 +85,17 @@ impl Memory {
         self.samples.values().any(Samples::is_sample)
     }
 
+    /// Takes in which targets are registered, and since when the tags say that some are missing.
+    pub fn expect<'a>(
+        &mut self,
+        registered: impl IntoIterator<Item = &'a Target>,
+        missing: &BTreeMap<Target, Timestamp>,
+        now: Timestamp,
+    ) {
+        let expected = registered.into_iter().map(|target| (target.address, missing.get(target).copied())).collect();
+        self.samples.values_mut().for_each(|samples| samples.expect(&expected, now));
+    }
+
     /// How sure it is that an address is gone: by the hostname that knows least, since any may have had it.
     pub fn absence(&self, address: IpAddr, now: Timestamp) -> Absence {
         let sampled = self.samples.values().filter(|samples| samples.is_sample());

@@ -18,7 +18,7 @@ use tokio::time::timeout_at;
 use tracing::warn;
 
 use crate::{
-    aws::chain,
+    aws::{chain, retry_partition},
     config::MetricsDestination,
     report::{GroupReport, Outcome},
 };
@@ -49,7 +49,9 @@ impl Metrics {
                     let timeouts = TimeoutConfig::builder()
                         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
                         .operation_timeout(OPERATION_TIMEOUT);
-                    let config = aws_sdk_cloudwatch::config::Builder::from(sdk).timeout_config(timeouts.build());
+                    let config = aws_sdk_cloudwatch::config::Builder::from(sdk)
+                        .retry_partition(retry_partition())
+                        .timeout_config(timeouts.build());
                     Destination::CloudWatch(Client::from_conf(config.build()))
                 }
                 MetricsDestination::Emf => Destination::Emf,

@@ -225,7 +225,8 @@ impl GroupReport {
         self.held = held.iter().map(|(target, hold)| HeldTarget { target: *target, reason: hold.reason }).collect();
         let waiting = held.iter().filter_map(|(target, hold)| {
             let missing_since = hold.missing_since?;
-            let deregister_at = hold.until.unwrap_or(missing_since.plus_seconds(policy.deregister_after_seconds));
+            let deregister_at =
+                hold.until.unwrap_or_else(|| missing_since.plus_seconds(policy.deregister_after_seconds));
             Some(Waiting { target: *target, missing_since, deregister_at })
         });
         self.waiting = waiting.collect();

@@ -150,4 +150,4 @@ fn no_usable_address(hostname: &Hostname, refused: &BTreeMap<IpAddr, String>, al
 pub const OLDEST_ANSWER: Duration = Duration::from_secs(2);
 
 /// Addresses that a message names, of the thousands that an answer may hold.
-const MOST_NAMED: usize = 10;
+const MOST_NAMED: usize = 50;

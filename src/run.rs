@@ -317,9 +317,11 @@ impl<'a> Run<'a> {
 
     fn plan(&mut self, look: &Look, now: Now) -> Plan {
         let registered: Vec<_> = self.registered().copied().collect();
-        self.memory.note(&look.desired, &registered, now.time);
-        let memory = &*self.memory;
         let empty = State::default();
+        let state = if let KnownTags::Known { state, .. } = &self.tags { state } else { &empty };
+        self.memory.note(&look.desired, &registered, now.time);
+        self.memory.expect(&registered, &state.missing, now.time);
+        let memory = &*self.memory;
         let known = Known {
             listed: self.listed.as_deref().unwrap_or_default(),
             state: match &self.tags {

@@ -43,8 +43,8 @@ pub struct Samples {
     /// How many of these were minutes apart, and when the last of them was.
     recurrences: u32,
     recurred_at: Timestamp,
-    /// Addresses that an earlier execution environment found missing, as the tags tell, and since when.
-    noted: BTreeMap<IpAddr, Timestamp>,
+    /// What is registered.
+    expected: BTreeMap<IpAddr, Expected>,
     /// What caches may still repeat.
     cached: Vec<Cached>,
     /// Whether different answers came while one of them could still be repeated.
@@ -110,6 +110,28 @@ struct Evidence {
     surprise: f64,
 }
 
+/// Of a target, whether any answer held it or not.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    /// How many answers there had been when it was first found registered, and when that was.
+    answers: u32,
+    since: Timestamp,
+    /// Since when an earlier execution environment found it missing, as the tags tell.
+    noted: Option<Timestamp>,
+}
+
+/// What it takes to call an address gone.
+#[derive(Clone, Copy, Debug)]
+struct Bar {
+    /// How surprising its absence has to be: so much that it would not happen in a million weeks, at the pace at which
+    /// answers come.
+    surprise: f64,
+    /// After how many answers it counts as gone where none or hardly any held it: a live one is taken to be in one of
+    /// `RAREST` answers at least or, where there are many addresses, two thirds as often as they are on average; half as
+    /// often in those of a large load balancer, which prefers none.
+    gap: f64,
+}
+
 /// An answer that a cache may give again.
 #[derive(Clone, Debug)]
 struct Cached {
@@ -136,7 +158,7 @@ impl Samples {
             returns: 0,
             recurrences: 0,
             recurred_at: Timestamp(0),
-            noted: BTreeMap::new(),
+            expected: BTreeMap::new(),
             cached: Vec::new(),
             has_several_caches: false,
             longest_ttl: Duration::ZERO,
@@ -162,11 +184,22 @@ impl Samples {
         self.repeats = 0;
     }
 
-    /// Takes in that tags tell of `address` that it has been missing since then. An earlier execution environment found
-    /// so: it is looked for at once, and may be gone though this one never saw it.
-    pub fn note(&mut self, address: IpAddr, since: Timestamp) {
-        if !self.addresses.contains_key(&address) {
-            self.noted.insert(address, since);
+    /// Takes in what is registered now, each with the time since when it is missing according to the tags, if they say so:
+    /// an earlier execution environment found that out.
+    ///
+    /// What is registered anew is not missing for longer, whatever was known of it: another run, in another execution
+    /// environment, may have registered it, because DNS gave it. Of what is no longer registered, nothing is missed.
+    pub fn expect(&mut self, targets: &BTreeMap<IpAddr, Option<Timestamp>>, at: Timestamp) {
+        self.expected.retain(|address, _| targets.contains_key(address));
+        for (address, noted) in targets {
+            let new = Expected { answers: self.answers, since: at, noted: None };
+            let expected = self.expected.entry(*address).or_insert_with(|| {
+                if let Some(evidence) = self.addresses.get_mut(address) {
+                    *evidence = Evidence { last_seen: at, missing: 0, surprise: 0.0, ..*evidence };
+                }
+                new
+            });
+            expected.noted = *noted;
         }
     }
 
@@ -182,7 +215,6 @@ impl Samples {
         self.largest = self.largest.max(addresses.len());
         self.longest_ttl = self.longest_ttl.max(ttl);
         for address in addresses {
-            self.noted.remove(address);
             if let Some(evidence) = self.addresses.get_mut(address) {
                 evidence.last_seen = at;
             }
@@ -228,17 +260,21 @@ impl Samples {
     /// What is known of an address that the answers of this run lack, where answers are samples.
     pub fn absence(&self, address: IpAddr) -> Absence {
         let Some(evidence) = self.addresses.get(&address) else {
-            let since = self.first_at;
-            // Where answers hold only ever the same addresses, others may well live.
-            let may_go = self.rotates() || self.noted.contains_key(&address);
-            return match f64::from(self.answers) / self.longest_gap() {
-                share if may_go && share >= 1.0 => Absence::Gone { since },
-                share if may_go && share >= UNUSUAL => Absence::Thin { since },
+            return match self.expected.get(&address) {
+                // Where answers hold only ever the same addresses, others may well live.
+                Some(expected) if self.rotates() || expected.noted.is_some() => {
+                    let since = expected.since;
+                    match f64::from(self.answers.saturating_sub(expected.answers)) / self.bar().gap {
+                        share if share >= 1.0 => Absence::Gone { since },
+                        share if share >= UNUSUAL => Absence::Thin { since },
+                        _ => Absence::Usual { last_seen: None },
+                    }
+                }
                 _ => Absence::Usual { last_seen: None },
             };
         };
         let since = evidence.last_seen;
-        match self.certainty(evidence) {
+        match evidence.share_of(self.bar()) {
             share if share >= 1.0 => Absence::Gone { since },
             share if share >= UNUSUAL => Absence::Thin { since },
             _ => Absence::Usual { last_seen: Some(since) },
@@ -270,7 +306,7 @@ impl Samples {
         let tries = if self.has_several_caches { self.cached.len() + 1 } else { usize::from(self.all_looks < PROBES) };
         let is_worth_it = usize::try_from(self.repeats).is_ok_and(|repeats| repeats < tries);
         let pause = if is_worth_it { renewed.min(ROUNDING + SHORTEST_PAUSE / 5) } else { renewed };
-        (pause <= left).then_some(pause)
+        (pause <= left.min(LONGEST_PAUSE)).then_some(pause)
     }
 
     /// How many answers a run collects where nothing makes it more or fewer.
@@ -328,7 +364,8 @@ impl Samples {
             let Some(address) = longest.map(|(address, _)| *address) else { break };
             self.addresses.remove(&address);
         }
-        self.live = self.addresses.values().filter(|evidence| self.certainty(evidence) < 1.0).count();
+        let bar = self.bar();
+        self.live = self.addresses.values().filter(|evidence| evidence.share_of(bar) < 1.0).count();
         if returns > 0 {
             self.returns = self.returns.saturating_add(returns);
             let after = at.since(self.recurred_at);
@@ -357,47 +394,52 @@ impl Samples {
         self.returns >= 3 && f64::from(self.returns) * RAREST >= f64::from(self.answers)
     }
 
-    /// How much of the evidence there is that it takes to call an address gone.
-    fn certainty(&self, evidence: &Evidence) -> f64 {
-        let by_record = evidence.surprise / self.required_surprise();
-        // What was hardly seen has no record to go by.
-        let mean_gap = (evidence.held + evidence.lacked + 2.0) / (evidence.held + 1.0);
-        let gap = self.longest_gap().max(self.required_surprise() * mean_gap);
-        by_record.max(f64::from(evidence.missing) / gap)
-    }
-
-    /// How surprising an absence has to be: so that it would not happen in a million weeks, at the pace at which answers
-    /// come.
-    fn required_surprise(&self) -> f64 {
+    /// How much evidence it takes.
+    fn bar(&self) -> Bar {
         let pause = self.last_at.since(self.first_at).as_secs_f64() / f64::from(self.answers.max(2) - 1);
         let answers = WEEKS * WEEK.as_secs_f64() / pause.clamp(1.0, 60.0);
-        (answers * self.live.max(1) as f64).ln()
+        let surprise = (answers * self.live.max(1) as f64).ln();
+        let mean_gap = self.live as f64 / self.size();
+        let is_even = self.kind == HostnameKind::LoadBalancer && self.size() >= LARGE_ANSWER as f64;
+        Bar { surprise, gap: surprise * if is_even { 2.0 * mean_gap } else { RAREST.max(1.5 * mean_gap) } }
     }
 
-    /// After how many answers an address counts as gone that none or hardly any held: a live one is taken to be in one of
-    /// `RAREST` answers at least or, where there are many addresses, two thirds as often as they are on average.
-    fn longest_gap(&self) -> f64 {
-        let size = self.held as f64 / f64::from(self.answers.max(1));
-        self.required_surprise() * RAREST.max(1.5 * self.live as f64 / size.max(1.0))
+    /// How many addresses an answer holds.
+    fn size(&self) -> f64 {
+        (self.held as f64 / f64::from(self.answers.max(1))).max(1.0)
     }
 
     /// Whether an address is missing for longer than one of them is most of the time, and that may yet come to something.
     fn is_looked_for(&self, address: IpAddr) -> bool {
         let live = self.live.max(1) as f64;
         match self.addresses.get(&address) {
-            Some(evidence) => evidence.surprise > live.ln() + SUSPICIOUS && self.certainty(evidence) < 1.0,
-            None if self.answers as f64 >= self.longest_gap() => false,
-            None => match self.noted.get(&address) {
-                // Of one that has stayed for so long, there never is enough evidence.
-                Some(since) => self.looked_at.since(*since) < HOPELESS_AFTER,
-                None => {
-                    let size = self.held as f64 / f64::from(self.answers.max(1));
-                    let expected = f64::from(self.answers) * size / (live + 1.0);
-                    self.rotates() && expected > live.ln() + SUSPICIOUS
-                }
-            },
+            Some(evidence) => evidence.surprise > live.ln() + SUSPICIOUS && evidence.share_of(self.bar()) < 1.0,
+            None => self.expected.get(&address).is_some_and(|expected| {
+                let missing = f64::from(self.answers.saturating_sub(expected.answers));
+                missing < self.bar().gap
+                    && match expected.noted {
+                        // Of one that has stayed for so long, there never is enough evidence.
+                        Some(since) => self.looked_at.since(since) < HOPELESS_AFTER,
+                        None => self.rotates() && missing * self.size() / (live + 1.0) > live.ln() + SUSPICIOUS,
+                    }
+            }),
         }
     }
+}
+
+impl Evidence {
+    /// How much of the evidence there is that it takes to call the address gone.
+    fn share_of(&self, bar: Bar) -> f64 {
+        // What was hardly seen has no record to go by.
+        let mean_gap = (self.held + self.lacked + 2.0) / (self.held + 1.0);
+        (self.surprise / bar.surprise).max(f64::from(self.missing) / bar.gap.max(bar.surprise * mean_gap))
+    }
+}
+
+/// How long a run collects answers that has so much time left. What is done with them takes some of it, and the next
+/// minute's run collects, too.
+pub fn time_to_collect(left: Duration) -> Duration {
+    (left * 3 / 4).min(LONGEST_COLLECTION)
 }
 
 fn later(time: Timestamp, by: Duration) -> Timestamp {
@@ -433,7 +475,10 @@ const FLAPPING: Duration = Duration::from_secs(50);
 /// After how long without one it begins anew.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
-/// How long a run collects answers where nothing is amiss: two answers of a name of RDS.
+/// How long a run collects answers at most.
+const LONGEST_COLLECTION: Duration = Duration::from_secs(45);
+
+/// And where nothing is amiss: two answers of a name of RDS.
 const BRIEFLY: Duration = Duration::from_millis(5200);
 
 /// The most answers that a run collects of one name.
@@ -451,6 +496,9 @@ const PROBES: u32 = 10;
 
 /// Caches tell whole seconds.
 const ROUNDING: Duration = Duration::from_secs(1);
+
+/// The next run, a minute later, learns as much of a name with a longer time to live.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 

@@ -17,24 +17,31 @@ pub struct Writes(BTreeMap<Target, Write>);
 #[derive(Clone, Copy, Debug)]
 struct Write {
     at: Instant,
-    /// The state before a deregistration; `None`: it was a registration.
-    deregistered_as: Option<TargetState>,
+    change: Change,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    /// Of a target in this state.
+    Deregistration(TargetState),
+    /// Of a target that was draining or not.
+    Registration { was_draining: bool },
 }
 
 impl Writes {
-    /// AWS accepted the registration of `target`.
-    pub fn registered(&mut self, target: Target, at: Instant) {
-        self.0.insert(target, Write { at, deregistered_as: None });
+    /// AWS accepted the registration of `target`, which was draining or not.
+    pub fn registered(&mut self, target: Target, was_draining: bool, at: Instant) {
+        self.0.insert(target, Write { at, change: Change::Registration { was_draining } });
     }
 
     /// AWS accepted the deregistration of a target that was shown like this.
     pub fn deregistered(&mut self, shown: &RegisteredTarget, at: Instant) {
-        self.0.insert(shown.target, Write { at, deregistered_as: Some(shown.state) });
+        self.0.insert(shown.target, Write { at, change: Change::Deregistration(shown.state) });
     }
 
     /// Whether AWS accepted the registration of `target`, and no list has shown it since.
     pub fn has_registered(&self, target: &Target) -> bool {
-        self.0.get(target).is_some_and(|write| write.deregistered_as.is_none())
+        self.0.get(target).is_some_and(Write::is_registration)
     }
 
     /// The targets as they are by a list that was asked for at `asked_at`, and by what was written since.
@@ -52,8 +59,7 @@ impl Writes {
             }
             targets.push(shown);
         }
-        let unseen =
-            self.0.iter().filter(|(target, write)| write.deregistered_as.is_none() && !shown_targets.contains(target));
+        let unseen = self.0.iter().filter(|(target, write)| write.is_registration() && !shown_targets.contains(target));
         targets.extend(unseen.map(|(target, _)| RegisteredTarget::new(*target)));
         targets
     }
@@ -65,19 +71,30 @@ impl Writes {
 }
 
 impl Write {
+    fn is_registration(&self) -> bool {
+        matches!(self.change, Change::Registration { .. })
+    }
+
     /// The state that holds in place of the one that is shown; `None` where what is shown is as new as the write.
     fn contradicts(self, shown: TargetState, asked_at: Instant) -> Option<TargetState> {
-        let is_later = asked_at >= self.at;
-        match self.deregistered_as {
-            // Somebody has deregistered it since, or the list is older.
-            None => (shown == TargetState::Draining && !is_later).then_some(TargetState::Initial),
-            Some(before) => {
-                let is_registered_again = is_later && shown == TargetState::Initial && before != TargetState::Initial;
+        let age = asked_at.checked_duration_since(self.at);
+        match self.change {
+            // A draining target that was not so before was deregistered by somebody else.
+            Change::Registration { was_draining } => {
+                let is_older = age.is_none_or(|age| was_draining && age <= USUAL_LAG);
+                (shown == TargetState::Draining && is_older).then_some(TargetState::Initial)
+            }
+            Change::Deregistration(before) => {
+                let is_registered_again =
+                    age.is_some() && shown == TargetState::Initial && before != TargetState::Initial;
                 (shown != TargetState::Draining && !is_registered_again).then_some(TargetState::Draining)
             }
         }
     }
 }
+
+/// How long a list may show a target as draining that was so before it was registered.
+const USUAL_LAG: Duration = Duration::from_secs(10);
 
 /// How long a list may lack a change. Nobody has reported a lag of more than some seconds; after that time, the list is
 /// believed.

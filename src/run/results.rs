@@ -93,9 +93,6 @@ impl Run<'_> {
                 for warning in unreadable {
                     self.report.warn(warning);
                 }
-                for (target, since) in &state.missing {
-                    self.memory.samples.values_mut().for_each(|samples| samples.note(target.address, *since));
-                }
                 let untidy = match &mut self.tags {
                     KnownTags::Known { untidy, .. } => mem::take(untidy),
                     _ => BTreeSet::new(),
@@ -168,10 +165,11 @@ impl Run<'_> {
 
     /// AWS accepted the registration of these targets.
     pub fn registered_targets(&mut self, targets: &[Target], at: Instant) {
-        for target in targets {
-            self.memory.writes.registered(*target, at);
-        }
         let listed = self.listed.get_or_insert_default();
+        for target in targets {
+            let was_draining = listed.iter().any(|shown| shown.target == *target);
+            self.memory.writes.registered(*target, was_draining, at);
+        }
         listed.retain(|shown| !targets.contains(&shown.target));
         listed.extend(targets.iter().copied().map(RegisteredTarget::new));
         if !self.is_unavailable {
@@ -245,20 +243,32 @@ impl Run<'_> {
     /// What the run found and did. What the group is in step with is in the memory.
     pub fn finish(mut self) -> GroupReport {
         if let Some(look) = self.look() {
+            if self.registered().any(|target| !look.desired.targets.contains(target)) {
+                self.warn_of_evidence();
+            }
+            if self.listed.is_none() {
+                let in_step = self.memory.in_step.as_ref();
+                self.report.is_unregistered =
+                    in_step.is_none_or(|in_step| !look.desired.targets.is_subset(&in_step.targets));
+            }
             self.report.look(look, self.resolution.took);
         }
         self.report.failures.append(&mut self.failures);
         self.report.failures.append(&mut self.turned_down);
         let lookups = |hostname: &Hostname| self.memory.samples.get(hostname).map(Samples::lookups);
         self.report.set_policy(self.policy, self.resolution.kinds(), lookups);
+        let refused = self.not_registrable.iter().map(|(target, reason)| (target.address, reason.clone()));
+        self.report.refused.extend(refused);
+        self.report.settle();
+        self.report
+    }
+
+    /// Says why targets stay for want of evidence.
+    fn warn_of_evidence(&mut self) {
         for (hostname, samples) in &self.memory.samples {
             if let Some(warning) = samples.warning() {
                 self.report.warn(format!("{hostname}: {warning}"));
             }
         }
-        let refused = self.not_registrable.iter().map(|(target, reason)| (target.address, reason.clone()));
-        self.report.refused.extend(refused);
-        self.report.settle();
-        self.report
     }
 }

@@ -23,7 +23,7 @@ async fn each_run_publishes_every_metric_of_each_group_under_awss_own_dimension(
     let expected = [
         ("ResolvedAddresses", 2.0),
         ("RegisteredTargets", 2.0),
-        ("HealthyTargets", 2.0),
+        ("HealthyTargets", 1.0),
         ("Registrations", 1.0),
         ("Deregistrations", 1.0),
         ("WaitingTargets", 0.0),
