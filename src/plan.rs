@@ -226,7 +226,7 @@ impl Plan {
         if absence == HoldReason::Evidence && shown.state != TargetState::Unhealthy {
             return hold(HoldReason::Evidence, since, None);
         }
-        let absent_since = known.absent_since.get(&target).map_or(known.now, |since| *since.min(&known.now));
+        let absent_since = known.absent_since.get(&target).copied().unwrap_or(known.now);
         let settled = absent_since.plus_seconds(FLAPPING_SECONDS);
         if shown.state == TargetState::Initial && settled > known.now {
             return hold(HoldReason::Initial, absent_since, Some(settled));

@@ -21,5 +21,5 @@ mod production; // what production does that is less kind than an emulation
 mod removal; // when a target goes
 mod rules; // the contract's rules, by their numbers
 mod runtime; // the real binary against the Lambda Runtime API
-mod watch; // DNS asked again and again within one invocation
 mod scratch;
+mod watch; // DNS asked again and again within one invocation
