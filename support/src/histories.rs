@@ -71,6 +71,8 @@ pub enum Happening {
     Settings(Ownership, Option<u32>, Option<u32>),
     /// A run goes on until a request of its is answered like this. Or it begins.
     Step(usize, Fault),
+    /// The name server of one actor gives these hosts for the first name, whatever others say.
+    Told(usize, Option<BTreeSet<u8>>),
     /// AWS can't tell the targets, until it can.
     Unavailable(bool),
 }
@@ -169,6 +171,7 @@ pub struct Universe {
     setting: Setting,
     pub group: TargetGroup,
     names: [Name; 3],
+    told: [Option<BTreeSet<u8>>; 3],
     is_unavailable: bool,
     lag: Duration,
     acting: usize,
@@ -427,11 +430,13 @@ impl World for Universe {
         let at = self.now;
         // What is stated is true.
         let answers_in_full = self.setting.grace == Some(0) || self.setting.lookups == Some(1);
+        let first = self.names[0].hostname.clone();
         let name =
             self.names.iter_mut().find(|name| name.hostname == *hostname).expect("only known names are asked for");
         let cache = if name.caches.number() > 0 { self.rng.usize(..name.caches.number()) } else { 0 };
-        let (addresses, ttl) = name.caches.ask(cache, at, || {
-            let given: Vec<_> = name.gives.iter().map(|host| address(*host)).collect();
+        let told = self.told[self.acting].as_ref().filter(|_| *hostname == first);
+        let (addresses, ttl) = name.caches.ask(if told.is_some() { usize::MAX } else { cache }, at, || {
+            let given: Vec<_> = told.unwrap_or(&name.gives).iter().map(|host| address(*host)).collect();
             match self.rng.choice(&given) {
                 Some(one) if name.gives_one && !answers_in_full => BTreeSet::from([*one]),
                 _ => given.into_iter().collect(),
@@ -476,13 +481,15 @@ impl World for Universe {
 
     fn register(&mut self, targets: &BTreeSet<Target>) -> Option<Changed> {
         let acting = self.acting;
+        let before = self.group.registered();
         let changed = self.change_targets("RegisterTargets", targets.clone(), |universe, targets| {
             universe.change(acting, |group, now| group.register(targets, now))
         });
         let claims = &mut self.claims[function_of(acting)];
         claims.targets.extend(targets);
         if self.actors[acting].is_shared() {
-            claims.owned.extend(targets);
+            claims.owned.extend(self.group.registered().difference(&before));
+            claims.owned.extend(changed.iter().flat_map(|changed| &changed.accepted));
         }
         changed
     }
@@ -586,7 +593,7 @@ impl Written {
 }
 
 impl Universe {
-    fn new(setting: Setting) -> Self {
+    pub fn new(setting: Setting) -> Self {
         let start = Instant::now() + Duration::from_secs(3600);
         let ttl = Duration::from_secs(setting.ttl);
         let name = |chain: &[&str], gives_one| Name {
@@ -612,6 +619,7 @@ impl Universe {
             setting,
             group: TargetGroup::default(),
             names,
+            told: [None, None, None],
             is_unavailable: false,
             lag: Duration::ZERO,
             acting: 0,
@@ -698,6 +706,7 @@ impl Universe {
         for target in before.difference(&after) {
             self.left_at.insert(*target, self.now);
             self.noted.remove(target);
+            self.claims.iter_mut().for_each(|claims| drop(claims.owned.remove(target)));
         }
         for target in after.difference(&before) {
             self.first_listed.entry(*target).or_insert(self.now);
@@ -775,6 +784,12 @@ impl Universe {
                     let noted = tags.iter().flat_map(|(key, value)| entries(key, value)).map(|entry| entry.target);
                     let noted: BTreeSet<_> = noted.collect();
                     self.claims.iter_mut().for_each(|claims| claims.targets.extend(&noted));
+                    // Such a tag names no function, so that another one goes by it as well.
+                    let known = self.missing_since[function_of(me)].clone();
+                    let other = &mut self.missing_since[1 - function_of(me)];
+                    for (target, since) in known.into_iter().filter(|(target, _)| noted.contains(target)) {
+                        other.entry(target).or_insert(since);
+                    }
                 }
             }
             Step::RemoveTags(keys) => {
@@ -893,6 +908,16 @@ impl Universe {
         }
         let missing = self.now - since;
         assert!(missing >= grace, "rule 8: deregisters {target} after {missing:?} of {grace:?}");
+    }
+
+    /// What a function registered in a shared group is known to be its own.
+    fn check_owned(&self) {
+        let tags = self.group.tags(self.now, Duration::ZERO);
+        for (function, actor) in [0, 2].into_iter().enumerate() {
+            let owned = owned(tags, actor);
+            let orphans: Vec<_> = self.claims[function].owned.difference(&owned).collect();
+            assert!(self.is_tampered || orphans.is_empty(), "rule 8: no tag says whose {orphans:?} are: {tags:?}");
+        }
     }
 
     /// No run empties a group by itself.
@@ -1033,6 +1058,7 @@ impl Universe {
                 self.setting = Setting { ownership: *ownership, grace: *grace, lookups: *lookups, ..self.setting };
                 self.noted.clear();
             }
+            Happening::Told(actor, hosts) => self.told[actor % 3].clone_from(hosts),
             Happening::Unavailable(is_so) => self.is_unavailable = *is_so,
             Happening::Begin(..)
             | Happening::CalmRun
@@ -1134,19 +1160,19 @@ pub fn happen(setting: Setting, History(events): &History) {
 }
 
 /// Plays the runs of a history.
-struct Theatre<'w> {
+pub struct Theatre<'w> {
     universe: &'w RefCell<Universe>,
     actors: [Option<Actor<'w>>; 3],
 }
 
 impl<'w> Theatre<'w> {
-    fn new(universe: &'w RefCell<Universe>) -> Self {
+    pub fn new(universe: &'w RefCell<Universe>) -> Self {
         let actors =
             [0, 1, 2].map(|actor| Some(Actor::Idle(Box::new(Environment::new(FUNCTIONS[function_of(actor)])))));
         Self { universe, actors }
     }
 
-    fn play(&mut self, event: &Happening) {
+    pub fn play(&mut self, event: &Happening) {
         match event {
             Happening::Begin(actor, how, order) => self.begin(actor % 3, *how, *order),
             Happening::CalmRun => {
@@ -1210,6 +1236,20 @@ impl<'w> Theatre<'w> {
             Poll::Ready(environment) => Actor::Idle(Box::new(environment)),
             Poll::Pending => Actor::Running(running),
         });
+        self.universe.borrow().check_owned();
+    }
+
+    /// A run goes on to the next request of its and has the reply, or it comes to its end.
+    pub fn request(&mut self, actor: usize) {
+        let before = self.universe.borrow().requests;
+        while self.is_running(actor) && self.universe.borrow().requests == before {
+            self.go(actor);
+        }
+        self.go(actor);
+    }
+
+    pub fn is_running(&self, actor: usize) -> bool {
+        self.actors[actor].as_ref().is_some_and(Actor::is_running)
     }
 
     fn kill(&mut self, actor: usize) {
@@ -1226,19 +1266,20 @@ impl<'w> Theatre<'w> {
     /// All runs come to their end.
     fn finish(&mut self) {
         for actor in 0..3 {
-            while self.actors[actor].as_ref().is_some_and(Actor::is_running) {
+            while self.is_running(actor) {
                 self.go(actor);
             }
         }
     }
 
     /// All faults are over, and what has to go gets the time that it takes.
-    fn calm_down(&mut self) {
+    pub fn calm_down(&mut self) {
         self.finish();
         {
             let mut universe = self.universe.borrow_mut();
             universe.set_tags(|tags| tags.retain(|key, _| !is_of_others(key)));
             universe.is_unavailable = false;
+            universe.told = [None, None, None];
             universe.lag = Duration::ZERO;
             let ttl = Duration::from_secs(universe.setting.ttl);
             universe.names.iter_mut().for_each(|name| name.caches = Caches::new(ttl, 0));

@@ -3,6 +3,8 @@
 //!
 //! Every run of these tests draws the same histories. `PROPTEST_RNG_SEED` draws others, `PROPTEST_CASES` more.
 
+mod interleavings;
+
 use std::{collections::BTreeSet, env};
 
 use nlb_hostname_targets::{policy::Ownership, tags::MOST_TAGS};
@@ -75,6 +77,7 @@ fn ordinary() -> impl Strategy<Value = Happening> {
     prop_oneof![
         4 => Just(Happening::CalmRun),
         4 => (0..3_usize, hosts(5)).prop_map(|(name, hosts)| Happening::Dns(name, hosts)),
+        1 => (0..2_usize, prop::option::of(hosts(5))).prop_map(|(actor, hosts)| Happening::Told(actor, hosts)),
         1 => hosts(3).prop_map(Happening::Dead),
         1 => Just(Happening::Drained),
         1 => (0..3_usize).prop_map(Happening::Kill),
