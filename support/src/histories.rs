@@ -981,6 +981,14 @@ impl Universe {
         }
     }
 
+    /// Earlier runs wrote these tags.
+    pub fn write_tags(&mut self, tags: &Tags) {
+        self.set_tags(|present| present.extend(tags.clone()));
+        for actor in [0, 2] {
+            self.claims[function_of(actor)].targets.extend(owned(tags, actor));
+        }
+    }
+
     /// Takes the tags as they are for spoilt from now on.
     fn tamper(&mut self) {
         self.is_tampered = true;
@@ -1227,16 +1235,19 @@ impl<'w> Theatre<'w> {
     /// A run goes on until it lets others act.
     fn go(&mut self, actor: usize) {
         let Some(Actor::Running(mut running)) = self.actors[actor].take_if(|actor| actor.is_running()) else { return };
-        {
+        let requests = {
             let mut universe = self.universe.borrow_mut();
             universe.acting = actor;
             universe.now = universe.now.max(universe.wakes[actor]);
-        }
+            universe.requests
+        };
         self.actors[actor] = Some(match running.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(environment) => Actor::Idle(Box::new(environment)),
             Poll::Pending => Actor::Running(running),
         });
-        self.universe.borrow().check_owned();
+        if self.universe.borrow().requests > requests {
+            self.universe.borrow().check_owned();
+        }
     }
 
     /// A run goes on to the next request of its and has the reply, or it comes to its end.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use nlb_hostname_targets::policy::Ownership;
+use nlb_hostname_targets::{policy::Ownership, tags::Tags};
 use support::histories::{Fault, Happening, How, Kind, Setting, Theatre, Universe};
 
 fn setting(ownership: Ownership, grace: u32) -> Setting {
@@ -10,13 +10,15 @@ fn setting(ownership: Ownership, grace: u32) -> Setting {
     Setting { kind, has_two_names: false, ownership, grace: Some(grace), lookups: None, caches: 0, ttl: 1, seed: 0 }
 }
 
-/// Lets two runs that begin after `before` take their steps in every order, and returns how many orders there are.
-fn interleave(setting: Setting, actors: [usize; 2], before: &[Happening]) -> usize {
+/// Lets two runs that begin after `before` take their steps in every order, and returns how many orders there are. The
+/// first function has written these tags.
+fn interleave(setting: Setting, actors: [usize; 2], tags: &Tags, before: &[Happening]) -> usize {
     // Which of the two goes on at each step, as far as there was a choice.
     let mut choices: Vec<bool> = Vec::new();
     for number in 1.. {
         let universe = RefCell::new(Universe::new(setting));
         let mut theatre = Theatre::new(&universe);
+        universe.borrow_mut().write_tags(tags);
         before.iter().for_each(|event| theatre.play(event));
         actors.iter().for_each(|actor| theatre.play(&Happening::Begin(*actor, How::Full, 0)));
         let mut step = 0;
@@ -41,33 +43,32 @@ fn interleave(setting: Setting, actors: [usize; 2], before: &[Happening]) -> usi
     unreachable!("the choices come to an end")
 }
 
-/// A run of each actor to its end.
-fn run(actors: [usize; 2]) -> Vec<Happening> {
-    let run = |actor| [Happening::Begin(actor, How::Full, 0), Happening::Go(actor, 40)];
-    actors.into_iter().flat_map(run).collect()
+fn owned(entries: &[(&str, &str)]) -> Tags {
+    let key = |rest: &str| format!("nlb-hostname-targets:owned-{rest}");
+    entries.iter().map(|(rest, value)| (key(rest), (*value).to_owned())).collect()
 }
 
 #[test]
 fn rule_09_in_whatever_order_two_runs_take_their_steps_no_ownership_is_lost() {
-    let told = |one, other| [Happening::Told(0, Some([one].into())), Happening::Told(1, Some([other].into()))];
-    let kills = [Happening::Kill(0), Happening::Kill(1)];
-    let before = told(12, 12).into_iter().chain(run([0, 1])).chain(told(10, 11)).chain(kills);
+    let tags = owned(&[("1763801000.000-1/one", "10.0.0.12_5432"), ("1763801000.000-2/one", "10.0.0.13_5432")]);
+    let before = [
+        Happening::HandRegister(12, 1, 0),
+        Happening::Told(0, Some([10].into())),
+        Happening::Told(1, Some([11].into())),
+    ];
     // Each makes seven requests: the facts, DNS, the targets, the tags, then it adds and removes tags, and registers.
-    let orders = interleave(setting(Ownership::Shared, 600), [0, 1], &before.collect::<Vec<_>>());
-    assert_eq!(orders, 3432);
+    assert_eq!(interleave(setting(Ownership::Shared, 600), [0, 1], &tags, &before), 3432);
 }
 
 #[test]
 fn rule_09_in_whatever_order_two_functions_take_their_steps_no_ownership_is_lost() {
-    let given = |one: &[u8], other: &[u8]| {
-        let hosts = |given: &[u8]| given.iter().copied().collect();
-        [Happening::Dns(0, hosts(one)), Happening::Dns(2, hosts(other))]
-    };
+    let tags = owned(&[
+        ("1763801000.000-1/one", "10.0.0.1_5432 10.0.0.2_5432"),
+        ("1763801000.000-1/two", "10.0.0.2_5432 10.0.0.3_5432"),
+    ]);
     // Each takes up what the other one lets go.
-    let before = given(&[1, 2], &[2, 3]).into_iter().chain(run([0, 2])).chain(given(&[3, 4], &[1, 4]));
-    // Six requests, since the facts are known.
-    let orders = interleave(setting(Ownership::Shared, 600), [0, 2], &before.collect::<Vec<_>>());
-    assert_eq!(orders, 924);
+    let before = [Happening::HandRegister(1, 2, 0), Happening::Dns(0, [3, 4].into()), Happening::Dns(2, [1, 5].into())];
+    assert_eq!(interleave(setting(Ownership::Shared, 600), [0, 2], &tags, &before), 3432);
 }
 
 #[test]
