@@ -30,7 +30,7 @@ pub struct Memory {
     pub absent_since: BTreeMap<Target, Timestamp>,
     /// What AWS accepted within this invocation.
     pub writes: Writes,
-    /// Whether the tags were looked through once for what another setting left.
+    /// Whether the tags hold nothing that another setting left, as far as this function may see.
     pub is_tidy: bool,
     /// When a change of our own is to be verified.
     pub verify_at: Option<Timestamp>,
@@ -119,7 +119,9 @@ impl Memory {
         self.absent_since.retain(|target, _| !desired.targets.contains(target));
         if desired.is_complete {
             for target in registered.into_iter().filter(|target| !desired.targets.contains(target)) {
-                self.absent_since.entry(*target).or_insert(now);
+                let since = self.absent_since.entry(*target).or_insert(now);
+                // A time that lies ahead is of a clock that was set back.
+                *since = now.min(*since);
             }
         }
     }

@@ -106,8 +106,8 @@ impl Run<'_> {
                 };
                 self.tags = KnownTags::Known { tags, state, remove: Vec::new(), empty: Tags::new(), untidy };
             }
-            // What another setting may have left can wait.
-            Err(_) if !self.policy.needs_state() => {}
+            // What another setting may have left can wait, and who may not read it need not try again.
+            Err(error) if !self.policy.needs_state() => self.memory.is_tidy = error.kind == ElbErrorKind::Denied,
             Err(error) => {
                 self.failures.push(error.into());
                 self.tags = KnownTags::Unusable;
@@ -121,7 +121,7 @@ impl Run<'_> {
 
     /// Tags were written.
     pub fn tags_added(&mut self, added: &Tags, result: Result<(), ElbError>) {
-        self.rereads = 0;
+        self.asks_anew();
         let notation = self.notation();
         match (result, &mut self.tags) {
             (Ok(()), KnownTags::Known { tags, state, remove, empty, .. }) => {
@@ -139,7 +139,7 @@ impl Run<'_> {
 
     /// Tags were removed.
     pub fn tags_removed(&mut self, keys: &[String], result: Result<(), ElbError>) {
-        self.rereads = 0;
+        self.asks_anew();
         let notation = self.notation();
         let KnownTags::Known { tags, state, remove, empty, untidy } = &mut self.tags else { return };
         remove.clear();
@@ -171,6 +171,12 @@ impl Run<'_> {
         }
     }
 
+    /// What the next change is based on may be asked for as often as what this one was.
+    fn asks_anew(&mut self) {
+        self.rereads = 0;
+        self.refreshes = 0;
+    }
+
     /// AWS accepted the registration of these targets.
     pub fn registered_targets(&mut self, targets: &[Target], at: Instant) {
         let listed = self.listed.get_or_insert_default();
@@ -189,7 +195,7 @@ impl Run<'_> {
 
     /// The registration ended, with what AWS refused for good, and what went wrong besides.
     pub fn registration_ended(&mut self, refused: BTreeMap<Target, String>, failed: Option<ElbError>) {
-        self.rereads = 0;
+        self.asks_anew();
         self.not_registrable.extend(refused);
         match failed {
             Some(error) if error.kind == ElbErrorKind::QuotaReached && self.may_make_room() => {
@@ -222,7 +228,7 @@ impl Run<'_> {
 
     /// The deregistration ended, with what AWS refused for good, and what went wrong besides.
     pub fn deregistration_ended(&mut self, refused: BTreeMap<Target, String>, failed: Option<ElbError>) {
-        self.rereads = 0;
+        self.asks_anew();
         self.not_deregistrable.extend(refused);
         if matches!(self.quota, Quota::Reached(_)) {
             self.quota = Quota::MadeRoom(self.report.registrations);
