@@ -160,6 +160,12 @@ impl Run<'_> {
         }
     }
 
+    /// What the next change is based on may be asked for as often as what this one was.
+    fn asks_anew(&mut self) {
+        self.rereads = 0;
+        self.refreshes = 0;
+    }
+
     fn tags_failed(&mut self, error: ElbError) {
         if self.policy.needs_state() {
             self.failures.push(error.into());
