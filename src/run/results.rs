@@ -177,12 +177,6 @@ impl Run<'_> {
         }
     }
 
-    /// What the next change is based on may be asked for as often as what this one was.
-    fn asks_anew(&mut self) {
-        self.rereads = 0;
-        self.refreshes = 0;
-    }
-
     /// AWS accepted the registration of these targets.
     pub fn registered_targets(&mut self, targets: &[Target], at: Instant) {
         let listed = self.listed.get_or_insert_default();
