@@ -3,7 +3,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_resolver::proto::{
@@ -11,15 +11,12 @@ use hickory_resolver::proto::{
     rr::{DNSClass, Name, RData, Record},
 };
 use nlb_hostname_targets::{
-    dns::{Answer, ResolveError, Resolver},
-    hostname::Hostname,
-    target::IpFamily,
+    dns::Resolver, failure::ResolveError, hostname::Hostname, resolution::Answer, target::IpFamily,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     runtime,
-    time::Instant,
 };
 
 use super::assert_one_line;

@@ -706,7 +706,9 @@ impl Universe {
         for target in before.difference(&after) {
             self.left_at.insert(*target, self.now);
             self.noted.remove(target);
-            self.claims.iter_mut().for_each(|claims| drop(claims.owned.remove(target)));
+            for claims in &mut self.claims {
+                claims.owned.remove(target);
+            }
         }
         for target in after.difference(&before) {
             self.first_listed.entry(*target).or_insert(self.now);

@@ -9,15 +9,14 @@
 )]
 
 mod bad_input; // every row of the contract's tables, given wrongly
-// mod corpus; // what the fuzz targets found
 mod check; // what is wrong with the set-up
+mod corpus; // what the fuzz targets found
 mod discovery; // target groups that say by their tags what they follow
 mod dns; // what name servers do, and what becomes of it
 mod emulation; // what the tests run against
 mod events; // what invokes the function
 mod histories; // the rules over random histories
 mod metrics; // what is published
-// mod plan; // properties of the pure plan
 mod production; // what production does that is less kind than an emulation
 mod removal; // when a target goes
 mod rules; // the contract's rules, by their numbers

@@ -4,7 +4,7 @@ mod evidence; // what answers tell of the addresses that they lack
 mod kinds; // the rows of the table of kinds in docs/rules.md
 mod sampling; // names whose answers are samples
 mod shared; // ownership
-// mod state; // the tags
+mod state; // the tags
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};

@@ -2,18 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     time::{Duration, UNIX_EPOCH},
 };
 
 use aws_sdk_elasticloadbalancingv2::{Client, types::Tag};
 use futures_util::future::join_all;
-use nlb_hostname_targets::{
-    binding::Ownership,
-    plan::{Desired, Plan, Policy},
-    state::{State, TagChanges, Tags, Timestamp},
-    target::{RegisteredTarget, Target, TargetState},
-};
+use nlb_hostname_targets::state::Timestamp;
 use serde_json::{Value, json};
 use support::{
     Log, World, advance,
@@ -288,24 +282,6 @@ async fn rule_08_a_key_of_ours_that_is_not_known_is_reported_and_left_alone() {
         assert_eq!(world.aws.tags(&arn)[key], value);
         assert!(log.text().contains(key));
     }
-}
-
-#[test]
-fn of_two_times_the_later_one_counts_and_a_whole_second_ends_with_it() {
-    let read = |values: &[&str]| {
-        let tags: Tags = (1..)
-            .zip(values)
-            .map(|(number, value)| (format!("nlb-hostname-targets:missing-{number}"), (*value).to_owned()))
-            .collect();
-        let (state, unreadable) = State::read(&tags);
-        assert_eq!(unreadable, Vec::<String>::new());
-        state.missing.into_values().collect::<Vec<_>>()
-    };
-    let later = Timestamp(1_763_802_060_250);
-    assert_eq!(read(&["10.0.1.9_5432@1763802000.250 10.0.1.9_5432@1763802060.250"]), [later]);
-    assert_eq!(read(&["10.0.1.9_5432@1763802060.250", "10.0.1.9_5432@1763802000.250"]), [later]);
-    // Where the fraction was cut off, the target must not go earlier.
-    assert!(read(&["10.0.1.9_5432@1763802060"])[0] >= Timestamp(1_763_802_060_999));
 }
 
 #[tokio::test]
@@ -584,83 +560,6 @@ async fn rule_08_a_lost_reply_to_a_tag_call_does_no_harm() {
             world.sync().await.unwrap();
             assert_eq!(world.aws.registered(&arn), targets(&[10]), "{action}, {ownership}");
         }
-    }
-}
-
-/// A run on a `shared` group, as far as its tags go.
-#[derive(Clone)]
-struct Run {
-    /// What DNS gives it.
-    target: Target,
-    read: Tags,
-    listed: Vec<RegisteredTarget>,
-    changes: TagChanges,
-}
-
-impl Run {
-    fn new(host: u8) -> Self {
-        let target = Target { address: IpAddr::from([10, 0, 1, host]), port: 5432.try_into().unwrap() };
-        Self { target, read: Tags::new(), listed: Vec::new(), changes: TagChanges::default() }
-    }
-
-    /// Takes the next of its steps: it reads, plans, adds tags, removes tags, and so once more, and registers.
-    fn step(&mut self, number: usize, tags: &mut Tags, registered: &mut Vec<RegisteredTarget>) {
-        match number {
-            0 | 3 => (self.read, self.listed) = (tags.clone(), registered.clone()),
-            1 | 4 => {
-                let desired = Desired { targets: [self.target].into(), refused: BTreeSet::new(), complete: true };
-                let policy = Policy { ownership: Ownership::Shared, deregister_after_seconds: 600 };
-                // The clocks stand still, so that nothing hangs on them.
-                let now = Timestamp(1_763_802_000_000);
-                let plan = Plan::new(&desired, &self.listed, &State::read(&self.read).0, policy, now, now);
-                let (wanted, _) = plan.state.write(Ownership::Shared, 50);
-                self.changes = TagChanges::new(&self.read, wanted, Ownership::Shared, now);
-                tags.extend(self.changes.add.clone());
-            }
-            2 | 5 => tags.retain(|key, _| !self.changes.remove.contains(key)),
-            _ => registered.push(RegisteredTarget {
-                target: self.target,
-                id: self.target.address.to_string(),
-                availability_zone: None,
-                state: TargetState::Other,
-            }),
-        }
-    }
-}
-
-#[test]
-fn rule_09_in_whatever_order_two_runs_take_their_steps_no_ownership_is_lost() {
-    // Which run takes each of fourteen steps, as the bits of a number.
-    for order in (0_u32..1 << 14).filter(|order| order.count_ones() == 7) {
-        let mut runs = [Run::new(10), Run::new(11)];
-        let mut taken = [0; 2];
-        let (mut tags, mut registered) = (Tags::new(), Vec::new());
-        for step in 0..14 {
-            let run = (order >> step & 1) as usize;
-            runs[run].step(taken[run], &mut tags, &mut registered);
-            taken[run] += 1;
-            let (state, _) = State::read(&tags);
-            let lost: Vec<_> = registered.iter().filter(|shown| !state.owned.contains(&shown.target)).collect();
-            assert!(lost.is_empty(), "{order:014b}, step {step}: {lost:?}");
-        }
-    }
-}
-
-#[test]
-fn what_is_written_is_read_again() {
-    let target = |text: &str| {
-        let address: std::net::SocketAddr = text.parse().unwrap();
-        Target { address: address.ip(), port: address.port().try_into().unwrap() }
-    };
-    let since = Timestamp(1_763_802_000_007);
-    let missing =
-        BTreeMap::from([(target("10.0.1.9:1"), since), (target("[fd00::9]:65535"), Timestamp(since.0 + 60_000))]);
-    let owned: BTreeSet<_> = missing.keys().copied().chain([target("10.0.1.10:5432")]).collect();
-    for (ownership, owned) in [(Ownership::Exclusive, BTreeSet::new()), (Ownership::Shared, owned)] {
-        let state = State { missing: missing.clone(), owned };
-        let (tags, left_out) = state.write(ownership, 50);
-        assert_eq!(left_out, 0);
-        assert_eq!(State::read(&tags), (state, Vec::new()));
     }
 }
 
