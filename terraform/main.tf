@@ -117,7 +117,6 @@ data "aws_iam_policy_document" "function" {
   statement {
     sid = "Look"
     actions = [
-      "elasticloadbalancing:DescribeListenerAttributes",
       "elasticloadbalancing:DescribeListeners",
       "elasticloadbalancing:DescribeLoadBalancerAttributes",
       "elasticloadbalancing:DescribeLoadBalancers",
