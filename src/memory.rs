@@ -119,7 +119,9 @@ impl Memory {
         self.absent_since.retain(|target, _| !desired.targets.contains(target));
         if desired.is_complete {
             for target in registered.into_iter().filter(|target| !desired.targets.contains(target)) {
-                self.absent_since.entry(*target).or_insert(now);
+                let since = self.absent_since.entry(*target).or_insert(now);
+                // A time that lies ahead is of a clock that was set back.
+                *since = now.min(*since);
             }
         }
     }

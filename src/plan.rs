@@ -204,9 +204,8 @@ impl Plan {
         let (absence, since) = match (known.absence)(&target) {
             Absence::Gone { since } => (HoldReason::Grace, Some(since)),
             Absence::Thin { since } => (HoldReason::Evidence, Some(since)),
-            Absence::Usual { last_seen } if shown.state == TargetState::Unhealthy => {
-                (HoldReason::Evidence, Some(last_seen.unwrap_or(known.now)))
-            }
+            // Missing begins with the first answer that lacks it.
+            Absence::Usual { .. } if shown.state == TargetState::Unhealthy => (HoldReason::Evidence, Some(known.now)),
             Absence::Usual { .. } => (HoldReason::Evidence, None),
         };
         let tag = remembered.missing.get(&target);
@@ -226,7 +225,7 @@ impl Plan {
         if absence == HoldReason::Evidence && shown.state != TargetState::Unhealthy {
             return hold(HoldReason::Evidence, since, None);
         }
-        let absent_since = known.absent_since.get(&target).map_or(known.now, |since| *since.min(&known.now));
+        let absent_since = known.absent_since.get(&target).copied().unwrap_or(known.now);
         let settled = absent_since.plus_seconds(FLAPPING_SECONDS);
         if shown.state == TargetState::Initial && settled > known.now {
             return hold(HoldReason::Initial, absent_since, Some(settled));

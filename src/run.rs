@@ -364,7 +364,7 @@ impl<'a> Run<'a> {
         let refused = &self.not_registrable;
         let (missing, turned_down): (BTreeSet<Target>, BTreeSet<Target>) =
             plan.register.iter().partition(|target| !refused.contains_key(target) && !is_forgotten);
-        if !turned_down.is_empty() {
+        if !turned_down.is_empty() || (self.has_failed && !missing.is_empty()) {
             plan.hold(HoldReason::RegistrationFailed, |_| true);
         }
         let stuck = &self.not_deregistrable;

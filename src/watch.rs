@@ -111,9 +111,6 @@ impl Watch {
                     report.settle();
                     return report;
                 };
-                if later.is_out_of_time() {
-                    return report.with_changes_of(later);
-                }
                 schedule.reconciled(&later, memory, reconciler.now());
                 report = report.merged(later);
             }

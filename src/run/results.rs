@@ -121,7 +121,7 @@ impl Run<'_> {
 
     /// Tags were written.
     pub fn tags_added(&mut self, added: &Tags, result: Result<(), ElbError>) {
-        self.rereads = 0;
+        self.asks_anew();
         let notation = self.notation();
         match (result, &mut self.tags) {
             (Ok(()), KnownTags::Known { tags, state, remove, empty, .. }) => {
@@ -139,7 +139,7 @@ impl Run<'_> {
 
     /// Tags were removed.
     pub fn tags_removed(&mut self, keys: &[String], result: Result<(), ElbError>) {
-        self.rereads = 0;
+        self.asks_anew();
         let notation = self.notation();
         let KnownTags::Known { tags, state, remove, empty, untidy } = &mut self.tags else { return };
         remove.clear();
@@ -158,6 +158,12 @@ impl Run<'_> {
             untidy.extend(keys.iter().cloned());
             self.failures.push(error.into());
         }
+    }
+
+    /// What the next change is based on may be asked for as often as what this one was.
+    fn asks_anew(&mut self) {
+        self.rereads = 0;
+        self.refreshes = 0;
     }
 
     fn tags_failed(&mut self, error: ElbError) {
@@ -189,7 +195,7 @@ impl Run<'_> {
 
     /// The registration ended, with what AWS refused for good, and what went wrong besides.
     pub fn registration_ended(&mut self, refused: BTreeMap<Target, String>, failed: Option<ElbError>) {
-        self.rereads = 0;
+        self.asks_anew();
         self.not_registrable.extend(refused);
         match failed {
             Some(error) if error.kind == ElbErrorKind::QuotaReached && self.may_make_room() => {
@@ -222,7 +228,7 @@ impl Run<'_> {
 
     /// The deregistration ended, with what AWS refused for good, and what went wrong besides.
     pub fn deregistration_ended(&mut self, refused: BTreeMap<Target, String>, failed: Option<ElbError>) {
-        self.rereads = 0;
+        self.asks_anew();
         self.not_deregistrable.extend(refused);
         if matches!(self.quota, Quota::Reached(_)) {
             self.quota = Quota::MadeRoom(self.report.registrations);

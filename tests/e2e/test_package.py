@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tomlkit
 from samcli.yamlhelper import yaml_parse
 
 from local.cloud import Cloud, TargetGroup
@@ -29,14 +30,7 @@ from tools.parameters import template
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HOSTNAME = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com"
-VERSION = json.loads(
-    subprocess.run(
-        ["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    ).stdout
-)["packages"][0]["version"]
+VERSION = tomlkit.parse((ROOT / "Cargo.toml").read_text())["package"]["version"]
 ARCHIVE = f"nlb-hostname-targets-{VERSION}-x86_64.zip"
 
 
