@@ -314,7 +314,7 @@ fn health(described: &TargetHealthDescription) -> Option<Health> {
     Some(Health {
         target: Target { address: target.id()?.parse().ok()?, port },
         zone: target.availability_zone().map(ToOwned::to_owned),
-        check_port: described.health_check_port().and_then(|port| port.parse().ok()).unwrap_or(port.get()),
+        check_port: described.health_check_port().and_then(|port| port.parse().ok()).unwrap_or_else(|| port.get()),
         state: health.state()?.as_str().to_owned(),
         reason: health.reason().map_or_else(String::new, |reason| reason.as_str().to_owned()),
         description: health.description().unwrap_or_default().to_owned(),

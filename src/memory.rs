@@ -30,7 +30,7 @@ pub struct Memory {
     pub absent_since: BTreeMap<Target, Timestamp>,
     /// What AWS accepted within this invocation.
     pub writes: Writes,
-    /// Whether the tags were looked through once for what another setting left.
+    /// Whether the tags hold nothing that another setting left, as far as this function may see.
     pub is_tidy: bool,
     /// When a change of our own is to be verified.
     pub verify_at: Option<Timestamp>,

@@ -181,7 +181,8 @@ impl Plan {
             let listed = listed.get(target);
             // What is not listed is gone, or another run is about to register it: only what was
             // found missing by an earlier run is forgotten.
-            let was_missing = remembered.missing.get(target).is_some_and(|since| *since < known.began);
+            let was_missing =
+                remembered.missing.get(target).is_some_and(|since| since.plus_seconds(LAG_SECONDS) < known.began);
             if listed.is_none() && is_certain && was_missing {
                 continue;
             }
@@ -265,3 +266,6 @@ fn missing_since(remembered: &State, target: &Target, otherwise: Timestamp) -> T
 /// gave the old and the new address in turn for 20 to 30 s
 /// ([report](https://github.com/awslabs/aws-mysql-jdbc/issues/377)).
 const FLAPPING_SECONDS: u32 = 30;
+
+/// How long a list may lack a target that was registered: only after that is what is not listed really gone.
+const LAG_SECONDS: u32 = 60;

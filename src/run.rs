@@ -203,6 +203,7 @@ impl<'a> Run<'a> {
         // Newer answers may be of another kind; what was remembered for the old one stays.
         let seconds = self.group_policy().deregister_after_seconds;
         self.policy.deregister_after_seconds = seconds.max(self.policy.deregister_after_seconds);
+        self.memory.is_tidy &= !self.policy.needs_state();
         let Some(look) = self.look() else { return self.end() };
         let mut plan = self.plan(&look, now);
         let changes = self.tag_changes(&plan.state, now);
@@ -286,10 +287,9 @@ impl<'a> Run<'a> {
         if look.failures.is_empty() && self.failures.is_empty() && self.turned_down.is_empty() {
             self.memory.in_step = Some(self.in_step(look, plan, now));
         }
-        self.memory.is_tidy &= !self.policy.needs_state();
+        self.memory.is_tidy |= self.is_tidying && matches!(self.tags, KnownTags::Known { .. });
         // What another setting left in the tags must not be found by a later one. Once is enough, and nothing waits for it.
-        if self.task.may_tidy && !self.memory.is_tidy && matches!(self.tags, KnownTags::Unread) {
-            self.memory.is_tidy = true;
+        if self.task.may_tidy && !self.memory.is_tidy && !self.is_tidying && matches!(self.tags, KnownTags::Unread) {
             self.is_tidying = true;
             return Step::ReadTags { is_optional: true };
         }

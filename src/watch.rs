@@ -39,7 +39,7 @@ pub struct Watch {
 
 /// When a group is looked at next, and whether it has settled. Pure: no clock of its own.
 #[derive(Debug)]
-struct Schedule {
+pub struct Schedule {
     interval: Duration,
     heeds_ttl: bool,
     ends_when_stable: bool,
@@ -104,7 +104,7 @@ impl Watch {
                 early = Some(resolution);
             }
             if is_due {
-                schedule.looked_at = Instant::now();
+                schedule.begin_run(Instant::now());
                 let Some(later) = self.reconcile(reconciler, group, memory, early, &report, cutoff).await else {
                     // What was seen must wait for the next run.
                     report.is_deferred = true;
@@ -152,7 +152,8 @@ impl Watch {
 }
 
 impl Schedule {
-    fn new(watch: &Watch, memory: &Memory, first: &GroupReport, now: Now) -> Self {
+    /// The schedule of a watch that begins after the run of which `first` is the report.
+    pub fn new(watch: &Watch, memory: &Memory, first: &GroupReport, now: Now) -> Self {
         let mut schedule = Self {
             interval: watch.interval,
             heeds_ttl: watch.heeds_ttl,
@@ -185,7 +186,7 @@ impl Schedule {
     }
 
     /// When to look next; `None` where the group has settled.
-    fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Instant> {
         let retry = (self.has_failed && self.is_unregistered).then_some(self.retry_at);
         let next = self.due_at.into_iter().chain(retry).map(|at| at.max(self.looked_at + SHORTEST_INTERVAL));
         let next = next.fold(self.looked_at + self.pause, Instant::min);
@@ -193,14 +194,14 @@ impl Schedule {
         (!self.ends_when_stable || !is_stable).then_some(next)
     }
 
-    /// Whether it is time to try again what failed.
-    fn retries(&mut self, now: Instant) -> bool {
+    /// A look begins. Returned is whether it is time to try again what failed.
+    pub fn retries(&mut self, now: Instant) -> bool {
         self.looked_at = now;
         self.has_failed && now >= self.retry_at
     }
 
-    /// Takes in a look, and tells whether the group is to be reconciled.
-    fn note(&mut self, look: &Look, resolution: &Resolution, memory: &Memory, now: Now) -> bool {
+    /// Takes in a look, and tells whether the group is to be reconciled. Where it is not, the memory takes the look in.
+    pub fn note(&mut self, look: &Look, resolution: &Resolution, memory: &Memory, now: Now) -> bool {
         let desired = &look.desired;
         let is_sampled = memory.is_sampled();
         self.set_pause(resolution.ttl());
@@ -237,8 +238,13 @@ impl Schedule {
         is_due
     }
 
+    /// A run begins, which looks as well.
+    pub fn begin_run(&mut self, now: Instant) {
+        self.looked_at = now;
+    }
+
     /// Takes in what came of a run.
-    fn reconciled(&mut self, report: &GroupReport, memory: &Memory, now: Now) {
+    pub fn reconciled(&mut self, report: &GroupReport, memory: &Memory, now: Now) {
         self.has_failed = !report.failures.is_empty();
         self.is_unregistered = report.is_unregistered;
         self.due_at = self.due_at(memory, now);

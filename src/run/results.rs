@@ -106,8 +106,8 @@ impl Run<'_> {
                 };
                 self.tags = KnownTags::Known { tags, state, remove: Vec::new(), empty: Tags::new(), untidy };
             }
-            // What another setting may have left can wait.
-            Err(_) if !self.policy.needs_state() => {}
+            // What another setting may have left can wait, and who may not read it need not try again.
+            Err(error) if !self.policy.needs_state() => self.memory.is_tidy = error.kind == ElbErrorKind::Denied,
             Err(error) => {
                 self.failures.push(error.into());
                 self.tags = KnownTags::Unusable;

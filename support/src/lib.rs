@@ -14,8 +14,10 @@
 pub mod aws;
 pub mod dns;
 pub mod front;
+pub mod histories;
 pub mod runtime_api;
 pub mod tls;
+pub mod virtual_world;
 
 use std::{
     cell::Cell,

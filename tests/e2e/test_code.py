@@ -14,12 +14,6 @@ from local.cloud import METRICS, NAMESPACE
 from local.process import ROOT, SETTINGS
 from tests.e2e.stacks import OUR_KEYS, read
 
-# What the template is ahead of the code with: bindings by tags. What the code has learnt goes from here, and a test
-# says so.
-AHEAD_ACTIONS = {"tag:GetResources"}
-AHEAD_VARIABLES = {"ALLOWED_HOSTNAMES", "DISCOVERY"}
-
-
 def actions_called() -> set[str]:
     """The AWS actions of the operations that src/ calls, as IAM names them."""
     sdks = {
@@ -55,8 +49,7 @@ def test_the_policy_allows_what_the_code_calls_and_no_more(template: dict[str, A
     found = granted(template)
     for_lambda = found.pop("Log"), found.pop("Attach"), found.pop("AttachByLambdaOnly")
     assert {x.split(":")[0] for actions in for_lambda for x in actions} == {"logs", "ec2"}
-    assert set().union(*found.values()) == actions_called() | AHEAD_ACTIONS
-    assert AHEAD_ACTIONS & actions_called() == set(), "the code calls them now: take them out of AHEAD_ACTIONS"
+    assert set().union(*found.values()) == actions_called()
     assert found["Change"] == found["ChangeTagged"]
     assert "elasticloadbalancing:RegisterTargets" in actions_called()
 
@@ -71,8 +64,7 @@ def test_the_rust_tests_saw_no_other_action() -> None:
 def test_the_environment_is_what_the_code_reads(template: dict[str, Any]) -> None:
     constants = set(re.findall(r'^pub const \w+: &str = "(\w+)";', read("src", "config.rs"), re.MULTILINE))
     given = set(template["Resources"]["Function"]["Properties"]["Environment"]["Variables"])
-    assert AHEAD_VARIABLES & constants == set(), "the code reads them now: take them out of AHEAD_VARIABLES"
-    assert given - AHEAD_VARIABLES <= constants
+    assert given <= constants
     # The namespace is fixed here; the others are Lambda's and the SDK's own.
     assert constants - given == {"AWS_LAMBDA_FUNCTION_NAME", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "METRICS_NAMESPACE"}
     assert given <= SETTINGS

@@ -445,7 +445,7 @@ async fn that_nothing_is_bound_is_a_warning_and_a_metric() {
     world.aws.create_target_group(TargetGroup::new("untagged"));
     let (log, _guard) = Log::start();
     let reply = world.run(json!({})).await.unwrap();
-    assert_eq!(reply, json!({"trigger": "schedule", "dry_run": false, "groups": []}));
+    assert_eq!(reply["groups"], json!([]));
     assert!(log.text().contains("no target group is bound"), "{}", log.text());
     assert_eq!(world.actions(), ["GetResources", "PutMetricData"]);
     assert_eq!(world.metric("BoundGroups"), Some(0.0));

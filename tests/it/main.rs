@@ -15,9 +15,8 @@ mod discovery; // target groups that say by their tags what they follow
 mod dns; // what name servers do, and what becomes of it
 mod emulation; // what the tests run against
 mod events; // what invokes the function
-// mod histories; // properties of the plan over random histories
+mod histories; // the rules over random histories
 mod metrics; // what is published
-// mod model; // a run without sockets, in a time of its own
 // mod plan; // properties of the pure plan
 mod production; // what production does that is less kind than an emulation
 mod removal; // when a target goes

@@ -1,0 +1,103 @@
+//! Every order in which two runs can take their steps, and every step at which one can be killed.
+
+use std::cell::RefCell;
+
+use nlb_hostname_targets::{policy::Ownership, tags::Tags};
+use support::histories::{Fault, Happening, How, Kind, Setting, Theatre, Universe};
+
+fn setting(ownership: Ownership, grace: u32) -> Setting {
+    let kind = Kind::Instance;
+    Setting { kind, has_two_names: false, ownership, grace: Some(grace), lookups: None, caches: 0, ttl: 1, seed: 0 }
+}
+
+/// Lets two runs that begin after `before` take their steps in every order, and returns how many orders there are. The
+/// first function has written these tags.
+fn interleave(setting: Setting, actors: [usize; 2], tags: &Tags, before: &[Happening]) -> usize {
+    // Which of the two goes on at each step, as far as there was a choice.
+    let mut choices: Vec<bool> = Vec::new();
+    for number in 1.. {
+        let universe = RefCell::new(Universe::new(setting));
+        let mut theatre = Theatre::new(&universe);
+        universe.borrow_mut().write_tags(tags);
+        before.iter().for_each(|event| theatre.play(event));
+        actors.iter().for_each(|actor| theatre.play(&Happening::Begin(*actor, How::Full, 0)));
+        let mut step = 0;
+        while theatre.is_running(actors[0]) && theatre.is_running(actors[1]) {
+            if step == choices.len() {
+                choices.push(false);
+            }
+            theatre.request(actors[usize::from(choices[step])]);
+            step += 1;
+        }
+        // That they end where one would, some orders show.
+        if number % 50 == 1 {
+            theatre.calm_down();
+        }
+        choices.truncate(step);
+        while choices.pop_if(|second| *second).is_some() {}
+        match choices.last_mut() {
+            Some(choice) => *choice = true,
+            None => return number,
+        }
+    }
+    unreachable!("the choices come to an end")
+}
+
+fn owned(entries: &[(&str, &str)]) -> Tags {
+    let key = |rest: &str| format!("nlb-hostname-targets:owned-{rest}");
+    entries.iter().map(|(rest, value)| (key(rest), (*value).to_owned())).collect()
+}
+
+#[test]
+fn rule_09_in_whatever_order_two_runs_take_their_steps_no_ownership_is_lost() {
+    let tags = owned(&[("1763801000.000-1/one", "10.0.0.12_5432"), ("1763801000.000-2/one", "10.0.0.13_5432")]);
+    let before = [
+        Happening::HandRegister(12, 1, 0),
+        Happening::Told(0, Some([10].into())),
+        Happening::Told(1, Some([11].into())),
+    ];
+    // Each makes seven requests: the facts, DNS, the targets, the tags, then it adds and removes tags, and registers.
+    assert_eq!(interleave(setting(Ownership::Shared, 600), [0, 1], &tags, &before), 3432);
+}
+
+#[test]
+fn rule_09_in_whatever_order_two_functions_take_their_steps_no_ownership_is_lost() {
+    let tags = owned(&[
+        ("1763801000.000-1/one", "10.0.0.1_5432 10.0.0.2_5432"),
+        ("1763801000.000-1/two", "10.0.0.2_5432 10.0.0.3_5432"),
+    ]);
+    // Each takes up what the other one lets go.
+    let before = [Happening::HandRegister(1, 2, 0), Happening::Dns(0, [3, 4].into()), Happening::Dns(2, [1, 5].into())];
+    assert_eq!(interleave(setting(Ownership::Shared, 600), [0, 2], &tags, &before), 3432);
+}
+
+#[test]
+fn rule_09_a_run_that_is_killed_at_any_step_is_repaired_by_the_next() {
+    for ownership in [Ownership::Exclusive, Ownership::Shared] {
+        for grace in [0, 60] {
+            for fault in [Fault::None, Fault::LostReply] {
+                for killed_after in 0.. {
+                    let universe = RefCell::new(Universe::new(setting(ownership, grace)));
+                    let mut theatre = Theatre::new(&universe);
+                    let before = [
+                        Happening::HandRegister(3, 1, 0),
+                        Happening::CalmRun,
+                        Happening::Pass(90_000),
+                        Happening::Dns(0, [1, 2].into()),
+                        Happening::Begin(0, How::Full, 0),
+                        Happening::Go(0, killed_after),
+                    ];
+                    before.iter().for_each(|event| theatre.play(event));
+                    let has_ended = !theatre.is_running(0);
+                    theatre.play(&Happening::Step(0, fault));
+                    theatre.play(&Happening::Kill(0));
+                    theatre.calm_down();
+                    if has_ended {
+                        assert!(killed_after > 10, "it had some steps to take");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
