@@ -14,6 +14,7 @@ from local.cloud import METRICS, NAMESPACE
 from local.process import ROOT, SETTINGS
 from tests.e2e.stacks import OUR_KEYS, read
 
+
 def actions_called() -> set[str]:
     """The AWS actions of the operations that src/ calls, as IAM names them."""
     sdks = {

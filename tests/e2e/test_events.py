@@ -17,6 +17,7 @@ from local.process import in_background, wait_for
 from local.scenario import HOSTNAME, PORT, bindings
 
 TRIGGERS = {
+    "check.json": "direct",
     "direct.json": "direct",
     "dry-run.json": "direct",
     "rds-blue-green-switchover.json": "rds-event",
@@ -31,7 +32,7 @@ TRIGGERS = {
 }
 # These leave DNS alone, and so nothing is to be waited for.
 WITHOUT_WATCH = {"rds-instance-backup.json", "rule.json", "scheduler.json"}
-WATCHED = set(TRIGGERS) - WITHOUT_WATCH - {"direct.json", "dry-run.json"}
+WATCHED = set(TRIGGERS) - WITHOUT_WATCH - {"check.json", "direct.json", "dry-run.json"}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,17 @@ def test_a_direct_request_brings_its_own_bindings(
     assert invocation.reply["trigger"] == TRIGGERS["direct.json"]
     assert invocation.group["target_group_arn"] == other.arn
     assert cloud.targets(other) == {f"10.0.1.40:{binding['port']}": "healthy"}
+    assert cloud.targets(group) == before
+
+
+def test_a_check_changes_nothing(cloud: Cloud, dns: DnsServer, group: TargetGroup, function: Function) -> None:
+    dns.answer(HOSTNAME, "10.0.1.42")
+    before = cloud.targets(group)
+    invocation = function.invoke(EVENTS / "check.json")
+    assert invocation.reply["trigger"] == TRIGGERS["check.json"]
+    # No load balancer has the group.
+    assert invocation.reply["ok"] is False
+    assert "unused" in {finding["code"] for finding in invocation.group["findings"]}
     assert cloud.targets(group) == before
 
 

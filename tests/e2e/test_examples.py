@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -44,6 +45,8 @@ def deploy(cloud: Cloud, stack: str, example: str, **parameters: str) -> Deploym
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert wanted in done.stdout + done.stderr
+        # The AWS CLI names a change set by the second.
+        time.sleep(1.1)
     return Deployment(cloud, stack)
 
 
