@@ -548,7 +548,7 @@ impl World for Universe {
                 self.note_absence();
             }
             Event::Listed(Err(error), _) => notes.is_unavailable |= error.kind == ElbErrorKind::Unavailable,
-            Event::TagsRead(tags) => notes.tags = tags.as_ref().ok().cloned().or(notes.tags.take()),
+            Event::TagsRead(tags) => notes.tags = tags.as_ref().ok().cloned().or_else(|| notes.tags.take()),
             Event::Registered(Changed { accepted, refused, failed }) => {
                 notes.registered.extend(accepted);
                 notes.not_registrable.extend(refused.keys());
@@ -685,7 +685,7 @@ impl Universe {
         if let Fault::Partial(number) = self.fault {
             let part: BTreeSet<_> = targets.into_iter().take(number.into()).collect();
             let mut changed = if part.is_empty() { Changed::default() } else { change(self, part) };
-            changed.failed.get_or_insert(elb_error(operation, ElbErrorKind::Failed, "no"));
+            changed.failed.get_or_insert_with(|| elb_error(operation, ElbErrorKind::Failed, "no"));
             return Some(changed);
         }
         if failed.is_some() {

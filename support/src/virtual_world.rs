@@ -648,7 +648,7 @@ impl Caches {
         fresh: impl FnOnce() -> BTreeSet<IpAddr>,
     ) -> (BTreeSet<IpAddr>, Duration) {
         let Some(held) = self.held.get_mut(cache) else { return (fresh(), self.ttl) };
-        if !held.as_ref().is_some_and(|(until, _)| *until > now) {
+        if held.as_ref().is_none_or(|(until, _)| *until <= now) {
             *held = Some((now + self.ttl, fresh()));
         }
         let (until, addresses) = held.as_ref().unwrap();
