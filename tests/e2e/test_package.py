@@ -56,31 +56,6 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return package(ROOT, tmp_path_factory.mktemp("package") / "dist")
 
 
-def test_another_folder_gives_the_same_bytes(dist: Path, tmp_path: Path) -> None:
-    """Without git, and with another home of cargo, as on another machine."""
-    # It stays, so that what it compiled need not be compiled again.
-    elsewhere = ROOT / "target/package-elsewhere"
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    copied = elsewhere / "copy"
-    for old in copied.glob("*"):
-        if old.name != "target":
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (copied / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copied / name)
-    home = elsewhere / "cargo"
-    home.mkdir(exist_ok=True)
-    theirs = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
-    for name in ("registry", "config.toml"):
-        if (theirs / name).exists() and not (home / name).is_symlink():
-            (home / name).symlink_to(theirs / name)
-    other = package(copied, tmp_path / "dist", CARGO_HOME=str(home))
-    assert {x.name for x in other.iterdir()} == {x.name for x in dist.iterdir()}
-    assert (other / "SHA256SUMS").read_text() == (dist / "SHA256SUMS").read_text()
-
-
 def test_dist_holds_what_deploying_takes_and_no_path_of_this_machine(dist: Path) -> None:
     names = {"SHA256SUMS", ARCHIVE, "nlb-hostname-targets.cdx.json", "template.yaml"}
     assert {x.name for x in dist.iterdir()} == names
