@@ -149,8 +149,7 @@ def test_combinations_of_create_and_bring(cloud: Cloud, uploaded: str, choices: 
         settings = f"{parameters.get('Settings', '')} LOG_RETENTION_DAYS=60".strip()
         assert stack.changes(Settings=settings)["LogGroup"] == "Modify", names
         assert Deployment(cloud, stack.name).resources == deployment.resources, names
-        (logs,) = cloud.client("logs").describe_log_groups()["logGroups"]
-        assert logs["retentionInDays"] == 60, names
+        assert log_group(cloud, deployment)["retentionInDays"] == 60, names
         stack.delete()
         assert inventory(cloud) == before, names
 
@@ -187,6 +186,28 @@ def test_it_creates_a_load_balancer_fit_for_a_database(cloud: Cloud, deploy: Dep
         "stickiness.enabled": "false",
     }
     assert listeners(cloud, deployment) == {PORT: (outputs["TargetGroupArn"], {"tcp.idle_timeout.seconds": "3600"})}
+
+
+def log_group(cloud: Cloud, deployment: Deployment) -> dict[str, Any]:
+    """The log group of the stack's function, as the API describes it."""
+    name = deployment.outputs["LogGroupName"]
+    found = cloud.client("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]
+    (group,) = [x for x in found if x["logGroupName"] == name]
+    return group
+
+
+def endpoint_service(cloud: Cloud, deployment: Deployment) -> dict[str, Any]:
+    """The stack's endpoint service, as the API describes it."""
+    (service,) = cloud.client("ec2").describe_vpc_endpoint_service_configurations(
+        ServiceIds=[deployment.outputs["EndpointServiceId"]]
+    )["ServiceConfigurations"]
+    return service
+
+
+def connection_notifications(cloud: Cloud, deployment: Deployment) -> list[dict[str, Any]]:
+    """Who is told of connections to the stack's endpoint service."""
+    found = cloud.client("ec2").describe_vpc_endpoint_connection_notifications()["ConnectionNotificationSet"]
+    return [x for x in found if x["ServiceId"] == deployment.outputs["EndpointServiceId"]]
 
 
 def group_attributes(cloud: Cloud, arn: str) -> dict[str, str]:
@@ -345,16 +366,16 @@ def test_three_databases_behind_one_endpoint_service(
 
     # One service, for those whom it is for, and somebody is told of them.
     service = outputs["EndpointServiceId"]
-    (found,) = ec2.describe_vpc_endpoint_service_configurations(ServiceIds=[service])["ServiceConfigurations"]
+    found = endpoint_service(cloud, deployment)
     assert found["ServiceName"] == outputs["ServiceName"]
     assert found["NetworkLoadBalancerArns"] == [outputs["LoadBalancerArn"]]
     assert found["AcceptanceRequired"] is True
     assert [x["Region"] for x in found["SupportedRegions"]] == ["eu-west-1", "us-east-1", "us-west-2"]
     allowed = ec2.describe_vpc_endpoint_service_permissions(ServiceId=service)["AllowedPrincipals"]
     assert [x["Principal"] for x in allowed] == [ACCOUNT, "firehose.amazonaws.com"]
-    told = ec2.describe_vpc_endpoint_connection_notifications()["ConnectionNotificationSet"]
-    assert [(x["ServiceId"], x["ConnectionNotificationArn"]) for x in told] == [(service, outputs["AlarmTopicArn"])]
-    assert told[0]["ConnectionEvents"] == ["Accept", "Connect", "Delete", "Reject"]
+    (told,) = connection_notifications(cloud, deployment)
+    assert told["ConnectionNotificationArn"] == outputs["AlarmTopicArn"]
+    assert told["ConnectionEvents"] == ["Accept", "Connect", "Delete", "Reject"]
 
     # Each has an alarm that wakes somebody up.
     dimensions = [x["Dimensions"][0]["Value"] for name, x in alarms(deployment).items() if "NoHealthy" in name]
@@ -542,8 +563,8 @@ def test_a_topic_of_ones_own(cloud: Cloud, deploy: Deploy, network: dict[str, st
     pager = topic(cloud, "own")
     deployment = deploy(**network, AlarmTopicArn=pager)
     assert all(x["AlarmActions"] == x["OKActions"] == [pager] for x in alarms(deployment).values())
-    told = cloud.client("ec2").describe_vpc_endpoint_connection_notifications()["ConnectionNotificationSet"]
-    assert [x["ConnectionNotificationArn"] for x in told] == [pager]
+    (told,) = connection_notifications(cloud, deployment)
+    assert told["ConnectionNotificationArn"] == pager
 
 
 def test_rds_events(cloud: Cloud, deploy: Deploy, network: dict[str, str]) -> None:
@@ -582,17 +603,13 @@ def test_ipv6_and_security_groups_of_ones_own(cloud: Cloud, deploy: Deploy, netw
     assert balancer["SecurityGroups"] == [own]
     of_balancer = cloud.elb.describe_load_balancer_attributes(LoadBalancerArn=arn)["Attributes"]
     assert attributes(of_balancer)["deletion_protection.enabled"] == "true"
-    (service,) = cloud.client("ec2").describe_vpc_endpoint_service_configurations()["ServiceConfigurations"]
-    assert service["SupportedIpAddressTypes"] == ["ipv4", "ipv6"]
+    assert endpoint_service(cloud, deployment)["SupportedIpAddressTypes"] == ["ipv4", "ipv6"]
 
 
 def test_a_key_of_ones_own(cloud: Cloud, deploy: Deploy, network: dict[str, str]) -> None:
     key = "arn:aws:kms:eu-west-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef"
     deployment = deploy(**network, KmsKeyArn=key)
-    (logs,) = cloud.client("logs").describe_log_groups(logGroupNamePrefix=deployment.outputs["LogGroupName"])[
-        "logGroups"
-    ]
-    assert logs["kmsKeyId"] == key
+    assert log_group(cloud, deployment)["kmsKeyId"] == key
 
 
 def test_stack_tags_reach_what_can_have_tags(cloud: Cloud, deploy: Deploy, network: dict[str, str]) -> None:
@@ -600,5 +617,5 @@ def test_stack_tags_reach_what_can_have_tags(cloud: Cloud, deploy: Deploy, netwo
     arns = [deployment.outputs[x] for x in ("LoadBalancerArn", "TargetGroupArn")]
     described = cloud.elb.describe_tags(ResourceArns=arns)["TagDescriptions"]
     assert [attributes(x["Tags"])["Application"] for x in described] == ["nlb-hostname-targets"] * 2
-    (service,) = cloud.client("ec2").describe_vpc_endpoint_service_configurations()["ServiceConfigurations"]
+    service = endpoint_service(cloud, deployment)
     assert attributes(service["Tags"])["Application"] == "nlb-hostname-targets"
