@@ -31,7 +31,7 @@ use crate::{
     state::Timestamp,
     tags::Tags,
     target::{IpFamily, RegisteredTarget, Target},
-    target_group::{Change, TargetGroups},
+    target_group::{Operation, TargetGroups},
 };
 
 /// Brings target groups into step with DNS.
@@ -80,7 +80,7 @@ impl Reconciler {
             function: &self.function,
             mode,
             facts: self.target_groups.known_facts(&group.arn).and_then(Result::ok),
-            may_tidy: mode == Mode::Full && self.limiter.holds(SPARE_REQUESTS),
+            may_tidy: mode == Mode::Full && self.limiter.can_spend(SPARE_REQUESTS),
             nonce: u32::try_from(RandomState::new().build_hasher().finish() % 1_000_000).unwrap_or_default(),
             cutoff,
         };
@@ -159,7 +159,7 @@ impl Steps<'_> {
                 Step::ReadTags { is_optional: false } => run.tags_read(self.tags(Some(self.turn().await)).await),
                 Step::ReadTags { is_optional: true } => {
                     let reading = async { self.tags(Some(self.turn().await)).await };
-                    let Ok(tags) = timeout(PATIENCE, reading).await else { return };
+                    let Ok(tags) = timeout(TIDYING_TIMEOUT, reading).await else { return };
                     run.tags_read(tags);
                 }
                 Step::AddTags(_) | Step::RemoveTags(_) | Step::Register(_) | Step::Deregister(_) => {
@@ -242,7 +242,7 @@ impl Steps<'_> {
             }
             Step::Register(batch) => {
                 let batch = batch.into_iter().map(RegisteredTarget::new);
-                let call = target_groups.change(Change::Register, arn, batch, turn, |targets| {
+                let call = target_groups.change(Operation::Register, arn, batch, turn, |targets| {
                     run.registered_targets(targets, Instant::now());
                     log_changes(self.group, "registered", targets);
                 });
@@ -250,7 +250,7 @@ impl Steps<'_> {
                 run.registration_ended(refused, failed);
             }
             Step::Deregister(batch) => {
-                let call = target_groups.change(Change::Deregister, arn, batch, turn, |targets| {
+                let call = target_groups.change(Operation::Deregister, arn, batch, turn, |targets| {
                     run.deregistered_targets(targets, Instant::now());
                     log_changes(self.group, "deregistered", targets);
                 });
@@ -338,7 +338,7 @@ impl Waits {
 }
 
 /// How long to wait for tags that nobody needs.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIDYING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Requests that must be left before one is spent on what another setting may have left in the tags.
 const SPARE_REQUESTS: usize = 3;
