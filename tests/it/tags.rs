@@ -76,7 +76,10 @@ fn what_can_not_be_read_is_named_and_counts_as_empty() {
     for value in ["10.0.1.8", "10.0.1.8_0", "10.0.1.8_5432@", "10.0.1.8_5432@12", "x_5432", "10.0.1.8:5432"] {
         let (state, unreadable) = notation(Exclusive).read(&tags([("missing-1", value)]));
         assert_eq!(state, State::default(), "{value}");
-        assert!(unreadable[0].contains("nlb-hostname-targets:missing-1") && unreadable[0].contains(value), "{unreadable:?}");
+        assert!(
+            unreadable[0].contains("nlb-hostname-targets:missing-1") && unreadable[0].contains(value),
+            "{unreadable:?}"
+        );
     }
 }
 
@@ -115,7 +118,8 @@ fn an_exclusive_group_has_its_tags_in_a_row() {
     // It says so already.
     assert!(changes(Exclusive, &tags([("missing-1", value.as_str())]), &missing([8])).0.is_empty());
     // It says too much: what goes is emptied first, so that a run that is killed leaves no old time.
-    let (less, _) = changes(Exclusive, &tags([("missing-1", "10.0.1.9_5432"), ("missing-2", value.as_str())]), &missing([8]));
+    let (less, _) =
+        changes(Exclusive, &tags([("missing-1", "10.0.1.9_5432"), ("missing-2", value.as_str())]), &missing([8]));
     assert_eq!(less.add, tags([("missing-1", value.as_str()), ("missing-2", "")]));
     assert_eq!(less.remove, ["nlb-hostname-targets:missing-2"]);
     // Nothing is to be remembered.
