@@ -455,6 +455,11 @@ impl Universe {
         }
     }
 
+    /// What is registered.
+    pub fn registered(&self) -> BTreeSet<Target> {
+        self.group.registered()
+    }
+
     /// Earlier runs wrote these tags.
     pub fn write_tags(&mut self, tags: &Tags) {
         self.set_tags(|present| present.extend(tags.clone()));
