@@ -269,7 +269,7 @@ fn missing_since(remembered: &State, target: &Target, otherwise: Timestamp) -> T
 const FLAPPING_SECONDS: u32 = 30;
 
 /// After how long a target is remembered in the tags whose absence is usual.
-const NOTED_AFTER_SECONDS: u32 = 120;
+const NOTED_AFTER_SECONDS: u32 = 60;
 
 /// How long a list may lack a target that was registered: only after that is what is not listed really gone.
 const LAG_SECONDS: u32 = 60;

@@ -212,7 +212,7 @@ fn rule_15_what_aws_finds_unhealthy_needs_its_grace_alone() {
     };
     assert_eq!(case(300).outcome().1, [2]);
     // One that comes and goes is remembered in this execution environment: each run would write tags else.
-    for (seconds, noted) in [(0, false), (119, false), (120, true)] {
+    for (seconds, noted) in [(0, false), (59, false), (60, true)] {
         let until = ago(seconds).plus_seconds(300);
         assert_eq!(case(seconds).held(), Some((HoldReason::Grace, Some(ago(seconds)), Some(until))));
         assert_eq!(!case(seconds).plan().state.missing.is_empty(), noted, "after {seconds} s");
