@@ -77,6 +77,11 @@ impl Elb {
 }
 
 impl Regional {
+    /// Whether a call would go out at once.
+    pub(crate) fn has_room(&self) -> bool {
+        self.open.available_permits() > 0
+    }
+
     /// Calls ELBv2 when there is room for one request more. `turn` was waited for; where there is none, nobody waited.
     ///
     /// What the SDK needs for a call takes 5 KB of the future that makes it, and of each around that once or twice

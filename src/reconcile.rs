@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -16,6 +16,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    aws::ATTEMPT_TIMEOUT,
     binding::Group,
     dns::Resolver,
     failure::{ElbError, Failure},
@@ -86,7 +87,7 @@ impl Reconciler {
         };
         let mut run = Run::new(task, memory, early, self.now());
         let waits = Waits::default();
-        let steps = Steps { reconciler: self, group, waits: &waits };
+        let steps = Steps { reconciler: self, group, waits: &waits, cutoff };
         if timeout_at(cutoff.into(), steps.carry_out(&mut run, turn)).await.is_err() {
             run.cut_off(&waits.names());
         }
@@ -126,6 +127,7 @@ struct Steps<'a> {
     reconciler: &'a Reconciler,
     group: &'a Group,
     waits: &'a Waits,
+    cutoff: Instant,
 }
 
 impl Steps<'_> {
@@ -158,8 +160,7 @@ impl Steps<'_> {
                 }
                 Step::ReadTags { is_optional: false } => run.tags_read(self.tags(Some(self.turn().await)).await),
                 Step::ReadTags { is_optional: true } => {
-                    let reading = async { self.tags(Some(self.turn().await)).await };
-                    let Ok(tags) = timeout(PATIENCE, reading).await else { return };
+                    let Some(tags) = self.spare_tags().await else { return };
                     run.tags_read(tags);
                 }
                 Step::AddTags(_) | Step::RemoveTags(_) | Step::Register(_) | Step::Deregister(_) => {
@@ -269,6 +270,18 @@ impl Steps<'_> {
         self.waits.on("DescribeTags", self.reconciler.target_groups.describe_tags(&self.group.arn, turn)).await
     }
 
+    /// Tags that nobody needs: `None` where others wait for what the request would take, or where it hangs. Given up
+    /// sooner, it would still be open at AWS, and another one in its place.
+    async fn spare_tags(&self) -> Option<Result<Tags, ElbError>> {
+        let Reconciler { target_groups, limiter, .. } = self.reconciler;
+        if !limiter.holds(SPARE_REQUESTS) || !target_groups.has_room(&self.group.arn) {
+            return None;
+        }
+        let left = self.cutoff.saturating_duration_since(Instant::now());
+        let reading = async { self.tags(Some(self.turn().await)).await };
+        timeout(ATTEMPT_TIMEOUT.min(left / 2), reading).await.ok()
+    }
+
     async fn turn(&self) -> Permit {
         self.reconciler.limiter.acquire(Priority::Continue).await
     }
@@ -336,9 +349,6 @@ impl Waits {
         names.iter().copied().collect::<Vec<_>>().join(" and ")
     }
 }
-
-/// How long to wait for tags that nobody needs.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Requests that must be left before one is spent on what another setting may have left in the tags.
 const SPARE_REQUESTS: usize = 3;

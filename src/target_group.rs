@@ -53,6 +53,11 @@ impl TargetGroups {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(arn).cloned()
     }
 
+    /// Whether a call on this target group would go out at once.
+    pub fn has_room(&self, arn: &TargetGroupArn) -> bool {
+        self.elb.regional(arn).has_room()
+    }
+
     /// Reads the static facts of a target group, and remembers them.
     ///
     /// # Errors
