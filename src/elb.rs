@@ -151,7 +151,7 @@ fn kind(operation: &str, code: &str, message: &str) -> ElbErrorKind {
         | "ThrottledException"
         | "RequestLimitExceeded"
         | "TooManyRequestsException" => ElbErrorKind::Throttled,
-        "TargetGroupNotFound" | "TargetGroupNotFoundException" => ElbErrorKind::NotFound,
+        "LoadBalancerNotFound" | "TargetGroupNotFound" | "TargetGroupNotFoundException" => ElbErrorKind::NotFound,
         "TooManyTargets" => ElbErrorKind::QuotaReached,
         "InvalidTarget" | "ValidationError" if OUTSIDE_VPC.iter().any(|phrase| message.contains(phrase)) => {
             ElbErrorKind::OutsideVpc

@@ -127,7 +127,7 @@ pub enum ElbErrorKind {
     Denied,
     /// Anything else.
     Failed,
-    /// There is no such target group.
+    /// There is no such target group or load balancer.
     NotFound,
     /// The target group is not of type `ip`.
     NotIp,

@@ -346,7 +346,7 @@ fn unusable(kind: ElbErrorKind, problem: String) -> ElbError {
     ElbError { operation: DESCRIBE_TARGET_GROUPS, kind, problem }
 }
 
-const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
+pub(crate) const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
 
 /// How many targets in a row may be refused in words that name none of them.
 const MOST_UNNAMED: usize = 10;
