@@ -23,7 +23,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     aws::{ATTEMPT_TIMEOUT, chain, retry_partition},
-    failure::{ElbError, ElbErrorKind},
+    failure::{ElbError, ElbErrorKind, action},
     limiter::{Limiter, Permit},
     target::TargetGroupArn,
 };
@@ -222,8 +222,7 @@ impl Intercept for ReadToTheEnd {
 fn hint(operation: &str, code: &str) -> String {
     match code {
         "AccessDenied" | "AccessDeniedException" => {
-            let service = if operation == GET_RESOURCES { "tag" } else { "elasticloadbalancing" };
-            format!(" (the function's role must allow {service}:{operation})")
+            format!(" (the function's role must allow {})", action(operation))
         }
         "TargetGroupNotFound" | "TargetGroupNotFoundException" => {
             " (was the target group deleted, or does its ARN name another account or Region?)".to_owned()
@@ -231,9 +230,6 @@ fn hint(operation: &str, code: &str) -> String {
         _ => String::new(),
     }
 }
-
-/// The one action that is of another service, the Resource Groups Tagging API.
-pub(crate) const GET_RESOURCES: &str = "GetResources";
 
 /// What the messages hold by which AWS says that an address needs an Availability Zone: one is
 /// for addresses outside the VPC, one for those that are in one of its networks but in no subnet

@@ -66,8 +66,7 @@ impl<'a> Inspection<'a> {
         let described = inspection.settings.values().flatten();
         let arns: BTreeSet<_> = described.flat_map(|settings| settings.load_balancers.iter().cloned()).collect();
         let describe = async |arns: &[String], turn: Permit| inspection.describe_load_balancers(arns, turn).await;
-        let described =
-            inspection.read_many("DescribeLoadBalancers", arns, |arn| region(arn), describe, until).await;
+        let described = inspection.read_many("DescribeLoadBalancers", arns, |arn| region(arn), describe, until).await;
         let shared = |described| Shared { described, attributes: OnceCell::new(), listeners: OnceCell::new() };
         inspection.load_balancers = described.into_iter().map(|(arn, described)| (arn, shared(described))).collect();
         inspection

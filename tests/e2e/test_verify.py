@@ -194,3 +194,12 @@ def test_what_was_not_looked_at_is_no_success() -> None:
     reply = {"ok": True, "groups": [group | {"outcome": "deferred"}, group | {"outcome": "in_sync"}]}
     assert not verify.is_well(reply)
     assert "verify again" in "\n".join(verify.table(reply, verify.colourless))
+
+
+def test_what_is_of_no_one_target_group_comes_first() -> None:
+    found = {"severity": "error", "code": "permission", "subject": "DISCOVERY", "message": "m", "advice": "do it"}
+    lines = list(verify.table({"ok": False, "groups": [], "findings": [found]}, verify.colourless))
+    assert lines[1] == "  error    permission  DISCOVERY"
+    assert lines[-1] == "1 error"
+    lines = list(verify.table({"ok": True, "groups": []}, verify.colourless))
+    assert "No target group is bound" in lines[0]
