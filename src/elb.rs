@@ -19,7 +19,10 @@ use aws_sdk_elasticloadbalancingv2::{
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::{
     aws::{ATTEMPT_TIMEOUT, chain, retry_partition},
@@ -77,9 +80,10 @@ impl Elb {
 }
 
 impl Regional {
-    /// Whether a call would go out at once.
-    pub(crate) fn has_room(&self) -> bool {
-        self.open.available_permits() > 0
+    /// A place for one request more, when there is one.
+    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed; and to call without a place would do no harm either.
+        Arc::clone(&self.open).acquire_owned().await.ok()
     }
 
     /// Calls ELBv2 when there is room for one request more. `turn` was waited for; where there is none, nobody waited.
@@ -90,20 +94,22 @@ impl Regional {
     pub(crate) fn call<T, E: Error + ProvideErrorMetadata + 'static>(
         &self,
         operation: &'static str,
-        turn: Option<Permit>,
+        mut turn: Option<Permit>,
         request: impl Future<Output = Result<T, SdkError<E>>>,
     ) -> impl Future<Output = Result<T, ElbError>> {
         let mut request = Box::pin(request);
         async move {
-            // Never closed; and to call without a permit would do no harm either.
-            let permit = self.open.acquire().await;
+            let place = match turn.as_mut().and_then(|turn| turn.place.take()) {
+                Some(place) => Some(place),
+                None => self.place().await,
+            };
             // Each attempt is counted by itself.
             drop(turn);
             let reply = match timeout(ATTEMPT_TIMEOUT, &mut request).await {
                 Ok(reply) => reply,
                 // One that hangs shall not keep others waiting for all its retries.
                 Err(_) => {
-                    drop(permit);
+                    drop(place);
                     request.await
                 }
             };

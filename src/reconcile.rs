@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, Mutex, PoisonError},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -270,16 +270,13 @@ impl Steps<'_> {
         self.waits.on("DescribeTags", self.reconciler.target_groups.describe_tags(&self.group.arn, turn)).await
     }
 
-    /// Tags that nobody needs: `None` where others wait for what the request would take, or where it hangs. Given up
+    /// Tags that nobody needs: `None` where it takes too long until the request may go out, or where that hangs. Given up
     /// sooner, it would still be open at AWS, and another one in its place.
     async fn spare_tags(&self) -> Option<Result<Tags, ElbError>> {
-        let Reconciler { target_groups, limiter, .. } = self.reconciler;
-        if !limiter.holds(SPARE_REQUESTS) || !target_groups.has_room(&self.group.arn) {
-            return None;
-        }
-        let left = self.cutoff.saturating_duration_since(Instant::now());
-        let reading = async { self.tags(Some(self.turn().await)).await };
-        timeout(ATTEMPT_TIMEOUT.min(left / 2), reading).await.ok()
+        let half = || self.cutoff.saturating_duration_since(Instant::now()) / 2;
+        let waiting = async { self.reconciler.target_groups.with_place(&self.group.arn, self.turn().await).await };
+        let turn = timeout(PATIENCE.min(half()), waiting).await.ok()?;
+        timeout(ATTEMPT_TIMEOUT.min(half()), self.tags(Some(turn))).await.ok()
     }
 
     async fn turn(&self) -> Permit {
@@ -349,6 +346,9 @@ impl Waits {
         names.iter().copied().collect::<Vec<_>>().join(" and ")
     }
 }
+
+/// How long to wait for a turn and a place to read tags that nobody needs.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Requests that must be left before one is spent on what another setting may have left in the tags.
 const SPARE_REQUESTS: usize = 3;

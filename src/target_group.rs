@@ -53,9 +53,10 @@ impl TargetGroups {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(arn).cloned()
     }
 
-    /// Whether a call on this target group would go out at once.
-    pub fn has_room(&self, arn: &TargetGroupArn) -> bool {
-        self.elb.regional(arn).has_room()
+    /// A turn with a place, so that a call on this target group goes out at once.
+    pub async fn with_place(&self, arn: &TargetGroupArn, mut turn: Permit) -> Permit {
+        turn.place = self.elb.regional(arn).place().await;
+        turn
     }
 
     /// Reads the static facts of a target group, and remembers them.
