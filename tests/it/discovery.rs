@@ -386,6 +386,10 @@ async fn where_the_tags_cannot_be_had_what_is_known_goes_on_and_the_run_fails() 
             assert_eq!(world.aws.registered(arn), targets(&[11]), "{fault:?}");
         }
         assert!(log.text().contains("\"kind\":\"discovery\""), "{}", log.text());
+        // And again, for as long as it lasts.
+        world.dns.set_a("db.test", &["10.0.1.12"]);
+        invoke_within(&function, json!({}), Duration::from_secs(6)).await.unwrap_err();
+        assert_eq!(world.aws.registered(&arn), targets(&[12]), "{fault:?}");
         assert_eq!(
             (world.sum("Failures"), world.metric("BoundGroups")),
             (0.0, None),
