@@ -16,6 +16,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    aws::ATTEMPT_TIMEOUT,
     binding::Group,
     dns::Resolver,
     failure::{ElbError, Failure},
@@ -86,7 +87,7 @@ impl Reconciler {
         };
         let mut run = Run::new(task, memory, early, self.now());
         let waits = Waits::default();
-        let steps = Steps { reconciler: self, group, waits: &waits };
+        let steps = Steps { reconciler: self, group, waits: &waits, cutoff };
         if timeout_at(cutoff.into(), steps.carry_out(&mut run, turn)).await.is_err() {
             run.cut_off(&waits.names());
         }
@@ -126,6 +127,7 @@ struct Steps<'a> {
     reconciler: &'a Reconciler,
     group: &'a Group,
     waits: &'a Waits,
+    cutoff: Instant,
 }
 
 impl Steps<'_> {
@@ -158,8 +160,7 @@ impl Steps<'_> {
                 }
                 Step::ReadTags { is_optional: false } => run.tags_read(self.tags(Some(self.turn().await)).await),
                 Step::ReadTags { is_optional: true } => {
-                    let reading = async { self.tags(Some(self.turn().await)).await };
-                    let Ok(tags) = timeout(TIDYING_TIMEOUT, reading).await else { return };
+                    let Some(tags) = self.spare_tags().await else { return };
                     run.tags_read(tags);
                 }
                 Step::AddTags(_) | Step::RemoveTags(_) | Step::Register(_) | Step::Deregister(_) => {
@@ -269,6 +270,15 @@ impl Steps<'_> {
         self.waits.on("DescribeTags", self.reconciler.target_groups.describe_tags(&self.group.arn, turn)).await
     }
 
+    /// Tags that nobody needs: `None` where it takes too long until the request may go out, or where that hangs. Given up
+    /// sooner, it would still be open at AWS, and another one in its place.
+    async fn spare_tags(&self) -> Option<Result<Tags, ElbError>> {
+        let half = || self.cutoff.saturating_duration_since(Instant::now()) / 2;
+        let waiting = async { self.reconciler.target_groups.with_place(&self.group.arn, self.turn().await).await };
+        let turn = timeout(TIDYING_TIMEOUT.min(half()), waiting).await.ok()?;
+        timeout(ATTEMPT_TIMEOUT.min(half()), self.tags(Some(turn))).await.ok()
+    }
+
     async fn turn(&self) -> Permit {
         self.reconciler.limiter.acquire(Priority::Continue).await
     }
@@ -337,7 +347,7 @@ impl Waits {
     }
 }
 
-/// How long to wait for tags that nobody needs.
+/// How long to wait for a turn and a place to read tags that nobody needs.
 const TIDYING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Requests that must be left before one is spent on what another setting may have left in the tags.

@@ -53,6 +53,12 @@ impl TargetGroups {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(arn).cloned()
     }
 
+    /// A turn with a place, so that a call on this target group goes out at once.
+    pub async fn with_place(&self, arn: &TargetGroupArn, mut turn: Permit) -> Permit {
+        turn.place = self.elb.regional(arn).place().await;
+        turn
+    }
+
     /// Reads the static facts of a target group, and remembers them.
     ///
     /// # Errors
@@ -341,7 +347,7 @@ fn unusable(kind: ElbErrorKind, problem: String) -> ElbError {
     ElbError { operation: DESCRIBE_TARGET_GROUPS, kind, problem }
 }
 
-const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
+pub(crate) const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
 
 /// How many targets in a row may be refused in words that name none of them.
 const MOST_UNNAMED: usize = 10;
