@@ -147,7 +147,10 @@ impl Steps<'_> {
                 Step::Read { facts, hostnames, until, tags } => {
                     self.read(run, facts, hostnames, until, tags, first.take()).await;
                 }
-                Step::Resolve { hostnames, until } => self.resolve(run, &hostnames, until).await,
+                Step::Resolve { hostnames, family, until } => {
+                    let answers = self.waits.on("DNS", self.reconciler.ask(&hostnames, family, until)).await;
+                    run.answered(answers, self.reconciler.now());
+                }
                 // Who has a turn for a change already does not wait for another one: that might never end.
                 Step::Reread { tags } => {
                     let asked_at = Instant::now();
@@ -219,13 +222,6 @@ impl Steps<'_> {
         run.listed(listed, asked_at);
         if let Some(tags) = tags {
             run.tags_read(tags);
-        }
-    }
-
-    async fn resolve(&self, run: &mut Run<'_>, hostnames: &BTreeSet<Hostname>, until: Instant) {
-        if let Some(Ok(facts)) = self.reconciler.target_groups.known_facts(&self.group.arn) {
-            let answers = self.waits.on("DNS", self.reconciler.ask(hostnames, facts.family, until)).await;
-            run.answered(answers, self.reconciler.now());
         }
     }
 

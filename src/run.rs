@@ -154,6 +154,7 @@ impl<'a> Run<'a> {
             Phase::Ended => return Step::Done,
             Phase::Acting => {}
         }
+        let Some(Facts { family, .. }) = self.facts else { return self.end() };
         if self.policy.needs_state() && matches!(self.tags, KnownTags::Unread) {
             return Step::ReadTags { is_optional: false };
         }
@@ -167,6 +168,7 @@ impl<'a> Run<'a> {
             }
             return Step::Resolve {
                 hostnames: hostnames.clone(),
+                family,
                 until: self.collect_until.max(now.at + SHORTEST_LOOK),
             };
         }
@@ -175,7 +177,7 @@ impl<'a> Run<'a> {
         if old.is_empty() {
             self.refreshes = 0;
         } else if self.refreshes < MOST_REFRESHES {
-            return Step::Resolve { hostnames: old, until: self.dns_cutoff(now) };
+            return Step::Resolve { hostnames: old, family, until: self.dns_cutoff(now) };
         }
         self.act(now)
     }
