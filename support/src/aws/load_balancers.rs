@@ -132,7 +132,7 @@ impl LoadBalancers {
         element("HealthCheckEnabled", true)
             + &element("HealthCheckIntervalSeconds", interval)
             + &element("HealthCheckTimeoutSeconds", 10)
-            + &element("HealthyThresholdCount", 2)
+            + &element("HealthyThresholdCount", 5)
             + &element("UnhealthyThresholdCount", threshold)
             + "<LoadBalancerArns>"
             + &users.map(|(arn, _)| element("member", arn)).collect::<String>()
