@@ -139,6 +139,15 @@ impl LoadBalancers {
             + "</LoadBalancerArns>"
     }
 
+    /// Whether a listener forwards to the group, of a load balancer that is in the target's zone.
+    pub(super) fn in_use(&self, group: &str, zone: Option<&str>) -> bool {
+        self.known.values().any(|(load_balancer, listeners)| {
+            let forwards = listeners.iter().flat_map(|listener| &listener.forwards).any(|(arn, _)| arn == group);
+            forwards
+                && zone.is_none_or(|zone| zone == "all" || load_balancer.zones.iter().any(|enabled| enabled == zone))
+        })
+    }
+
     /// Reason and description of a target's health, where they are not the usual ones.
     pub(super) fn reason(&self, group: &str, target: &str) -> Option<&(String, String)> {
         self.reasons.get(&(group.to_owned(), target.to_owned()))
