@@ -20,8 +20,8 @@ from local.process import Failure
 
 # Each resource has it, with the id of the run that made it. Of the function's own tags it is none.
 TAG = "nlb-hostname-targets-conformance"
-# The load balancer's interfaces go minutes after it.
-REMOVAL_SECONDS = 900
+# The load balancer's interfaces go minutes after it, those of a function in a VPC half an hour.
+REMOVAL_SECONDS = 2700
 
 # A client that sends what is wrong, and how large it is.
 UNCHECKED = {"parameter_validation": False, "disable_request_compression": True}
@@ -77,8 +77,7 @@ class Network:
     def create(self) -> None:
         """Makes the VPC and its subnets."""
         ec2 = self.client("ec2")
-        zones = ec2.describe_availability_zones(Filters=[{"Name": "zone-type", "Values": ["availability-zone"]}])
-        self.zones = tuple(sorted(x["ZoneName"] for x in zones["AvailabilityZones"])[:2])
+        self.zones = self.find_zones()
         made = ec2.create_vpc(CidrBlock="10.0.0.0/16", AmazonProvidedIpv6CidrBlock=True, **self._tagged("vpc"))
         self._vpc = made["Vpc"]["VpcId"]
         first_four = self._first_ipv6_groups()
@@ -88,6 +87,13 @@ class Network:
             subnet = ec2.create_subnet(VpcId=self._vpc, **cidr, **block, **self._tagged("subnet"))
             self._subnets.append(subnet["Subnet"]["SubnetId"])
         self.ipv6 = first_four
+
+    def find_zones(self) -> tuple[str, str]:
+        """Two zones of the Region."""
+        here = [{"Name": "zone-type", "Values": ["availability-zone"]}]
+        found = self.client("ec2").describe_availability_zones(Filters=here)["AvailabilityZones"]
+        first, second, *_ = sorted(x["ZoneName"] for x in found)
+        return first, second
 
     def group(self, attached: bool = False, ipv6: bool = False) -> str:
         """Makes a target group, behind a listener of the one load balancer if it is to be attached."""
@@ -150,10 +156,17 @@ class Network:
 
 @contextmanager
 def network(place: Network, say: Callable[[str], None]) -> Iterator[Network]:
-    """The network for the length of a `with` block, whose end removes all of it, however it ends."""
-    try:
+    """The network for the length of a `with` block."""
+    with removing(place, say):
         place.create()
         yield place
+
+
+@contextmanager
+def removing(place: Network, say: Callable[[str], None]) -> Iterator[None]:
+    """A `with` block whose end removes all that the run made, however it ends."""
+    try:
+        yield
     finally:
         interruption = None
         while True:

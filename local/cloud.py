@@ -36,6 +36,7 @@ SERVICES = (
     "iam",
     "lambda",
     "logs",
+    "route53",
     "s3",
     "scheduler",
     "sns",
@@ -72,17 +73,20 @@ class TargetGroup:
 
 
 class Cloud:
-    """A running local AWS."""
+    """A running local AWS; without an endpoint, AWS itself."""
 
-    def __init__(self, name: str, endpoint: str) -> None:
+    def __init__(self, name: str, endpoint: str | None, attempts: int = 1) -> None:
         self.name = name
         self.endpoint = endpoint
+        self._attempts = attempts
         self._clients: dict[tuple[str, float], Any] = {}
 
     def client(self, service: str, read_seconds: float = 10) -> Any:
-        """A boto3 client of the service. One attempt, so that a server that is not up says so at once."""
+        """A boto3 client of the service. Locally one attempt, so that a server that is not up says so at once."""
         if (service, read_seconds) not in self._clients:
-            config = Config(connect_timeout=2, read_timeout=read_seconds, retries={"total_max_attempts": 1})
+            config = Config(
+                connect_timeout=2, read_timeout=read_seconds, retries={"total_max_attempts": self._attempts}
+            )
             made = boto3.client(service, endpoint_url=self.endpoint, config=config)
             self._clients[service, read_seconds] = made
         return self._clients[service, read_seconds]
