@@ -49,7 +49,7 @@ lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of
 	$(BIN)/ruff format --config tools/ruff.toml --check conformance local tests/docs tests/e2e tests/terraform tools
 	$(BIN)/ruff check --config tools/ruff.toml conformance local tests/docs tests/e2e tests/terraform tools
 	$(BIN)/python -m pytest --quiet tests/docs
-	$(BIN)/cfn-lint --regions ALL_REGIONS --template template.yaml examples/*.yaml
+	$(BIN)/cfn-lint --regions ALL_REGIONS --template template.yaml examples/*.yaml conformance/*.yaml
 	SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --region eu-west-1
 	$(BIN)/actionlint
 	$(CHECKOV)/bin/checkov --framework cloudformation --skip-download --quiet --compact \
@@ -94,7 +94,7 @@ conformance: $(TOOLS) ## Each fact about AWS that the function relies on, as a c
 conformance-aws: $(TOOLS) ## The same on AWS, in an account that is a sandbox: SANDBOX=123456789012 (20 minutes, 0.10 USD)
 	@$(BIN)/python -m conformance aws $(ON_SANDBOX) $(if $(filter yes,$(THROTTLE)),--throttle)
 
-acceptance-aws: $(TOOLS) ## A stack from dist/ on AWS, in the same account, through its failovers (40 minutes, 0.50 USD)
+acceptance-aws: $(TOOLS) ## A stack from dist/ on AWS, in the same account, through its failovers (an hour, 0.30 USD)
 	@$(BIN)/python -m conformance acceptance $(ON_SANDBOX) $(if $(PACKAGE),--package "$(PACKAGE)")
 
 conformance-sweep: $(TOOLS) ## Remove what runs of these two left that were killed

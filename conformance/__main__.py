@@ -134,10 +134,12 @@ Everything has the tag {TAG}. Everything is removed in the end, also if it fails
 
 def on_account(given: argparse.Namespace) -> int:
     """What is asked for, on the account of the user's own profile."""
-    session = boto3.Session()
+    session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
     # For emulations, which the tests of all this run against. boto3 itself knows the variable, too.
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
     account = sandbox(session, given.sandbox)
+    # By this one boto3 goes where it is given no session.
+    os.environ["AWS_DEFAULT_REGION"] = str(session.region_name)
     print(f"Account {account}, {session.region_name}.\n{COSTS[given.where]}\n", flush=True)
     if not given.yes:
         print("Nothing was done. To do it, add CONFIRM=no (--yes).", file=sys.stderr)

@@ -7,7 +7,6 @@ CloudFormation makes of changes of the stack. On an emulation all that it has ru
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -233,65 +232,79 @@ def healthy(scenario: Scenario, address: str) -> str:
 def failover(report: Report, scenario: Scenario, zone: Zone, client: Client) -> None:
     """An event, a watch, and the record changes while connections come in."""
     connecting = client.connect(seconds=240)
+
+    def watch() -> str:
+        step = scenario.failover()
+        return f"DescribeTargetHealth showed it {step.followed_after:.1f} s after the record's change"
+
     zone.waits = False
-    done = report.step("an RDS event, then the record changes: the watch follows", lambda: told(scenario.failover()))
+    followed = report.step("an RDS event, then the record changes: the watch follows", watch)
     zone.waits = True
-    changed = zone.changed_at
-    if not done:
+    changed = zone.changed_at + client.ahead
+    if not followed:
         return
-
-    def after(moment: float) -> str:
-        return f"{moment - client.ahead - changed:.1f} s after the record's change"
-
-    def to_register() -> str:
-        return after(registered_at(scenario.function, f"{AFTER}:{PORT}", changed))
-
-    report.step("RegisterTargets", to_register, measured=True)
-    if connecting is None:
-        for what in ("the first connection on the new target", "the last one on the old", "one held on the old"):
-            report.add(what, Outcome("not supported", "on AWS only"))
-        return
-    seen = connecting.result()
-    turns = seen["changes"]
-
-    def first() -> str:
-        found = [at for at, who in turns if who == AFTER]
-        expect(found != [], f"none: {turns}")
-        return after(found[0])
-
-    def last() -> str:
-        found = [then for (_, who), (then, _) in pairwise(turns) if who == BEFORE]
-        expect(turns[-1][1] != BEFORE, f"they still came after {turns[-1][0] - changed:.0f} s")
-        told = ", ".join(f"{who} {after(at)}" for at, who in turns)
-        return f"{after(found[-1])} (all of them: {told})"
-
-    def held() -> str:
-        expect(seen["held"] == BEFORE, f"it was to {seen['held']}")
-        return f"{seen['ended'][1]} {after(seen['ended'][0])}" if seen["ended"] else "it did not end"
-
-    report.step("the first connection on the new target", first, measured=True)
-    report.step("the last one on the old", last, measured=True)
-    report.step("one held on the old", held, measured=True)
+    report.step("RegisterTargets", lambda: to_register(report, scenario, changed), measured=True)
+    connections(report, connecting.result() if connecting else None, changed)
 
 
-def registered_at(deployment: Any, target: str, since: float) -> float:
-    """When the function's log says that it registered the target."""
-    logs = deployment.cloud.client("logs")
+def to_register(report: Report, scenario: Scenario, changed: float) -> str:
+    """When the function's log says that it registered the new target; elsewhere lines have no time."""
+    report.on_aws()
+    target = f"{AFTER}:{PORT}"
+    group = scenario.function.outputs["LogGroupName"]
+    pages = scenario.cloud.client("logs").get_paginator("filter_log_events")
 
     def found() -> float | None:
-        pages = logs.get_paginator("filter_log_events").paginate(
-            logGroupName=deployment.outputs["LogGroupName"], startTime=int(since * 1000) - 60_000
+        events = (
+            x for page in pages.paginate(logGroupName=group, startTime=int(changed * 1000)) for x in page["events"]
         )
-        for line in (line for page in pages for x in page["events"] for line in x["message"].splitlines()):
-            # Each line has its time, whatever its format.
-            at = re.search(r"\d{4}-\d\d-\d\dT[\d:.]+Z", line)
-            if at and re.search(r"\bregistered\b", line) and f'"{target}"' in line:
-                moment = datetime.fromisoformat(at[0].replace("Z", "+00:00")).timestamp()
-                if moment > since - 1:
-                    return moment
-        return None
+        return next((at for x in events if (at := registered_at(x["message"], target))), None)
 
-    return wait_for(f"a line in the log that {target} was registered", found, 60, pause=1)
+    return after(changed, wait_for(f"a line in the log that {target} was registered", found, 120, pause=5))
+
+
+def registered_at(line: str, target: str) -> float | None:
+    """The time of a line that says that the target was registered."""
+    if not line.startswith("{"):
+        return None
+    said = json.loads(line)
+    fields = said.get("fields", {})
+    if (fields.get("message"), fields.get("target")) != ("registered", target):
+        return None
+    return datetime.fromisoformat(said["timestamp"].replace("Z", "+00:00")).timestamp()
+
+
+def connections(report: Report, seen: dict[str, Any] | None, changed: float) -> None:
+    """What the client saw."""
+
+    def first() -> str:
+        report.on_aws()
+        found = [at for at, who in seen["changes"] if who == AFTER]
+        expect(found != [], f"there is none: {turns()}")
+        return after(changed, found[0])
+
+    def last() -> str:
+        report.on_aws()
+        ends = [end for (_, who), (end, _) in pairwise(seen["changes"]) if who == BEFORE]
+        expect(ends != [] and seen["changes"][-1][1] != BEFORE, f"they still come: {turns()}")
+        return f"{after(changed, ends[-1])} ({turns()})"
+
+    def held() -> str:
+        report.on_aws()
+        expect(seen["held"] == BEFORE, f"it led to {seen['held']}")
+        return f"{seen['ended'][1]} {after(changed, seen['ended'][0])}" if seen["ended"] else "it did not end"
+
+    def turns() -> str:
+        return ", ".join(f"{who} from {at - changed:.1f} s on" for at, who in seen["changes"])
+
+    report.step("the first connection on the new target", first, measured=True)
+    report.step("the last connection on the old target", last, measured=True)
+    report.step("the end of a connection held on the old target", held, measured=True)
+
+
+def after(changed: float, moment: float) -> str:
+    """A moment, by the record's change."""
+    return f"{moment - changed:.1f} s after the record's change"
 
 
 def metrics(report: Report, scenario: Scenario) -> str:

@@ -4,9 +4,7 @@ ministack, with what emulation.py adds to it, enforces IAM: a function that it r
 policies give it, whoever else calls may do everything. PutMetricData it does not enforce, because the function's CBOR
 protocol hides the action from it.
 
-Both are kinder than ELBv2. A target is healthy at once, and gone at once when it is deregistered; it is known by its
-address alone, so that a second port of one address, or a wrong port, is not noticed; any address is accepted,
-whatever its Availability Zone; there are no quotas and no throttling. The tests in tests/it emulate all of that.
+Both are kinder than ELBv2: docs/conformance.md has what they do otherwise. The tests in tests/it emulate that.
 """
 
 from __future__ import annotations

@@ -143,16 +143,26 @@ def test_a_whole_run_leaves_nothing(account: Start) -> None:
     assert "Removing what run" in told
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["This is run", "draining-is-listed", "Removing what"])
-def test_an_interruption_leaves_nothing(account: Start, moment: str, number: signal.Signals) -> None:
+INTERRUPTIONS = {
+    "before anything is made": ("This is run", signal.SIGINT, False),
+    "in the middle": ("draining-is-listed", signal.SIGTERM, False),
+    "in the middle, and again while it is removed": ("draining-is-listed", signal.SIGINT, True),
+    "while it is removed": ("Removing what", signal.SIGINT, False),
+}
+
+
+@pytest.mark.parametrize("case", INTERRUPTIONS)
+def test_an_interruption_leaves_nothing(account: Start, case: str) -> None:
+    moment, number, again = INTERRUPTIONS[case]
     with account("aws", "--sandbox", ACCOUNT, "--yes") as started:
-        for line in started.stdout:
-            if moment in line:
-                break
+        assert any(moment in line for line in started.stdout)
         started.send_signal(number)
+        if again:
+            assert any("Removing what" in line for line in started.stdout)
+            started.send_signal(number)
         told, _ = started.communicate(timeout=60)
     assert started.returncode == 128 + number, told
+    assert "what was made has been removed" in told
 
 
 def test_what_a_killed_run_left_is_swept(account: Start, cloud: Cloud) -> None:
