@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from conformance import acceptance
 from conformance.facts import FACTS, Fact, Outcome, Place, judge
-from conformance.network import TAG, Network, network, remove
+from conformance.network import TAG, Network, network, remove, tagged
 from conformance.places import NAMES, opened
 from local.__main__ import STOPS, interrupt
 from local.process import ROOT, Failure, isolate
@@ -124,8 +124,8 @@ def with_matrix(page: str, matrix: Mapping[str, Mapping[str, Outcome]]) -> str:
 
 COSTS = {
     "aws": f"""\
-It makes a VPC with two subnets, some 90 target groups and an internal network load balancer, and sends two metrics,
-which CloudWatch keeps for 15 months. It takes ten to twenty minutes and costs less than 0.10 USD.
+It makes a VPC with two subnets, some 90 target groups, an internal network load balancer and an interface endpoint, and
+sends three metrics, which CloudWatch keeps for 15 months. It takes ten to twenty minutes and costs less than 0.10 USD.
 Everything has the tag {TAG}. Everything is removed in the end, also if it fails or is interrupted.""",
     "acceptance": acceptance.COSTS,
     "sweep": f"It removes all of this account and Region that has the tag {TAG}, also of runs that go on.",
@@ -149,6 +149,9 @@ def on_account(given: argparse.Namespace) -> int:
         remove(place, print, of_all=True)
         print("Nothing with the tag is left.")
         return 0
+    # Who may not look for what is left could not remove it either.
+    if earlier := tagged(place, None):
+        print(f"Of another run there is still {earlier[0][0]}: if that has ended, `make conformance-sweep`.")
     print(f"This is run {place.run}. If it is killed, `make conformance-sweep` removes what it left.\n", flush=True)
     if given.where == "acceptance":
         return acceptance.main(place, given.package)

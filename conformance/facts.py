@@ -54,6 +54,9 @@ class Place(Protocol):
     def group(self, attached: bool = False, ipv6: bool = False) -> str:
         """Makes a target group, of port 5432; its ARN. If attached, a listener of a load balancer forwards to it."""
 
+    def listening(self) -> tuple[str, int]:
+        """The address and the port, in the first subnet, of something that takes connections."""
+
     def throttle(self) -> None:
         """Makes sure that reads are throttled soon, where that can be chosen."""
 
@@ -114,8 +117,9 @@ def judge(fact: Fact, place: Place) -> Outcome:
         return Outcome("differs", f"an unreadable reply: {error}")
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
-        if code in UNKNOWN:
-            return Outcome("not supported", f"{error.operation_name}: {code}")
+        # What is made for a check is not what it is about.
+        if code in UNKNOWN or error.operation_name.startswith("Create"):
+            return Outcome("not supported", f"{error.operation_name}: {code}: {message}")
         return Outcome("differs", f"{error.operation_name}: {code}: {message}")
     except BotoCoreError as error:
         return Outcome("differs", f"no reply: {type(error).__name__}")
@@ -213,12 +217,26 @@ def group_of(place: Place, *targets: dict[str, Any], attached: bool = False) -> 
     return group
 
 
-def draining(place: Place) -> str:
-    """A new group whose only target is draining."""
-    group = group_of(place, target(FIRST), attached=True)
-    deregister(place, group, target(FIRST))
-    eventually(place, lambda: states(place, group), lambda found: found == {f"{FIRST}:{PORT}": "draining"})
-    return group
+def in_service(place: Place) -> tuple[str, dict[str, Any], str]:
+    """A new group with a healthy target: the group, the target, and its name."""
+    group = place.group(attached=True)
+    address, port = place.listening()
+    register(place, group, target(address, port))
+    name = f"{address}:{port}"
+    deadline = time.monotonic() + place.initial_seconds
+    while (found := states(place, group)) != {name: "healthy"}:
+        if time.monotonic() > deadline:
+            raise NotSupported(f"no target becomes healthy: {short(found)}")
+        time.sleep(0.2)
+    return group, target(address, port), name
+
+
+def draining(place: Place) -> tuple[str, dict[str, Any], str]:
+    """A new group whose only target is draining, likewise."""
+    group, only, name = in_service(place)
+    deregister(place, group, only)
+    eventually(place, lambda: states(place, group), lambda found: found == {name: "draining"})
+    return group, only, name
 
 
 def unknown(group: str) -> str:
@@ -409,23 +427,25 @@ def registered_twice(place: Place) -> None:
 @fact(f"{API}/API_TargetHealth.html")
 def draining_is_listed(place: Place) -> None:
     """A deregistered target stays listed: `draining`, Target.DeregistrationInProgress."""
-    found = health(place, draining(place))[f"{FIRST}:{PORT}"]["TargetHealth"]
+    group, _, name = draining(place)
+    found = health(place, group)[name]["TargetHealth"]
     expect(found.get("Reason") == "Target.DeregistrationInProgress", found)
 
 
 @fact(f"{CONTROLLER}/blob/225f445/pkg/targetgroupbinding/resource_manager.go#L207")
 def draining_is_registered_again(place: Place) -> None:
     """A draining target can be registered again, and drains no more."""
-    group = draining(place)
-    register(place, group, target(FIRST))
+    group, again, name = draining(place)
+    register(place, group, again)
     back = ("initial", "healthy", "unhealthy")
-    eventually(place, lambda: states(place, group), lambda found: found.get(f"{FIRST}:{PORT}") in back)
+    eventually(place, lambda: states(place, group), lambda found: found.get(name) in back)
 
 
 @fact(f"{API}/API_DeregisterTargets.html")
 def draining_is_deregistered_again(place: Place) -> None:
     """To deregister a draining target succeeds."""
-    deregister(place, draining(place), target(FIRST))
+    group, again, _ = draining(place)
+    deregister(place, group, again)
 
 
 # Many targets.
@@ -494,14 +514,15 @@ def unused(place: Place, group: str, address: str) -> None:
 def initial(place: Place) -> str:
     """A new target is `initial`, Elb.RegistrationInProgress or Elb.InitialHealthChecking, before it is anything else."""
     group = place.group(attached=True)
+    address, port = place.listening()
     start = time.monotonic()
-    register(place, group, target(FIRST))
+    register(place, group, target(address, port))
     eventually(place, lambda: states(place, group), lambda found: len(found) == 1)
     (found,) = health(place, group).values()
     reasons = ("Elb.RegistrationInProgress", "Elb.InitialHealthChecking")
     seen = found["TargetHealth"]
     expect(seen["State"] == "initial" and seen.get("Reason") in reasons, seen)
-    while states(place, group) == {f"{FIRST}:{PORT}": "initial"}:
+    while states(place, group) == {f"{address}:{port}": "initial"}:
         if time.monotonic() - start > place.initial_seconds:
             return f"still initial after {place.initial_seconds:.0f} s"
         time.sleep(0.2)
@@ -511,10 +532,10 @@ def initial(place: Place) -> str:
 @fact(f"{CONTROLLER}/issues/3621")
 def lag_of_targets(place: Place) -> str:
     """What is registered or deregistered is seen by DescribeTargetHealth sooner or later."""
-    group = place.group(attached=True)
-    register(place, group, target(FIRST))
-    listed = eventually(place, lambda: states(place, group), lambda found: len(found) == 1)
-    deregister(place, group, target(FIRST))
+    group, only, _ = in_service(place)
+    register(place, group, target(SECOND))
+    listed = eventually(place, lambda: states(place, group), lambda found: len(found) == 2)
+    deregister(place, group, only, target(SECOND))
     gone = eventually(place, lambda: set(states(place, group).values()), lambda found: found <= {"draining"})
     return f"registered after {listed:.1f} s, deregistered after {gone:.1f} s"
 

@@ -16,7 +16,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local.process import Failure
+from conformance.facts import FIRST, PORT, NotSupported
+from local.process import Failure, wait_for
 
 # Each resource has it, with the id of the run that made it. Of the function's own tags it is none.
 TAG = "nlb-hostname-targets-conformance"
@@ -63,6 +64,7 @@ class Network:
         self._vpc = ""
         self._subnets: list[str] = []
         self._balancer = ""
+        self._listening: tuple[str, int] | NotSupported | None = None
 
     def client(self, service: str) -> Any:
         """A client, which for the sake of wrong values checks none; one named elbv2-once tries nothing again."""
@@ -80,6 +82,8 @@ class Network:
         self.zones = self.find_zones()
         made = ec2.create_vpc(CidrBlock="10.0.0.0/16", AmazonProvidedIpv6CidrBlock=True, **self._tagged("vpc"))
         self._vpc = made["Vpc"]["VpcId"]
+        # What was made a moment ago may not be known everywhere yet.
+        ec2.get_waiter("vpc_exists").wait(VpcIds=[self._vpc])
         first_four = self._first_ipv6_groups()
         for n, zone in enumerate(self.zones, start=1):
             block = {"Ipv6CidrBlock": f"{first_four}::/64"} if first_four and n == 1 else {}
@@ -104,7 +108,7 @@ class Network:
             TargetType="ip",
             IpAddressType="ipv6" if ipv6 else "ipv4",
             Protocol="TCP",
-            Port=5432,
+            Port=PORT,
             VpcId=self._vpc,
             Tags=self.tags,
         )
@@ -119,6 +123,18 @@ class Network:
                 Tags=self.tags,
             )
         return arn
+
+    def listening(self) -> tuple[str, int]:
+        """An interface endpoint of ELBv2's own API, which is the least that there is of something that listens."""
+        if self._listening is None:
+            try:
+                self._listening = self._endpoint()
+            except (BotoCoreError, ClientError, Failure) as error:
+                # It is not tried again: what there is of it would be in the way.
+                self._listening = NotSupported(f"nothing that listens could be made: {error}")
+        if isinstance(self._listening, NotSupported):
+            raise self._listening
+        return self._listening
 
     def throttle(self) -> None:
         """Nothing: whoever throttles does so by itself."""
@@ -137,6 +153,47 @@ class Network:
             self._balancer = made["LoadBalancers"][0]["LoadBalancerArn"]
             elb.get_waiter("load_balancer_available").wait(LoadBalancerArns=[self._balancer])
         return self._balancer
+
+    def _endpoint(self) -> tuple[str, int]:
+        ec2 = self.client("ec2")
+        admitted = {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/16"}]}
+        rules = ec2.create_security_group(
+            GroupName=self.run, Description="443 from the VPC", VpcId=self._vpc, **self._tagged("security-group")
+        )["GroupId"]
+        ec2.get_waiter("security_group_exists").wait(GroupIds=[rules])
+        ec2.authorize_security_group_ingress(GroupId=rules, IpPermissions=[admitted])
+        made = ec2.create_vpc_endpoint(
+            VpcEndpointType="Interface",
+            VpcId=self._vpc,
+            ServiceName=f"com.amazonaws.{self.session.region_name}.elasticloadbalancing",
+            SubnetIds=self._subnets[:1],
+            SecurityGroupIds=[rules],
+            PrivateDnsEnabled=False,
+            **self._tagged("vpc-endpoint"),
+        )["VpcEndpoint"]
+        return self._once_available(made["VpcEndpointId"])
+
+    def _once_available(self, endpoint: str) -> tuple[str, int]:
+        ec2 = self.client("ec2")
+
+        def available() -> dict[str, Any] | None:
+            try:
+                (found,) = ec2.describe_vpc_endpoints(VpcEndpointIds=[endpoint])["VpcEndpoints"]
+            except ClientError as error:
+                # As above.
+                if "NotFound" not in str(error):
+                    raise
+                return None
+            return found if found["State"].lower() == "available" else None
+
+        found = wait_for(f"endpoint {endpoint} to be available", available, 600, pause=self.pause)
+        if not found.get("NetworkInterfaceIds"):
+            # ministack makes none, and to it any target is healthy.
+            return FIRST, PORT
+        (interface,) = ec2.describe_network_interfaces(NetworkInterfaceIds=found["NetworkInterfaceIds"])[
+            "NetworkInterfaces"
+        ]
+        return interface["PrivateIpAddress"], 443
 
     def _first_ipv6_groups(self) -> str:
         """Of the VPC's IPv6 block, which comes some seconds after the VPC; empty if none comes."""
@@ -279,14 +336,25 @@ def of_elb(place: Network, run: str | None) -> list[Removal]:
 
 
 def of_ec2(place: Network, run: str | None) -> list[Removal]:
-    """Subnets, then VPCs."""
+    """Endpoints, security groups, subnets, then VPCs."""
     ec2 = place.client("ec2")
     having = [{"Name": "tag-key", "Values": [TAG]}] if run is None else [{"Name": f"tag:{TAG}", "Values": [run]}]
-    # The filter is the server's: what comes is looked at once more before it goes.
-    subnets = [x for x in ec2.describe_subnets(Filters=having)["Subnets"] if marked(x.get("Tags", []), run)]
-    vpcs = [x for x in ec2.describe_vpcs(Filters=having)["Vpcs"] if marked(x.get("Tags", []), run)]
-    return [(f"subnet {x['SubnetId']}", lambda x=x: ec2.delete_subnet(SubnetId=x["SubnetId"])) for x in subnets] + [
-        (f"VPC {x['VpcId']}", lambda x=x: ec2.delete_vpc(VpcId=x["VpcId"])) for x in vpcs
+
+    def found(described: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+        # The filter is the server's: what comes is looked at once more before it goes.
+        return [x for x in described[kind] if marked(x.get("Tags", []), run)]
+
+    endpoints = found(ec2.describe_vpc_endpoints(Filters=having), "VpcEndpoints")
+    # Those that go are listed for a while.
+    endpoints = [x["VpcEndpointId"] for x in endpoints if not x["State"].lower().startswith("delet")]
+    rules = [x["GroupId"] for x in found(ec2.describe_security_groups(Filters=having), "SecurityGroups")]
+    subnets = [x["SubnetId"] for x in found(ec2.describe_subnets(Filters=having), "Subnets")]
+    vpcs = [x["VpcId"] for x in found(ec2.describe_vpcs(Filters=having), "Vpcs")]
+    return [
+        *[(f"endpoint {x}", lambda x=x: ec2.delete_vpc_endpoints(VpcEndpointIds=[x])) for x in endpoints],
+        *[(f"security group {x}", lambda x=x: ec2.delete_security_group(GroupId=x)) for x in rules],
+        *[(f"subnet {x}", lambda x=x: ec2.delete_subnet(SubnetId=x)) for x in subnets],
+        *[(f"VPC {x}", lambda x=x: ec2.delete_vpc(VpcId=x)) for x in vpcs],
     ]
 
 

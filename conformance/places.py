@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from conformance.facts import Place
+from conformance.facts import FIRST, PORT, Place
 from conformance.network import UNCHECKED, Network, network
 from local.cloud import ministack, moto
 from local.process import ROOT, Failure, running
@@ -50,6 +50,10 @@ class Emulation:
         """Makes a target group."""
         self._made += 1
         return self._make({"Group": {"name": f"group-{self._made}", "attached": attached, "ipv6": ipv6}})
+
+    def listening(self) -> tuple[str, int]:
+        """To the emulation each target is healthy in the end."""
+        return FIRST, PORT
 
     def throttle(self) -> None:
         """From now on reads have the quota that the documentation gives as an example."""
