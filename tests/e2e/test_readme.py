@@ -6,6 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from local.cloud import Cloud
 from local.deployment import Deployment
 from local.dns import DnsServer
@@ -49,6 +51,7 @@ def run(script: str, folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.differs("initial")
 def test_the_readme_from_the_top(
     cloud: Cloud, dns: DnsServer, folder: Path, environment: dict[str, str], admitting: dict[str, str]
 ) -> None:
