@@ -173,7 +173,11 @@ def alarm_of_expression(record: Any) -> Any:
     def of_metric(name: str, properties: Properties) -> Properties:
         if "Metrics" not in properties:
             return record(name, properties)
-        (stat,) = [x["MetricStat"] for x in properties["Metrics"] if "MetricStat" in x]
+        stats = [x["MetricStat"] for x in properties["Metrics"] if "MetricStat" in x]
+        # A query is one of no metric that could be named.
+        named = {"Namespace": "query", "MetricName": properties["Metrics"][0].get("Expression")}
+        query = {"Metric": named, "Period": 60, "Stat": "Minimum"}
+        (stat,) = stats or [query]
         plain = {**properties, **stat["Metric"], "Period": stat["Period"], "Statistic": stat["Stat"]}
         del plain["Metrics"]
         return record(name, plain)

@@ -164,6 +164,18 @@ def test_an_action_that_the_role_lacks_is_named(
     assert f"Allow elasticloadbalancing:{action} " in finding["advice"]
 
 
+def test_that_the_role_may_not_discover_is_found(cloud: Cloud, dns: DnsServer, deploy: Deploy) -> None:
+    stack = deploy(Hostname="", Port="0", DiscoverByTags="true", Settings=f"DNS_SERVERS={dns.address}")
+    iam, role = cloud.client("iam"), stack.outputs["FunctionRoleArn"].rsplit("/", 1)[1]
+    document = iam.get_role_policy(RoleName=role, PolicyName="function")["PolicyDocument"]
+    document["Statement"] = [x for x in document["Statement"] if x["Sid"] != "Discover"]
+    iam.put_role_policy(RoleName=role, PolicyName="function", PolicyDocument=json.dumps(document))
+    done = make_verify(cloud, f"STACK={stack.stack}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error    permission  DISCOVERY\n" in done.stdout
+    assert "→ Allow tag:GetResources on `*`" in done.stdout
+
+
 def test_it_says_why_it_can_not_verify(cloud: Cloud) -> None:
     done = make_verify(cloud, "STACK=nowhere")
     assert done.returncode == 2
