@@ -323,7 +323,7 @@ impl<'a> Run<'a> {
             plan.deregister.clear();
             // What is not shown may be there.
             let adopted = mem::take(&mut plan.state.owned);
-            plan.state = known.state.cloned().unwrap_or_default();
+            plan.state = known.state.filter(|_| self.policy.needs_state()).cloned().unwrap_or_default();
             plan.state.owned.extend(adopted);
         }
         plan
