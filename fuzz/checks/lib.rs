@@ -2,12 +2,14 @@
 //! where the code breaks a promise; cargo-fuzz makes up the bytes, and the tests replay those of
 //! `fuzz/corpus`.
 
+mod binding_tags;
 mod bindings;
 mod dns_answer;
 mod environment;
 mod event;
 mod state;
 
+pub use binding_tags::binding_tags;
 pub use dns_answer::dns_answer;
 pub use environment::environment;
 pub use event::event;
