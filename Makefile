@@ -9,6 +9,9 @@ PORT ?= 9000
 # are for `make deploy`, ACCOUNT=… and REGION=… for `make policies`.
 STACK ?=
 PARAMETERS ?= $(STACK).json
+# Which account is a sandbox, for the checks that run on AWS. Without CONFIRM=no they only tell what they would do.
+SANDBOX ?=
+ON_SANDBOX = --sandbox "$(SANDBOX)" $(if $(filter no,$(CONFIRM)),--yes)
 # How long `make fuzz` runs each target.
 SECONDS ?= 60
 # How long `make soak` runs, unless RUNS says how often. SEED is where it begins: one that found something repeats it.
@@ -27,10 +30,11 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint unit e2e soak fuzz audit bench bench-failover simulate \
+	conformance conformance-aws conformance-sweep acceptance-aws \
 	package reproduce terraform build deploy policies verify watch invoke clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS through a failover (2 minutes)
 	@$(BIN)/python -m local
@@ -42,10 +46,10 @@ lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo deny --locked --workspace check licenses bans sources
-	$(BIN)/ruff format --config tools/ruff.toml --check local tests/docs tests/e2e tests/terraform tools
-	$(BIN)/ruff check --config tools/ruff.toml local tests/docs tests/e2e tests/terraform tools
+	$(BIN)/ruff format --config tools/ruff.toml --check conformance local tests/docs tests/e2e tests/terraform tools
+	$(BIN)/ruff check --config tools/ruff.toml conformance local tests/docs tests/e2e tests/terraform tools
 	$(BIN)/python -m pytest --quiet tests/docs
-	$(BIN)/cfn-lint --regions ALL_REGIONS --template template.yaml examples/*.yaml
+	$(BIN)/cfn-lint --regions ALL_REGIONS --template template.yaml examples/*.yaml conformance/*.yaml
 	SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --region eu-west-1
 	$(BIN)/actionlint
 	$(CHECKOV)/bin/checkov --framework cloudformation --skip-download --quiet --compact \
@@ -83,6 +87,18 @@ simulate: ## A week of Aurora readers, load balancers and proxies, with several 
 
 bench-failover: build ## How soon a failover is followed, in each mode: draws docs/failover.svg (5 minutes)
 	cargo bench --profile dev --locked --bench failover
+
+conformance: $(TOOLS) ## Each fact about AWS that the function relies on, as a check of our emulation, ministack and moto
+	@$(BIN)/python -m conformance local
+
+conformance-aws: $(TOOLS) ## The same on AWS, in an account that is a sandbox: SANDBOX=123456789012 (20 minutes, 0.10 USD)
+	@$(BIN)/python -m conformance aws $(ON_SANDBOX) $(if $(filter yes,$(THROTTLE)),--throttle)
+
+acceptance-aws: $(TOOLS) ## A stack from dist/ on AWS, in the same account, through its failovers (an hour, 0.30 USD)
+	@$(BIN)/python -m conformance acceptance $(ON_SANDBOX) $(if $(PACKAGE),--package "$(PACKAGE)")
+
+conformance-sweep: $(TOOLS) ## Remove what runs of these two left that were killed
+	@$(BIN)/python -m conformance sweep $(ON_SANDBOX)
 
 package: $(TOOLS) ## All that deploying takes without a compiler, in dist/, for each processor or ARCHITECTURE=arm64
 	@$(BIN)/python -m tools.package $(if $(ARCHITECTURE),--architecture $(ARCHITECTURE))

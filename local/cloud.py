@@ -4,9 +4,7 @@ ministack, with what emulation.py adds to it, enforces IAM: a function that it r
 policies give it, whoever else calls may do everything. PutMetricData it does not enforce, because the function's CBOR
 protocol hides the action from it.
 
-Both are kinder than ELBv2. A target is healthy at once, and gone at once when it is deregistered; it is known by its
-address alone, so that a second port of one address, or a wrong port, is not noticed; any address is accepted,
-whatever its Availability Zone; there are no quotas and no throttling. The tests in tests/it emulate all of that.
+Both are kinder than ELBv2: docs/conformance.md has what they do otherwise. The tests in tests/it emulate that.
 """
 
 from __future__ import annotations
@@ -36,6 +34,7 @@ SERVICES = (
     "iam",
     "lambda",
     "logs",
+    "route53",
     "s3",
     "scheduler",
     "sns",
@@ -72,17 +71,20 @@ class TargetGroup:
 
 
 class Cloud:
-    """A running local AWS."""
+    """A running local AWS; without an endpoint, AWS itself."""
 
-    def __init__(self, name: str, endpoint: str) -> None:
+    def __init__(self, name: str, endpoint: str | None, attempts: int = 1) -> None:
         self.name = name
         self.endpoint = endpoint
+        self._attempts = attempts
         self._clients: dict[tuple[str, float], Any] = {}
 
     def client(self, service: str, read_seconds: float = 10) -> Any:
-        """A boto3 client of the service. One attempt, so that a server that is not up says so at once."""
+        """A boto3 client of the service. Locally one attempt, so that a server that is not up says so at once."""
         if (service, read_seconds) not in self._clients:
-            config = Config(connect_timeout=2, read_timeout=read_seconds, retries={"total_max_attempts": 1})
+            config = Config(
+                connect_timeout=2, read_timeout=read_seconds, retries={"total_max_attempts": self._attempts}
+            )
             made = boto3.client(service, endpoint_url=self.endpoint, config=config)
             self._clients[service, read_seconds] = made
         return self._clients[service, read_seconds]

@@ -71,7 +71,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_for(what: str, attempt: Callable[[], T | None], seconds: float, process: Process | None = None) -> T:
+def wait_for(
+    what: str, attempt: Callable[[], T | None], seconds: float, process: Process | None = None, pause: float = 0.05
+) -> T:
     """Polls until `attempt` returns something; gives up at the deadline, or when `process` has ended."""
     deadline = time.monotonic() + seconds
     while True:
@@ -82,7 +84,7 @@ def wait_for(what: str, attempt: Callable[[], T | None], seconds: float, process
             raise Failure(f"{process.name} ended with status {code} while waiting for {what}{process.tail()}")
         if time.monotonic() > deadline:
             raise Failure(f"{what}: still not there after {seconds:.0f} s{process.tail() if process else ''}")
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def in_background(call: Callable[[], T]) -> Future[T]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from local.cloud import METRICS, Cloud, TargetGroup
-from local.dns import DnsServer
 from local.function import EVENTS, Invocation
 from local.process import Failure, in_background, wait_for
 
@@ -41,6 +40,16 @@ class Step:
     # Of a watch: seconds from the change in DNS until the targets had followed, and from then to its end.
     followed_after: float = 0
     watched_on: float = 0
+
+
+class Names(Protocol):
+    """What DNS says, wherever it is asked."""
+
+    def answer(self, name: str, address: str) -> None:
+        """From now on the name has this address."""
+
+    def fail(self, name: str, code: str) -> None:
+        """From now on questions for the name end with this code."""
 
 
 class Invocable(Protocol):
@@ -90,19 +99,21 @@ class Scenario:
     """One hostname, one target group, one function."""
 
     cloud: Cloud
-    dns: DnsServer
+    dns: Names
     group: TargetGroup
     function: Invocable
+    hostname: str = HOSTNAME
+    followed_within_seconds: float = FOLLOWED_WITHIN_SECONDS
 
     def scheduled(self, address: str, seconds: float) -> Step:
         """The hostname moves; nobody says so; the schedule's next run brings the group in step."""
         before = self.cloud.targets(self.group)
-        self.dns.answer(HOSTNAME, address)
+        self.dns.answer(self.hostname, address)
         return Step(before, self._wait_for_only(address, seconds), None)
 
     def first_sync(self) -> Step:
         """The group is empty; the function is invoked; the address is registered."""
-        self.dns.answer(HOSTNAME, BEFORE)
+        self.dns.answer(self.hostname, BEFORE)
         step = self._invoke("scheduler.json")
         reply = step.invocation.group
         expect_targets(step.after, f"{BEFORE}:{PORT}")
@@ -123,7 +134,7 @@ class Scenario:
 
     def move(self) -> Step:
         """The hostname moves; the function is invoked; the new address takes the old one's place."""
-        self.dns.answer(HOSTNAME, AFTER)
+        self.dns.answer(self.hostname, AFTER)
         step = self._invoke("scheduler.json")
         expect_replaced(step.after, step.invocation.group)
         return step
@@ -135,9 +146,9 @@ class Scenario:
         time.sleep(DNS_IS_LATE_SECONDS)
         expect_still_watching(watch)
         expect(self.cloud.targets(self.group) == before, f"the targets as before, {before}, until DNS moves", "others")
-        self.dns.answer(HOSTNAME, AFTER)
+        self.dns.answer(self.hostname, AFTER)
         moved = time.monotonic()
-        self._wait_for_only(AFTER, FOLLOWED_WITHIN_SECONDS)
+        self._wait_for_only(AFTER, self.followed_within_seconds)
         followed = time.monotonic()
         expect_still_watching(watch)
         invocation = watch.result()
@@ -149,17 +160,17 @@ class Scenario:
 
     def dns_failure(self, code: str = "SERVFAIL") -> Step:
         """DNS answers with an error: the invocation fails, saying for whom, and the targets stay."""
-        self.dns.fail(HOSTNAME, code)
+        self.dns.fail(self.hostname, code)
         step = self._invoke("scheduler.json")
         expect(step.invocation.error is not None, "the invocation to fail", step.invocation.reply)
-        for part in (HOSTNAME, self.group.dimension, code):
+        for part in (self.hostname, self.group.dimension, code):
             expect(part in str(step.invocation.error), f"an error that names {part}", step.invocation.error)
         expect(step.after == step.before, f"the targets as before, {step.before}", step.after)
         return step
 
     def verified(self) -> dict[str, Any]:
         """DNS answers again: a check finds nothing that is wrong, and changes nothing."""
-        self.dns.answer(HOSTNAME, BEFORE)
+        self.dns.answer(self.hostname, BEFORE)
         step = self._invoke("check.json")
         reply = step.invocation.reply
         expect(step.after == step.before, f"the targets as before, {step.before}", step.after)
@@ -168,7 +179,7 @@ class Scenario:
         expect(worse == [], "nothing found above info", worse)
         return reply
 
-    def metrics(self, runs: int = 4, changes: int = 2) -> dict[str, tuple[int, float]]:
+    def metrics(self, runs: int = 4, changes: int = 2, seconds: float = 10) -> dict[str, tuple[int, float]]:
         """CloudWatch has each metric of at least so many runs, a failure, and the changes that they made."""
 
         def complete() -> dict[str, tuple[int, float]] | None:
@@ -176,7 +187,7 @@ class Scenario:
             return found if found and all(count >= runs for count, _ in found.values()) else None
 
         # A scheduled run sends them after the targets were seen to change.
-        found = wait_for(f"the metrics of {runs} runs", complete, 10)
+        found = wait_for(f"the metrics of {runs} runs", complete, seconds)
         expect(set(found) == set(METRICS), f"the metrics {sorted(METRICS)}", sorted(found))
         sums = {"Registrations": changes, "Deregistrations": changes - 1, "RefusedAddresses": 0, "WaitingTargets": 0}
         for name, wanted in sums.items():

@@ -26,7 +26,7 @@ use crate::{
     check::of_discovery,
     config::{BINDINGS, Config, DISCOVERY},
     dns::{NoNameServer, Resolver},
-    event::{Request, Watch as Asked},
+    event::{Request, WatchRequest},
     failure::Undiscovered,
     finder::Finder,
     finding::Severity,
@@ -144,8 +144,8 @@ impl Function {
         let request = Request::from_event(event)?;
         let run = if self.config.poll_interval.is_some() { POLLING + RESERVE } else { RUN };
         let cutoff = match request.watch {
-            Asked::No => cutoff.min(started + run),
-            Asked::Seconds(_) | Asked::UntilStable => cutoff,
+            WatchRequest::No => cutoff.min(started + run),
+            WatchRequest::Seconds(_) | WatchRequest::UntilStable => cutoff,
         };
         match &request.groups {
             Some(groups) => Group::check_hostnames("bindings", groups, &self.config.allowed_hostnames)?,
@@ -221,14 +221,14 @@ impl Function {
         let polling = self.config.poll_interval;
         let (interval, until) = match (request.watch, polling) {
             _ if request.dry_run => return None,
-            (Asked::UntilStable, _) => (SHORTEST_INTERVAL, last_look),
-            (Asked::Seconds(seconds), _) => {
+            (WatchRequest::UntilStable, _) => (SHORTEST_INTERVAL, last_look),
+            (WatchRequest::Seconds(seconds), _) => {
                 (SHORTEST_INTERVAL, last_look.min(began + Duration::from_secs(seconds.get().into())))
             }
-            (Asked::No, Some(interval)) => (interval, last_look.min(began + POLLING)),
-            (Asked::No, None) => return None,
+            (WatchRequest::No, Some(interval)) => (interval, last_look.min(began + POLLING)),
+            (WatchRequest::No, None) => return None,
         };
-        let is_polling = request.watch == Asked::No;
+        let is_polling = request.watch == WatchRequest::No;
         Some(Watch { interval, heeds_ttl: is_polling, ends_when_stable: !is_polling, began, until, progress })
     }
 }

@@ -59,7 +59,7 @@ impl Limiter {
     }
 
     /// Whether `count` requests could go out at once.
-    pub fn holds(&self, count: usize) -> bool {
+    pub fn can_spend(&self, count: usize) -> bool {
         self.per_second.is_none_or(|rate| self.filled(rate).tokens >= count as f64)
     }
 

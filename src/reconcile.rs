@@ -32,7 +32,7 @@ use crate::{
     state::Timestamp,
     tags::Tags,
     target::{IpFamily, RegisteredTarget, Target},
-    target_group::{Change, TargetGroups},
+    target_group::{Operation, TargetGroups},
 };
 
 /// Brings target groups into step with DNS.
@@ -81,7 +81,7 @@ impl Reconciler {
             function: &self.function,
             mode,
             facts: self.target_groups.known_facts(&group.arn).and_then(Result::ok),
-            may_tidy: mode == Mode::Full && self.limiter.holds(SPARE_REQUESTS),
+            may_tidy: mode == Mode::Full && self.limiter.can_spend(SPARE_REQUESTS),
             nonce: u32::try_from(RandomState::new().build_hasher().finish() % 1_000_000).unwrap_or_default(),
             cutoff,
         };
@@ -147,7 +147,10 @@ impl Steps<'_> {
                 Step::Read { facts, hostnames, until, tags } => {
                     self.read(run, facts, hostnames, until, tags, first.take()).await;
                 }
-                Step::Resolve { hostnames, until } => self.resolve(run, &hostnames, until).await,
+                Step::Resolve { hostnames, family, until } => {
+                    let answers = self.waits.on("DNS", self.reconciler.ask(&hostnames, family, until)).await;
+                    run.answered(answers, self.reconciler.now());
+                }
                 // Who has a turn for a change already does not wait for another one: that might never end.
                 Step::Reread { tags } => {
                     let asked_at = Instant::now();
@@ -222,13 +225,6 @@ impl Steps<'_> {
         }
     }
 
-    async fn resolve(&self, run: &mut Run<'_>, hostnames: &BTreeSet<Hostname>, until: Instant) {
-        if let Some(Ok(facts)) = self.reconciler.target_groups.known_facts(&self.group.arn) {
-            let answers = self.waits.on("DNS", self.reconciler.ask(hostnames, facts.family, until)).await;
-            run.answered(answers, self.reconciler.now());
-        }
-    }
-
     async fn write(&self, run: &mut Run<'_>, step: Step, turn: Permit) {
         let arn = &self.group.arn;
         let target_groups = &self.reconciler.target_groups;
@@ -243,7 +239,7 @@ impl Steps<'_> {
             }
             Step::Register(batch) => {
                 let batch = batch.into_iter().map(RegisteredTarget::new);
-                let call = target_groups.change(Change::Register, arn, batch, turn, |targets| {
+                let call = target_groups.change(Operation::Register, arn, batch, turn, |targets| {
                     run.registered_targets(targets, Instant::now());
                     log_changes(self.group, "registered", targets);
                 });
@@ -251,7 +247,7 @@ impl Steps<'_> {
                 run.registration_ended(refused, failed);
             }
             Step::Deregister(batch) => {
-                let call = target_groups.change(Change::Deregister, arn, batch, turn, |targets| {
+                let call = target_groups.change(Operation::Deregister, arn, batch, turn, |targets| {
                     run.deregistered_targets(targets, Instant::now());
                     log_changes(self.group, "deregistered", targets);
                 });
@@ -275,7 +271,7 @@ impl Steps<'_> {
     async fn spare_tags(&self) -> Option<Result<Tags, ElbError>> {
         let half = || self.cutoff.saturating_duration_since(Instant::now()) / 2;
         let waiting = async { self.reconciler.target_groups.with_place(&self.group.arn, self.turn().await).await };
-        let turn = timeout(PATIENCE.min(half()), waiting).await.ok()?;
+        let turn = timeout(TIDYING_TIMEOUT.min(half()), waiting).await.ok()?;
         timeout(ATTEMPT_TIMEOUT.min(half()), self.tags(Some(turn))).await.ok()
     }
 
@@ -348,7 +344,7 @@ impl Waits {
 }
 
 /// How long to wait for a turn and a place to read tags that nobody needs.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIDYING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Requests that must be left before one is spent on what another setting may have left in the tags.
 const SPARE_REQUESTS: usize = 3;

@@ -35,7 +35,7 @@ pub struct TargetGroups {
 
 /// A change of targets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Change {
+pub enum Operation {
     /// DeregisterTargets.
     Deregister,
     /// RegisterTargets.
@@ -189,7 +189,7 @@ impl TargetGroups {
     /// port of its own stays, and AWS reports success.
     pub async fn change(
         &self,
-        change: Change,
+        operation: Operation,
         arn: &TargetGroupArn,
         batch: impl IntoIterator<Item = RegisteredTarget>,
         turn: Permit,
@@ -212,7 +212,7 @@ impl TargetGroups {
                 Some(permit) => permit,
                 None => self.limiter.acquire(Priority::Continue).await,
             };
-            let Err(error) = self.send(change, arn, &part, permit).await else {
+            let Err(error) = self.send(operation, arn, &part, permit).await else {
                 unnamed = 0;
                 accepted(&part.iter().map(|shown| shown.target).collect::<Vec<_>>());
                 continue;
@@ -238,7 +238,7 @@ impl TargetGroups {
             }
             parts.extend(Some(rest).filter(|rest| !rest.is_empty()));
             for mut shown in suspects {
-                let may_be_outside = change == Change::Register && shown.availability_zone.is_none();
+                let may_be_outside = operation == Operation::Register && shown.availability_zone.is_none();
                 if error.kind == ElbErrorKind::OutsideVpc && may_be_outside {
                     shown.availability_zone = Some("all".to_owned());
                     outside.push(shown);
@@ -251,7 +251,7 @@ impl TargetGroups {
 
     async fn send(
         &self,
-        change: Change,
+        operation: Operation,
         arn: &TargetGroupArn,
         part: &[RegisteredTarget],
         turn: Permit,
@@ -266,12 +266,12 @@ impl TargetGroups {
         });
         let targets = Some(targets.collect());
         let client = &regional.client;
-        match change {
-            Change::Register => {
+        match operation {
+            Operation::Register => {
                 let request = client.register_targets().target_group_arn(arn.as_str()).set_targets(targets);
                 regional.call("RegisterTargets", Some(turn), request.send()).await.map(drop)
             }
-            Change::Deregister => {
+            Operation::Deregister => {
                 let request = client.deregister_targets().target_group_arn(arn.as_str()).set_targets(targets);
                 regional.call("DeregisterTargets", Some(turn), request.send()).await.map(drop)
             }

@@ -259,6 +259,11 @@ impl FakeAws {
         }
     }
 
+    /// From now on it is not the function that asks: its actions are not taken for the function's.
+    pub fn asked_by_others(&self) {
+        self.state().asked_by_others = true;
+    }
+
     /// Delays the handling of every request.
     pub fn set_latency(&self, latency: Duration) {
         self.state().latency = latency;
@@ -316,6 +321,7 @@ pub struct TargetGroup {
     vpc_subnets: Vec<IpNet>,
     quota: usize,
     draining_counts: bool,
+    needs_listener: bool,
     new_state: String,
     initial_for: Duration,
     target_lag: Duration,
@@ -336,6 +342,7 @@ impl TargetGroup {
             vpc_subnets: nets(&["10.0.0.0/17", "10.0.128.0/17", "2600:1f18:1:100::/56", "fd00::/56"]),
             quota: 1000,
             draining_counts: false,
+            needs_listener: false,
             new_state: "healthy".to_owned(),
             initial_for: Duration::ZERO,
             target_lag: Duration::ZERO,
@@ -392,6 +399,13 @@ impl TargetGroup {
     /// Whether draining targets count against the quota; they do not by default.
     pub fn draining_counts(mut self, counts: bool) -> Self {
         self.draining_counts = counts;
+        self
+    }
+
+    /// A target is `unused` unless a listener forwards to the group and the load balancer is in the target's zone, as at
+    /// AWS. By default a group needs neither, so that a test that is not about them need not make them.
+    pub fn needs_listener(mut self) -> Self {
+        self.needs_listener = true;
         self
     }
 

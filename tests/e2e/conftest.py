@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,11 +19,25 @@ from local.dns import DnsServer
 from local.function import build
 from local.process import ROOT, isolate
 from local.scenario import HOSTNAME
-from tests.e2e.stacks import DATABASE, Stack, inventory, stack_name
+from tests.e2e.stacks import DATABASE, Stack, inventory, read, stack_name
 
 Deploy = Callable[..., Deployment]
 # Not what builds and tools leave.
 LEAVINGS = ("target", ".venv", ".git", ".aws-sam", "__pycache__", ".pytest_cache", ".ruff_cache", "fuzz")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Knows the mark of tests that go by what an emulation does otherwise than AWS."""
+    config.addinivalue_line("markers", "differs(*facts): it goes by these, which docs/conformance.md says differ here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A mark goes when the emulation does as AWS."""
+    page = read("docs", "conformance.md")
+    for item in items:
+        for fact in (fact for mark in item.iter_markers("differs") for fact in mark.args):
+            if not re.search(rf"^\| `{re.escape(fact)}` \|.*\*\*differs\*\*", page, re.MULTILINE):
+                raise pytest.UsageError(f"{item.nodeid}: {fact} does not differ, by docs/conformance.md")
 
 
 @pytest.hookimpl(hookwrapper=True)

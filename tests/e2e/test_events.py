@@ -52,6 +52,7 @@ def test_every_event_is_tested() -> None:
     assert {x.name for x in EVENTS.iterdir()} == set(TRIGGERS)
 
 
+@pytest.mark.differs("draining-is-listed")
 @pytest.mark.parametrize("name", sorted(WITHOUT_WATCH))
 def test_an_event_of_aws_is_a_run(
     name: str, cloud: Cloud, dns: DnsServer, group: TargetGroup, function: Function
@@ -66,6 +67,7 @@ def test_an_event_of_aws_is_a_run(
     assert list(cloud.targets(group)) == [f"{address}:{PORT}"]
 
 
+@pytest.mark.differs("draining-is-listed")
 def test_the_other_events_of_rds_are_watches_which_do_each_other_no_harm(
     cloud: Cloud, dns: DnsServer, work: Path
 ) -> None:
@@ -88,6 +90,7 @@ def test_the_other_events_of_rds_are_watches_which_do_each_other_no_harm(
     assert set(cloud.targets(group)) == moved
 
 
+@pytest.mark.differs("initial", "draining-is-listed")
 def test_a_dry_run_tells_what_would_be_done_and_does_nothing(
     cloud: Cloud, dns: DnsServer, group: TargetGroup, function: Function
 ) -> None:
@@ -106,6 +109,7 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(
     assert cloud.metrics(group) == metrics
 
 
+@pytest.mark.differs("initial")
 def test_a_direct_request_brings_its_own_bindings(
     cloud: Cloud, dns: DnsServer, group: TargetGroup, function: Function
 ) -> None:

@@ -131,6 +131,7 @@ def aws(cloud: Cloud, tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.differs("initial")
 def test_it_is_deployed_from_dist_by_the_aws_cli_and_its_schedule_runs_it(
     dist: Path, cloud: Cloud, dns: DnsServer, aws: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from local.cloud import Cloud
 from local.deployment import Deployment
 from local.dns import DnsServer
@@ -49,6 +51,7 @@ def run(script: str, folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.differs("initial")
 def test_the_readme_from_the_top(
     cloud: Cloud, dns: DnsServer, folder: Path, environment: dict[str, str], admitting: dict[str, str]
 ) -> None:
@@ -75,7 +78,6 @@ def test_the_readme_from_the_top(
         formation.delete_stack(StackName=STACK)
         formation.get_waiter("stack_delete_complete").wait(StackName=STACK, WaiterConfig={"Delay": 1})
     assert deployment.outputs["ServiceName"] in told
-    assert "10.0.1.10\thealthy" in told
-    assert re.search('"outcome": ?"in_sync"', told)
+    assert "Nothing is wrong" in told
     # What SAM keeps code in stays, for all stacks.
     assert inventory(cloud) - before == set()

@@ -18,6 +18,7 @@ from local.scenario import Scenario
 DEMO = [sys.executable, "-u", "-m", "local"]
 
 
+@pytest.mark.differs("initial")
 @pytest.mark.usefixtures("packaged")
 def test_it_succeeds() -> None:
     done = subprocess.run(DEMO, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

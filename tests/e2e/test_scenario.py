@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from local.cloud import Cloud, moto
 from local.dns import DnsServer
 from local.function import serve
 from local.scenario import HOSTNAME, PORT, Scenario, bindings
 
 
+@pytest.mark.differs("initial")
 def test_the_steps_of_make_run_hold_on_ministack(cloud: Cloud, dns: DnsServer, work: Path) -> None:
     group = cloud.create_target_group("scenario", 5432)
     with serve(cloud, dns, work, BINDINGS=bindings(group)) as function:
@@ -21,6 +24,7 @@ def test_the_steps_of_make_run_hold_on_ministack(cloud: Cloud, dns: DnsServer, w
         scenario.metrics()
 
 
+@pytest.mark.differs("initial")
 def test_elbv2_holds_on_moto_too(dns: DnsServer, work: Path) -> None:
     """Without metrics: moto's server does not speak the CBOR protocol. And without a second watch, which takes long."""
     with moto(work) as cloud:
@@ -34,6 +38,7 @@ def test_elbv2_holds_on_moto_too(dns: DnsServer, work: Path) -> None:
                 scenario.dns_failure(code)
 
 
+@pytest.mark.differs("families")
 def test_an_ipv6_group_gets_the_aaaa_records(dns: DnsServer, work: Path) -> None:
     """On moto: ministack does not tell the family of a target group."""
     with moto(work) as cloud:

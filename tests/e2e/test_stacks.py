@@ -431,6 +431,7 @@ def test_an_endpoint_service_for_a_load_balancer_that_exists(cloud: Cloud, deplo
     assert "port" not in bindings(deployment)[0]
 
 
+@pytest.mark.differs("no-subnet-without-a-zone", "draining-is-listed")
 def test_an_existing_target_group(cloud: Cloud, dns: DnsServer, deploy: Deploy) -> None:
     group = cloud.create_target_group("existing", 3306)
     deployment = deploy(TargetGroupArn=group.arn, Settings=f"DNS_SERVERS={dns.address}")

@@ -611,7 +611,7 @@ async fn rule_10_many_groups_that_hang_hold_up_no_other() {
         world.aws.fault(Fault::on("DescribeTargetHealth", FaultKind::Hang).arn(arn));
     }
     let function = world.function().await;
-    let message = invoke_within(&function, json!({}), Duration::from_secs(11)).await.unwrap_err().to_string();
+    let message = invoke_within(&function, json!({}), Duration::from_secs(15)).await.unwrap_err().to_string();
     assert!(message.starts_with("40 of 100 target groups failed"), "{message}");
     assert!(others.iter().all(|arn| !message.contains(arn)), "{message}");
 }

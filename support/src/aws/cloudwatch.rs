@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{
     Metric,
     elb::{Refusal, State, refuse},
-    wire::Asked,
+    wire::{Asked, Protocol},
 };
 
 impl State {
@@ -25,9 +25,14 @@ impl State {
             let unpacked = GzDecoder::new(&asked.body[..]).read_to_end(&mut body);
             unpacked.map_err(|error| wrong(format!("not gzip: {error}")))?;
         }
-        let request: PutMetricData =
-            ciborium::from_reader(&body[..]).map_err(|error| wrong(format!("not understood: {error}")))?;
-        let PutMetricData { namespace, metric_data } = request;
+        let request = if asked.protocol == Protocol::Json {
+            // Without a time of measurement, which CBOR alone marks as one.
+            serde_json::from_slice(&body).map_err(|error| error.to_string())
+        } else {
+            ciborium::from_reader(&body[..]).map_err(|error| error.to_string())
+        };
+        let PutMetricData { namespace, metric_data } =
+            request.map_err(|error| wrong(format!("not understood: {error}")))?;
         if body.len() > 1_000_000 || !(1..=1000).contains(&metric_data.len()) {
             let (metrics, bytes) = (metric_data.len(), body.len());
             return Err(wrong(format!("{metrics} metrics in {bytes} bytes, 1000 in 1 MB allowed")));
@@ -44,7 +49,8 @@ impl State {
         });
         let metrics = metrics.collect::<Result<Vec<_>, _>>()?;
         self.metrics.extend(metrics);
-        Ok(String::new())
+        // CBOR's empty reply is made elsewhere.
+        Ok("{}".to_owned())
     }
 }
 

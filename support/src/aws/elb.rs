@@ -295,7 +295,11 @@ impl Group {
 
     fn health(&self, arn: &str, key: &(String, u16), target: &Target, load_balancers: &LoadBalancers) -> String {
         let (id, port) = key;
-        let health = target.health(self.spec.target_lag);
+        let mut health = target.health(self.spec.target_lag);
+        let in_use = || load_balancers.in_use(arn, target.zone.as_deref());
+        if self.spec.needs_listener && health != "draining" && !in_use() {
+            health = "unused";
+        }
         let reason = match health {
             "healthy" => None,
             "initial" => Some("Elb.InitialHealthChecking"),
@@ -339,6 +343,8 @@ pub(super) struct State {
     pub(super) tolerated: Vec<String>,
     pub(super) faults: Vec<Fault>,
     pub(super) latency: Duration,
+    /// Whether it is not the function that asks.
+    pub(super) asked_by_others: bool,
     pub(super) read_quota: Option<Bucket>,
     pub(super) write_quota: Option<Bucket>,
     pub(super) page_size: Option<usize>,

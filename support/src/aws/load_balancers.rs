@@ -137,11 +137,20 @@ impl LoadBalancers {
         element("HealthCheckEnabled", true)
             + &element("HealthCheckIntervalSeconds", interval)
             + &element("HealthCheckTimeoutSeconds", 10)
-            + &element("HealthyThresholdCount", 2)
+            + &element("HealthyThresholdCount", 5)
             + &element("UnhealthyThresholdCount", threshold)
             + "<LoadBalancerArns>"
             + &users.map(|arn| element("member", arn)).collect::<String>()
             + "</LoadBalancerArns>"
+    }
+
+    /// Whether a listener forwards to the group, of a load balancer that is in the target's zone.
+    pub(super) fn in_use(&self, group: &str, zone: Option<&str>) -> bool {
+        self.known.values().any(|(load_balancer, listeners)| {
+            let forwards = listeners.iter().flat_map(|listener| &listener.forwards).any(|(arn, _)| arn == group);
+            forwards
+                && zone.is_none_or(|zone| zone == "all" || load_balancer.zones.iter().any(|enabled| enabled == zone))
+        })
     }
 
     /// Reason and description of a target's health, where they are not the usual ones.

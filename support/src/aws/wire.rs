@@ -71,6 +71,9 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Res
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(|_| reset())?.to_bytes();
     let mut asked = Asked::read(&head, body);
+    if !lock(&state).asked_by_others {
+        note_action(asked.service, &asked.action);
+    }
     let fate = lock(&state).arrive(&mut asked);
 
     match fate.end {
@@ -197,7 +200,8 @@ fn reset() -> io::Error {
 #[derive(Default)]
 pub(super) struct Asked {
     pub(super) number: u64,
-    protocol: Protocol,
+    pub(super) protocol: Protocol,
+    service: &'static str,
     pub(super) action: String,
     pub(super) arns: Vec<String>,
     pub(super) targets: Vec<SentTarget>,
@@ -214,10 +218,10 @@ pub(super) struct Asked {
 
 /// How a request is written, and its reply.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
-enum Protocol {
-    /// `rpc-v2-cbor`: CloudWatch.
+pub(super) enum Protocol {
+    /// `rpc-v2-cbor`: CloudWatch as the Rust SDK asks it.
     Cbor,
-    /// `awsJson1_1`: the Resource Groups Tagging API.
+    /// `awsJson`: the Resource Groups Tagging API, and CloudWatch as boto3 asks it.
     Json,
     /// `awsQuery`: ELBv2.
     #[default]
@@ -236,6 +240,9 @@ impl Protocol {
     }
 }
 
+/// CloudWatch, as it calls itself.
+const GRANITE: &str = "GraniteServiceVersion20100801";
+
 /// The header that names the operation in JSON.
 const TARGET: &str = "x-amz-target";
 
@@ -248,13 +255,13 @@ impl Asked {
         };
         let service = if asked.protocol == Protocol::Json {
             let target = head.headers.get(TARGET).and_then(|target| target.to_str().ok()).unwrap_or_default();
-            let operation = target.strip_prefix("ResourceGroupsTaggingAPI_20170126.");
-            asked.action = operation.unwrap_or_default().to_owned();
+            let (service, operation) = target.split_once('.').unwrap_or_default();
+            asked.action = operation.to_owned();
             asked.body = body;
-            "tagging"
+            if service == GRANITE { "monitoring" } else { "tagging" }
         } else if asked.protocol == Protocol::Cbor {
-            let prefix = "/service/GraniteServiceVersion20100801/operation/";
-            let operation = head.uri.path().strip_prefix(prefix);
+            let prefix = format!("/service/{GRANITE}/operation/");
+            let operation = head.uri.path().strip_prefix(&prefix);
             asked.action = operation.unwrap_or_default().to_owned();
             asked.body = body;
             "monitoring"
@@ -268,7 +275,7 @@ impl Asked {
             asked.tags = asked.sent_tags();
             "elasticloadbalancing"
         };
-        note_action(service, &asked.action);
+        asked.service = service;
         match signed_scope(head) {
             Some((region, scope)) if scope == service => asked.region = region,
             _ => {
