@@ -35,7 +35,7 @@ pub(crate) fn assert_kept(bindings: &Value, groups: &[Group]) {
 }
 
 /// A hostname that was accepted is a name to DNS too, with the same labels.
-fn assert_can_be_asked_for(canonical: &str) {
+pub(crate) fn assert_can_be_asked_for(canonical: &str) {
     let name = Name::from_ascii(format!("{canonical}.")).expect("hickory takes what was accepted");
     assert!(name.iter().eq(canonical.split('.').map(str::as_bytes)), "{name} is not {canonical}");
     assert_ne!(canonical.parse::<IpAddr>().ok().map(|_| canonical), Some(canonical), "an address was accepted");
@@ -60,6 +60,6 @@ fn port(binding: &Value) -> NonZeroU16 {
 const FIELDS: [&str; 6] = ["hostname", "target_group_arn", "port", "deregister_after_seconds", "ownership", "lookups"];
 
 /// The target groups' own.
-const OWN_PORT: NonZeroU16 = NonZeroU16::MIN;
+pub(crate) const OWN_PORT: NonZeroU16 = NonZeroU16::MIN;
 
-const ANY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+pub(crate) const ANY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));

@@ -4,7 +4,7 @@ use std::{
 };
 
 use nlb_hostname_targets::{
-    config::{ALLOWED_CIDRS, BINDINGS, Config, ConfigError, DNS_SERVERS},
+    config::{ALLOWED_CIDRS, ALLOWED_HOSTNAMES, BINDINGS, Config, ConfigError, DNS_SERVERS},
     event::Request,
     network::AllowedNetworks,
 };
@@ -19,8 +19,12 @@ pub fn environment(input: &[u8]) {
         .filter_map(|variable| String::from_utf8_lossy(variable).split_once('=').map(own))
         .collect();
     let whole = parse(&variables);
-    let alone: BTreeMap<_, _> =
-        variables.iter().map(|variable| (variable.0, parse(&[variable].map(own).into()))).collect();
+    // Which hostnames BINDINGS may hold, another variable says, where that is right itself.
+    let list = variables.get_key_value(ALLOWED_HOSTNAMES).filter(|list| parse(&[*list].map(own).into()).is_ok());
+    let alone: BTreeMap<_, _> = variables
+        .iter()
+        .map(|variable| (variable.0, parse(&list.into_iter().chain([variable]).map(own).collect())))
+        .collect();
     match &whole {
         Ok(config) => {
             assert!(alone.values().all(Result::is_ok), "a wrong value was passed over");

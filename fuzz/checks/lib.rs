@@ -2,6 +2,7 @@
 //! where the code breaks a promise; cargo-fuzz makes up the bytes, and the tests replay those of
 //! `fuzz/corpus`.
 
+mod binding_tags;
 mod bindings;
 mod dns_answer;
 mod environment;
@@ -9,6 +10,7 @@ mod event;
 mod run;
 mod state;
 
+pub use binding_tags::binding_tags;
 pub use dns_answer::dns_answer;
 pub use environment::environment;
 pub use event::event;

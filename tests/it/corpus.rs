@@ -7,6 +7,11 @@ use std::{fs, path::Path};
 mod checks;
 
 #[test]
+fn no_tag_is_misread_that_binds() {
+    replay("binding_tags", checks::binding_tags);
+}
+
+#[test]
 fn no_dns_answer_misleads() {
     replay("dns_answer", checks::dns_answer);
 }

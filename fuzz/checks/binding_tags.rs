@@ -1,0 +1,85 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use nlb_hostname_targets::{
+    discovery::Found,
+    hostname::AllowedHostnames,
+    tags::{Subject, Tags},
+    target::TargetGroupArn,
+};
+
+use super::{
+    assert_one_line,
+    bindings::{ANY_ADDRESS, OWN_PORT, assert_can_be_asked_for},
+};
+
+/// The input is a list of allowed hostnames, then the tags of a target group: `key=value`, with zero bytes between them.
+pub fn binding_tags(input: &[u8]) {
+    let mut parts = input.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    let list = parts.next().unwrap_or_default();
+    let allowed: AllowedHostnames = list.parse().unwrap_or_default();
+    let tags: Tags =
+        parts.filter_map(|tag| tag.split_once('=').map(|(key, value)| (key.into(), value.into()))).collect();
+    let arn: TargetGroupArn = ARN.parse().expect("an ARN");
+    let read = |tags: &Tags, given: &BTreeSet<TargetGroupArn>| {
+        Found::read(&BTreeMap::from([(arn.clone(), tags.clone())]), given, &allowed)
+    };
+    let found = read(&tags, &BTreeSet::new());
+    assert_eq!(found.groups.len() + found.invalid.len(), 1, "a target group that is neither bound nor refused");
+
+    let ours: Tags = tags.into_iter().filter(|(key, _)| is_of_binding(key)).collect();
+    assert_eq!(read(&ours, &BTreeSet::new()), found, "a tag of the state, or of others, was read");
+    let given = read(&ours, &BTreeSet::from([arn.clone()]));
+    assert!(given.groups.is_empty() && given.invalid.is_empty(), "BINDINGS did not go before");
+
+    for failure in found.invalid.values().flatten() {
+        let message = failure.to_string();
+        assert_one_line(&message);
+        assert!(ours.keys().any(|key| message.contains(&one_line(key))), "{message} names no tag");
+    }
+    let written: BTreeSet<String> = ours
+        .iter()
+        .filter(|(key, _)| key.starts_with(HOSTNAME))
+        .flat_map(|(_, value)| value.split_whitespace())
+        .map(|hostname| hostname.strip_suffix('.').unwrap_or(hostname).to_ascii_lowercase())
+        .collect();
+    // Without a hostname there is nothing to name.
+    assert!(
+        found.invalid.values().all(|failures| !failures.is_empty() || written.is_empty()),
+        "refused without a word"
+    );
+    for group in found.groups.values() {
+        let kept: BTreeSet<_> = group.hostnames().into_iter().map(|hostname| hostname.canonical().to_owned()).collect();
+        assert_eq!(kept, written);
+        for hostname in group.hostnames() {
+            assert_can_be_asked_for(hostname.canonical());
+            assert!(list.parse::<AllowedHostnames>().is_err() || is_listed(&list, hostname.canonical()), "{hostname}");
+        }
+        let port = ours.get(PORT).map_or(OWN_PORT.get(), |port| port.trim().parse().expect("only a port is accepted"));
+        let targets = group.targets(OWN_PORT, |_| Some(ANY_ADDRESS));
+        assert!(targets.into_iter().all(|target| target.port.get() == port));
+    }
+}
+
+fn is_of_binding(key: &str) -> bool {
+    matches!(Subject::of(key), Some(Subject::Binding(_) | Subject::Unknown))
+}
+
+/// As it stands in a message.
+fn one_line(key: &str) -> String {
+    key.chars().take_while(|character| !character.is_control()).collect()
+}
+
+fn is_listed(list: &str, hostname: &str) -> bool {
+    list.split(',').any(|item| {
+        let item = item.trim().to_ascii_lowercase();
+        let item = item.strip_suffix('.').unwrap_or(&item);
+        match item.strip_prefix('*') {
+            Some(suffix) => hostname.len() > suffix.len() && hostname.ends_with(suffix),
+            None => item == hostname,
+        }
+    })
+}
+
+const ARN: &str = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/db/0123456789abcdef";
+const HOSTNAME: &str = "nlb-hostname-targets:hostname";
+const PORT: &str = "nlb-hostname-targets:port";
