@@ -167,6 +167,14 @@ def test_an_interruption_leaves_nothing(account: Start, case: str) -> None:
     assert "what was made has been removed" in told
 
 
+def test_a_terminal_that_is_closed_keeps_nothing_from_being_removed(account: Start) -> None:
+    with account("aws", "--sandbox", ACCOUNT, "--yes") as started:
+        assert any("draining-is-listed" in line for line in started.stdout)
+        # Whatever is told from now on is an error.
+        started.stdout.close()
+    assert started.returncode != 0
+
+
 def test_what_a_killed_run_left_is_swept(account: Start, cloud: Cloud) -> None:
     before = there_is(cloud)
     with account("aws", "--sandbox", ACCOUNT, "--yes") as started:
@@ -270,6 +278,7 @@ def test_an_earlier_run_is_told_of(account: Start, cloud: Cloud) -> None:
     with account("aws", "--sandbox", ACCOUNT, "--yes") as started:
         assert any("Of another run there is still" in line for line in started.stdout)
         started.send_signal(signal.SIGTERM)
+        started.communicate(timeout=60)
     remove(earlier, lambda _: None)
 
 
