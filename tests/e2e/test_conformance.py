@@ -136,6 +136,23 @@ def test_it_tells_what_it_would_do_and_does_nothing(account: Start) -> None:
         assert (status, "USD" in told, "CONFIRM=no" in told) == (2, True, True), told
 
 
+def test_make_hands_on_what_it_is_given(cloud: Cloud) -> None:
+    def make(*arguments: str) -> tuple[int, str]:
+        command = ["make", "--silent", *arguments, f"SANDBOX={ACCOUNT}"]
+        env = {**os.environ, "AWS_ENDPOINT_URL": cloud.endpoint}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    for goal in ("conformance-aws", "acceptance-aws", "conformance-sweep"):
+        status, told = make(goal)
+        assert (status, "add CONFIRM=no" in told) == (2, True), told
+    status, told = make("conformance-sweep", "CONFIRM=no")
+    assert (status, "Nothing with the tag is left" in told) == (0, True), told
+    status, told = make("acceptance-aws", "CONFIRM=no", "PACKAGE=events")
+    assert (status, "events has no package of this version" in told) == (2, True), told
+    assert "--throttle" in make("--dry-run", "conformance-aws", "THROTTLE=yes")[1]
+
+
 def test_a_whole_run_leaves_nothing(account: Start) -> None:
     status, told = output(account("aws", "--sandbox", ACCOUNT, "--yes"))
     # ministack differs, and that is no failure to run.
