@@ -80,7 +80,7 @@ fuzz: $(FUZZ) ## Look for inputs that break a promise, SECONDS=60 for each targe
 audit: $(DENY) ## Crates with known vulnerabilities, by the advisory database, which is fetched from GitHub
 	cargo deny --locked --workspace check advisories
 
-bench: build ## The release binary: its size, how fast it starts, and what a run takes (7 minutes, and the builds)
+bench: build ## The release binary: its size, how fast it starts, and what a run takes (10 minutes, and the builds)
 	cargo bench --locked --bench run
 
 simulate: ## A week of Aurora readers, load balancers and proxies, with several settings: what goes by mistake, and how late

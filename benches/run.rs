@@ -61,6 +61,9 @@ async fn main() {
     if wants("production") {
         production(&binary).await;
     }
+    if wants("discovery") {
+        discovery(&binary).await;
+    }
     if wants("budget") {
         budget(&binary).await;
     }
@@ -218,6 +221,44 @@ async fn production(binary: &Path) {
     );
 }
 
+/// What it adds that target groups are found by their tags: to a cold start, to a run in which the tags are asked for, and
+/// to one at once after it, in which they are not.
+async fn discovery(binary: &Path) {
+    println!("\n| groups | bound by | run | lasts, ms | processor, ms | peak memory, MiB | API calls | DNS queries |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for (groups, processes) in DISCOVERED {
+        let fleet = Fleet::new(groups).await;
+        fleet.tag();
+        fleet.slow_down();
+        let kinds = [("event", "off", fleet.event.clone()), ("tags", "tags", json!({}))];
+        let mut running = Vec::new();
+        for (_, discovery, event) in &kinds {
+            let (mut functions, mut firsts) = (Vec::new(), Vec::new());
+            for _ in 0..processes {
+                let began = Instant::now();
+                let mut function = fleet.start_with(binary, "0", [("DISCOVERY", (*discovery).to_owned())]).await;
+                let run = function.run_with(&fleet, event).await;
+                firsts.push(Run { lasted: began.elapsed(), processor: function.processor(), ..run });
+                functions.push(function);
+            }
+            running.push((functions, firsts));
+        }
+        sleep(UNTIL_TAGS_ARE_DUE).await;
+        for ((bound_by, _, event), (functions, firsts)) in kinds.iter().zip(&mut running) {
+            let (mut due, mut next) = (Vec::new(), Vec::new());
+            for function in functions {
+                due.push(function.run_with(&fleet, event).await);
+                sleep(PAUSE).await;
+                next.push(function.run_with(&fleet, event).await);
+            }
+            let rows = [("cold start and first", &*firsts), ("a minute later", &due), ("then one more", &next)];
+            for (name, runs) in rows {
+                println!("| {groups} | {bound_by} | {name}, median of {processes} | {} |", Run::median(runs).cells());
+            }
+        }
+    }
+}
+
 fn verdict(is_met: bool) -> &'static str {
     if is_met { "met" } else { "**missed**" }
 }
@@ -372,13 +413,29 @@ impl Fleet {
         }
     }
 
+    /// Lets each group say by a tag what it follows.
+    fn tag(&self) {
+        for (arn, hostname) in self.arns.iter().zip(&self.hostnames) {
+            self.world.aws.set_tag(arn, "nlb-hostname-targets:hostname", hostname);
+        }
+    }
+
     async fn start(&self, binary: &Path, requests_per_second: &str) -> Function {
+        self.start_with(binary, requests_per_second, []).await
+    }
+
+    async fn start_with<const N: usize>(
+        &self,
+        binary: &Path,
+        requests_per_second: &str,
+        more: [(&str, String); N],
+    ) -> Function {
         let environment = [
             ("AWS_ENDPOINT_URL", self.world.aws.url().to_owned()),
             ("DNS_SERVERS", self.world.dns.address().to_string()),
             ("ELB_REQUESTS_PER_SECOND", requests_per_second.to_owned()),
         ];
-        Function::start(binary, environment).await
+        Function::start(binary, environment.into_iter().chain(more)).await
     }
 
     /// The slower of a DNS exchange and a DescribeTargetHealth, and one PutMetricData: what a
@@ -501,12 +558,15 @@ impl Function {
     }
 
     async fn run(&mut self, fleet: &Fleet) -> Run {
+        self.run_with(fleet, &fleet.event).await
+    }
+
+    async fn run_with(&mut self, fleet: &Fleet, event: &Value) -> Run {
         fleet.world.aws.clear_calls();
         fleet.world.dns.clear_queries();
-        let event = fleet.event.clone();
         let before = self.processor();
         let began = Instant::now();
-        let reply = self.api.invoke(event, RUN).await.expect("the run succeeds");
+        let reply = self.api.invoke(event.clone(), RUN).await.expect("the run succeeds");
         let lasted = began.elapsed();
         self.api.wait_for_poll().await;
         let mut run = Run { lasted, processor: self.processor() - before, ..Run::default() };
@@ -607,6 +667,12 @@ const LATENCY: Duration = Duration::from_millis(5);
 
 /// Target groups of a fleet, and how many steady runs to measure.
 const SIZES: [(usize, usize); 4] = [(1, 200), (10, 50), (100, 20), (1000, 10)];
+
+/// Of the rows of discovery: target groups, and how many processes to measure.
+const DISCOVERED: [(usize, usize); 2] = [(1, 20), (1000, 3)];
+
+/// Longer than what the tags said counts.
+const UNTIL_TAGS_ARE_DUE: Duration = Duration::from_secs(61);
 
 /// The function's time-out: longer than a run may take.
 const RUN: Duration = Duration::from_secs(120);

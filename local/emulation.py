@@ -4,8 +4,8 @@
   provider looks at them. There is nobody on the other side: no endpoint ever connects.
 - The rule that lets the load balancer into the database's security group.
 - An alarm on an expression; it is kept as one on its metric, and its expression is never evaluated.
-- A network load balancer is one by its ARN, too. A listener has the attributes that the template gives it, and a
-  target group the targets.
+- A network load balancer is one by its ARN, too, and tells what it makes of traffic of PrivateLink. A listener has the
+  attributes that the template gives it, and a target group the targets.
 - Calls that tag a target group are allowed or refused by the target group that they name, as all others are, and
   conditions and GetResources know the tags of target groups.
 
@@ -26,6 +26,8 @@ from ministack.services.cloudformation import provisioners
 
 Properties = dict[str, Any]
 Made = tuple[str, dict[str, str]]
+
+ENFORCES = "EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic"
 
 services: dict[str, Properties] = {}
 principals: dict[str, list[str]] = {}
@@ -125,7 +127,7 @@ def network_resources(create: Any) -> Any:
         arn, attributes = create(name, properties, stack)
         if properties["Type"] != "network":
             return arn, attributes
-        rename(arn)
+        alb._lbs[rename(arn)][ENFORCES] = properties.get(ENFORCES)
         return to_network(arn), {key: to_network(x) if isinstance(x, str) else x for key, x in attributes.items()}
 
     return create_network
@@ -143,6 +145,17 @@ def rename(arn: str) -> str:
 def to_network(name: str) -> str:
     """The name of a network load balancer."""
     return name.replace("loadbalancer/app/", "loadbalancer/net/") if "/app/" in name else name.replace("app/", "net/")
+
+
+def enforcement(xml: Any) -> Any:
+    """How a load balancer is described: with what it makes of traffic of PrivateLink, if it says so."""
+
+    def with_enforcement(balancer: Properties) -> str:
+        described: str = xml(balancer)
+        found = f"<{ENFORCES}>{balancer[ENFORCES]}</{ENFORCES}>" if balancer.get(ENFORCES) else ""
+        return described.replace("<SecurityGroups>", found + "<SecurityGroups>", 1)
+
+    return with_enforcement
 
 
 def listener_attributes(create: Any) -> Any:
@@ -173,7 +186,11 @@ def alarm_of_expression(record: Any) -> Any:
     def of_metric(name: str, properties: Properties) -> Properties:
         if "Metrics" not in properties:
             return record(name, properties)
-        (stat,) = [x["MetricStat"] for x in properties["Metrics"] if "MetricStat" in x]
+        stats = [x["MetricStat"] for x in properties["Metrics"] if "MetricStat" in x]
+        # A query is one of no metric that could be named.
+        named = {"Namespace": "query", "MetricName": properties["Metrics"][0].get("Expression")}
+        query = {"Metric": named, "Period": 60, "Stat": "Minimum"}
+        (stat,) = stats or [query]
         plain = {**properties, **stat["Metric"], "Period": stat["Period"], "Statistic": stat["Stat"]}
         del plain["Metrics"]
         return record(name, plain)
@@ -296,6 +313,7 @@ def teach() -> None:
     for resource, wrap in wraps.items():
         handler = handlers[f"AWS::ElasticLoadBalancingV2::{resource}"]
         handler["create"] = wrap(handler["create"])
+    alb._lb_xml = enforcement(alb._lb_xml)
     alb._ACTION_MAP["CreateLoadBalancer"] = network_arns(alb._ACTION_MAP["CreateLoadBalancer"])
     provisioners._STACK_TAG_PROPERTY["AWS::EC2::VPCEndpointService"] = ("Tags", "list")
     provisioners._cw_metric_alarm_record = alarm_of_expression(provisioners._cw_metric_alarm_record)

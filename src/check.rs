@@ -4,7 +4,8 @@
 use std::{fmt::Display, net::IpAddr};
 
 use crate::{
-    failure::{DnsFailure, ElbError, ElbErrorKind, Failure, ResolveError},
+    config::DISCOVERY,
+    failure::{DnsFailure, ElbError, ElbErrorKind, Failure, GET_RESOURCES, ResolveError, Undiscovered},
     finding::{Code, Finding},
     hostname::Hostname,
     network::{AllowedNetworks, is_public},
@@ -88,10 +89,15 @@ impl Check<'_> {
                 failure.to_string(),
                 "Check again; if it stays so, give the function more time (template: WATCH_SECONDS in parameter Settings)",
             )),
-            Failure::NoRoomInTags { .. }
-            | Failure::Refused { .. }
-            | Failure::Tag { .. }
-            | Failure::Undiscovered(_) => {
+            Failure::Tag { tag, .. } => {
+                let arn = self.arn();
+                let advice = format!(
+                    "Correct it: aws elbv2 add-tags --resource-arns {arn} --tags Key={tag},Value=VALUE; or take it away: \
+                     aws elbv2 remove-tags --resource-arns {arn} --tag-keys {tag}"
+                );
+                Some(self.of_group(Code::Failed, failure.to_string(), advice))
+            }
+            Failure::NoRoomInTags { .. } | Failure::Refused { .. } => {
                 Some(self.of_group(Code::Failed, failure.to_string(), "Mend what the message names, and check again"))
             }
         });
@@ -335,14 +341,19 @@ impl Check<'_> {
     }
 }
 
+/// What kept the function from finding target groups by their tags.
+pub fn of_discovery(Undiscovered(error): &Undiscovered) -> Finding {
+    of_call(DISCOVERY, error)
+}
+
 /// A call that failed.
 fn of_call(subject: &str, error: &ElbError) -> Finding {
-    let action = error.operation;
     let advice = match error.kind {
         ElbErrorKind::Denied => {
-            let message = format!("the function's role may not call elasticloadbalancing:{action}. {}", error.problem);
+            let action = error.action();
+            let message = format!("the function's role may not call {action}. {}", error.problem);
             let advice = format!(
-                "Allow elasticloadbalancing:{action} on `*` in the policy of the function's role; `make policies` prints \
+                "Allow {action} on `*` in the policy of the function's role; `make policies` prints \
                  all that it needs"
             );
             return Finding::new(Code::Permission, subject, message, advice);
@@ -353,6 +364,10 @@ fn of_call(subject: &str, error: &ElbError) -> Finding {
              CreateInterfaceEndpoints)"
         }
         ElbErrorKind::Unavailable => "Check again in some minutes: it is AWS itself that fails",
+        _ if error.operation == GET_RESOURCES => {
+            "Mend what AWS names, and check again. What there is, tells aws resourcegroupstaggingapi get-resources \
+             --resource-type-filters elasticloadbalancing:targetgroup"
+        }
         _ => "Mend what AWS names, and check again. What there is, tells aws elbv2 describe-target-groups",
     };
     Finding::new(Code::Failed, subject, error.to_string(), advice)

@@ -109,7 +109,7 @@ impl Resolver {
     /// Asks for the addresses of `hostname` in one family, until `until` at the latest.
     ///
     /// The servers are asked in their order, one that is known to be dead last. The next one is asked when one has failed,
-    /// or was silent for [`PATIENCE`]. Whoever answers first is believed, so that a slow server can be used, too. Those
+    /// or was silent for [`SILENCE`]. Whoever answers first is believed, so that a slow server can be used, too. Those
     /// that gave no reply are asked a second time, since a datagram may get lost.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl Resolver {
         let started = Instant::now();
         let mut failures = vec![None; self.servers.len()];
         let others = u32::try_from(self.servers.len()).unwrap_or(u32::MAX).saturating_sub(1);
-        let longest = PATIENCE.saturating_mul(others).saturating_add(REPLY_TIMEOUT);
+        let longest = SILENCE.saturating_mul(others).saturating_add(REPLY_TIMEOUT);
         let asked = async {
             // Never closed; and to ask without a permit would do no harm either.
             let _permit = self.open.acquire().await;
@@ -156,7 +156,7 @@ impl Resolver {
                     let (index, server) = left.remove(next);
                     asking.push(async move { (index, server, self.ask(server, hostname, family).await) });
                 }
-                let Ok(Some((index, server, reply))) = timeout(PATIENCE, asking.next()).await else { continue };
+                let Ok(Some((index, server, reply))) = timeout(SILENCE, asking.next()).await else { continue };
                 match reply {
                     Err(failure) if !failure.is_final() => {
                         if let Some(known) = failures.get_mut(index) {
@@ -174,12 +174,12 @@ impl Resolver {
         None
     }
 
-    /// Asks one server, and notes whether it replies within [`PATIENCE`].
+    /// Asks one server, and notes whether it replies within [`SILENCE`].
     async fn ask(&self, server: &Server, hostname: &Hostname, family: IpFamily) -> Result<Answer, DnsFailure> {
         self.limiter.queue().await;
         let asked_at = Instant::now();
         let mut asked = pin!(ask(server.address, hostname, family));
-        let reply = match timeout(PATIENCE, &mut asked).await {
+        let reply = match timeout(SILENCE, &mut asked).await {
             Ok(reply) => reply,
             Err(_) => {
                 server.note(asked_at, false);
@@ -316,7 +316,7 @@ const DNS_PORT: u16 = 53;
 
 /// How long a name server may be silent before the next one is asked beside it. The VPC resolver answers from its cache
 /// within milliseconds, and asks on for at most a second or two.
-const PATIENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// How long to wait for a reply from one server.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -19,11 +19,14 @@ use aws_sdk_elasticloadbalancingv2::{
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::{
     aws::{ATTEMPT_TIMEOUT, chain, retry_partition},
-    failure::{ElbError, ElbErrorKind},
+    failure::{ElbError, ElbErrorKind, action},
     limiter::{Limiter, Permit},
     target::TargetGroupArn,
 };
@@ -77,6 +80,12 @@ impl Elb {
 }
 
 impl Regional {
+    /// A place for one request more, when there is one.
+    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed; and to call without a place would do no harm either.
+        Arc::clone(&self.open).acquire_owned().await.ok()
+    }
+
     /// Calls ELBv2 when there is room for one request more. `turn` was waited for; where there is none, nobody waited.
     ///
     /// What the SDK needs for a call takes 5 KB of the future that makes it, and of each around that once or twice
@@ -85,20 +94,22 @@ impl Regional {
     pub(crate) fn call<T, E: Error + ProvideErrorMetadata + 'static>(
         &self,
         operation: &'static str,
-        turn: Option<Permit>,
+        mut turn: Option<Permit>,
         request: impl Future<Output = Result<T, SdkError<E>>>,
     ) -> impl Future<Output = Result<T, ElbError>> {
         let mut request = Box::pin(request);
         async move {
-            // Never closed; and to call without a permit would do no harm either.
-            let permit = self.open.acquire().await;
+            let place = match turn.as_mut().and_then(|turn| turn.place.take()) {
+                Some(place) => Some(place),
+                None => self.place().await,
+            };
             // Each attempt is counted by itself.
             drop(turn);
             let reply = match timeout(ATTEMPT_TIMEOUT, &mut request).await {
                 Ok(reply) => reply,
                 // One that hangs shall not keep others waiting for all its retries.
                 Err(_) => {
-                    drop(permit);
+                    drop(place);
                     request.await
                 }
             };
@@ -146,7 +157,7 @@ fn kind(operation: &str, code: &str, message: &str) -> ElbErrorKind {
         | "ThrottledException"
         | "RequestLimitExceeded"
         | "TooManyRequestsException" => ElbErrorKind::Throttled,
-        "TargetGroupNotFound" | "TargetGroupNotFoundException" => ElbErrorKind::NotFound,
+        "LoadBalancerNotFound" | "TargetGroupNotFound" | "TargetGroupNotFoundException" => ElbErrorKind::NotFound,
         "TooManyTargets" => ElbErrorKind::QuotaReached,
         "InvalidTarget" | "ValidationError" if OUTSIDE_VPC.iter().any(|phrase| message.contains(phrase)) => {
             ElbErrorKind::OutsideVpc
@@ -217,8 +228,7 @@ impl Intercept for ReadToTheEnd {
 fn hint(operation: &str, code: &str) -> String {
     match code {
         "AccessDenied" | "AccessDeniedException" => {
-            let service = if operation == GET_RESOURCES { "tag" } else { "elasticloadbalancing" };
-            format!(" (the function's role must allow {service}:{operation})")
+            format!(" (the function's role must allow {})", action(operation))
         }
         "TargetGroupNotFound" | "TargetGroupNotFoundException" => {
             " (was the target group deleted, or does its ARN name another account or Region?)".to_owned()
@@ -226,9 +236,6 @@ fn hint(operation: &str, code: &str) -> String {
         _ => String::new(),
     }
 }
-
-/// The one action that is of another service, the Resource Groups Tagging API.
-pub(crate) const GET_RESOURCES: &str = "GetResources";
 
 /// What the messages hold by which AWS says that an address needs an Availability Zone: one is
 /// for addresses outside the VPC, one for those that are in one of its networks but in no subnet

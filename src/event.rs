@@ -22,12 +22,12 @@ pub struct Request {
     /// Whether to say what is wrong with the set-up.
     pub check: bool,
     /// Whether to keep asking DNS after the run. Never together with `dry_run`.
-    pub watch: Watch,
+    pub watch: WatchRequest,
 }
 
 /// How long DNS is asked after a run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Watch {
+pub enum WatchRequest {
     /// Not at all.
     No,
     /// For so many seconds, 900 at most: a direct request asks for it.
@@ -73,9 +73,9 @@ impl Request {
     /// Where it is neither an event that is known nor a well-formed direct request. A mistyped
     /// `dryrun` must never change anything, so what is unknown is refused by name.
     pub fn from_event(event: Value) -> Result<Self, InvalidJson> {
-        let plain = |trigger| Self { trigger, groups: None, dry_run: false, check: false, watch: Watch::No };
+        let plain = |trigger| Self { trigger, groups: None, dry_run: false, check: false, watch: WatchRequest::No };
         let rds_event = |starts_watch| Self {
-            watch: if starts_watch { Watch::UntilStable } else { Watch::No },
+            watch: if starts_watch { WatchRequest::UntilStable } else { WatchRequest::No },
             ..plain(Trigger::RdsEvent)
         };
         let refused = |at: &str, problem: String| InvalidJson { at: at.to_owned(), problem };
@@ -125,7 +125,8 @@ impl Request {
         }
         let dry_run = direct.dry_run || direct.check;
         // A dry run applies nothing, so one look tells all that it can tell.
-        let watch = NonZeroU32::new(direct.watch_seconds).filter(|_| !dry_run).map_or(Watch::No, Watch::Seconds);
+        let watch =
+            NonZeroU32::new(direct.watch_seconds).filter(|_| !dry_run).map_or(WatchRequest::No, WatchRequest::Seconds);
         Ok(Self {
             trigger: Trigger::Direct,
             groups: direct

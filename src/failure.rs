@@ -58,9 +58,6 @@ pub enum Failure {
         /// What is wrong with it, and what is accepted.
         problem: String,
     },
-    /// Target groups could not be found by their tags. No one group fails by it, but the run.
-    #[error("target groups could not be found by their tags: {0}")]
-    Undiscovered(ElbError),
     /// Our time ran out.
     #[error("given up shortly before the deadline, still waiting for {0}")]
     Deadline(String),
@@ -83,7 +80,6 @@ impl Failure {
             Self::NoRoomInTags { .. } => "state",
             Self::NoUsableAddress { .. } | Self::Refused { .. } => "refused",
             Self::Tag { .. } => "tag",
-            Self::Undiscovered(_) => "discovery",
             Self::Unresolved { error, .. } => error.kind(),
         }
     }
@@ -108,6 +104,16 @@ impl Failure {
     }
 }
 
+/// Target groups could not be found by their tags. No one group fails by it, but the run.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("target groups could not be found by their tags: {0}")]
+pub struct Undiscovered(pub ElbError);
+
+impl Undiscovered {
+    /// A stable word for it.
+    pub const KIND: &str = "discovery";
+}
+
 /// A call of ELBv2, or of the Resource Groups Tagging API, that failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{operation}: {problem}")]
@@ -127,7 +133,7 @@ pub enum ElbErrorKind {
     Denied,
     /// Anything else.
     Failed,
-    /// There is no such target group.
+    /// There is no such target group or load balancer.
     NotFound,
     /// The target group is not of type `ip`.
     NotIp,
@@ -162,6 +168,11 @@ impl ElbErrorKind {
 }
 
 impl ElbError {
+    /// The action as IAM names it.
+    pub fn action(&self) -> String {
+        action(self.operation)
+    }
+
     /// The addresses that AWS's words name.
     pub fn named_addresses(&self) -> BTreeSet<IpAddr> {
         self.problem
@@ -260,6 +271,15 @@ impl DnsFailure {
         }
     }
 }
+
+/// An operation as IAM names it.
+pub fn action(operation: &str) -> String {
+    let service = if operation == GET_RESOURCES { "tag" } else { "elasticloadbalancing" };
+    format!("{service}:{operation}")
+}
+
+/// The one operation that is not of ELBv2, but of the Resource Groups Tagging API.
+pub const GET_RESOURCES: &str = "GetResources";
 
 const RUN_IN_THE_VPC: &str = ". If this is a publicly accessible database: its name resolves to its private address \
      only inside its VPC, so the function must run in that VPC";

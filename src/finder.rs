@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::timeout_at};
 use tracing::{info, warn};
 
 use crate::{
-    binding::Group, discovery::Found, failure::Failure, hostname::AllowedHostnames, tagging::Tagging,
+    binding::Group, discovery::Found, failure::Undiscovered, hostname::AllowedHostnames, tagging::Tagging,
     target::TargetGroupArn,
 };
 
@@ -64,7 +64,7 @@ pub struct News {
     /// All that was found.
     pub found: Arc<Found>,
     /// Why nothing was.
-    pub failure: Option<Failure>,
+    pub failure: Option<Undiscovered>,
 }
 
 impl Finder {
@@ -150,8 +150,8 @@ impl Search<'_> {
             Err(error) => {
                 self.finder.phase.send_replace(Phase::Idle);
                 self.finder.known().asked_at = None;
-                let failure = Failure::Undiscovered(error);
-                warn!(kind = failure.kind(), problem = %failure, known = self.known.groups.len(), "not found");
+                let failure = Undiscovered(error);
+                warn!(kind = Undiscovered::KIND, problem = %failure, known = self.known.groups.len(), "not found");
                 News { found: Arc::clone(&self.known), failure: Some(failure), ..News::default() }
             }
         }

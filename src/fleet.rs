@@ -21,7 +21,7 @@ use crate::{
     memory::Memory,
     reconcile::{Reconciler, log},
     report::{GroupReport, Outcome},
-    resolution::Resolution,
+    resolution::{Resolution, dns_cutoff},
     run::Mode,
     set_up::SetUp,
     state::Timestamp,
@@ -33,12 +33,12 @@ use crate::{
 #[derive(Debug)]
 pub struct Fleet {
     reconciler: Reconciler,
-    known: Mutex<HashMap<TargetGroupArn, Known>>,
+    known: Mutex<HashMap<TargetGroupArn, Past>>,
 }
 
 /// What is known of a target group from earlier runs.
 #[derive(Clone, Debug, Default)]
-struct Known {
+struct Past {
     /// When the group last had its turn, whatever came of it. A group that always fails must not count as the longest
     /// unverified one in every run.
     looked_at: Option<Instant>,
@@ -76,7 +76,7 @@ impl Fleet {
 
     /// Begins a check of `groups`, for [`Errand::Check`].
     pub async fn inspect(&self, groups: &[Group], cutoff: Instant) -> Inspection<'_> {
-        Inspection::begin(&self.reconciler.target_groups, groups, three_quarters(cutoff)).await
+        Inspection::begin(&self.reconciler.target_groups, groups, dns_cutoff(Instant::now(), cutoff)).await
     }
 
     /// Reconciles all `groups`, each by itself, and gives up what is still open at `cutoff`. The
@@ -91,7 +91,7 @@ impl Fleet {
         let first_looks =
             groups.iter().filter(|group| self.reconciler.target_groups.known_facts(&group.arn).is_none()).count();
         let with_state = groups.iter().filter(|group| group.policy(group.kinds_by_name()).needs_state()).count();
-        let mut queue = if limiter.holds(groups.len() + first_looks + with_state) {
+        let mut queue = if limiter.can_spend(groups.len() + first_looks + with_state) {
             jobs
         } else {
             self.by_urgency(jobs, cutoff).await
@@ -130,11 +130,13 @@ impl Fleet {
         let unknown: Vec<_> =
             jobs.iter().map(|job| &job.group.arn).filter(|arn| target_groups.known_facts(arn).is_none()).collect();
         if unknown.len() > 1 {
-            target_groups.prefetch_facts(&unknown, three_quarters(cutoff).min(Instant::now() + PREFETCH)).await;
+            target_groups
+                .prefetch_facts(&unknown, dns_cutoff(Instant::now(), cutoff).min(Instant::now() + PREFETCH))
+                .await;
         }
         let looking =
             EARLY_LOOK + Duration::from_secs(1) * u32::try_from(jobs.len()).unwrap_or(u32::MAX) / QUERIES_PER_SECOND;
-        let until = three_quarters(cutoff).min(Instant::now() + looking);
+        let until = dns_cutoff(Instant::now(), cutoff).min(Instant::now() + looking);
         let asked = jobs.into_iter().map(async |mut job| {
             if let Some(Ok(facts)) = target_groups.known_facts(&job.group.arn) {
                 job.early = Some(self.reconciler.resolve(job.group, facts.family, until).await);
@@ -259,7 +261,7 @@ impl Fleet {
         let family = facts.map_or(IpFamily::V4, |facts| facts.family);
         let resolution = match early {
             Some(early) if early.is_complete() => early,
-            _ => self.reconciler.resolve(group, family, three_quarters(cutoff)).await,
+            _ => self.reconciler.resolve(group, family, dns_cutoff(Instant::now(), cutoff)).await,
         };
         if let Some(facts) = facts.filter(|_| resolution.is_complete()) {
             report.look(resolution.look(group, facts, &self.reconciler.allowed_networks), resolution.took);
@@ -285,15 +287,9 @@ impl Fleet {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<TargetGroupArn, Known>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<TargetGroupArn, Past>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Three quarters of the time that is left until `cutoff`: DNS that hangs has to leave some for what else DNS gave.
-fn three_quarters(cutoff: Instant) -> Instant {
-    let now = Instant::now();
-    now + cutoff.saturating_duration_since(now) * 3 / 4
 }
 
 /// Which of `count` bindings is the first at a time. From one minute to the next, the first moves on

@@ -23,10 +23,11 @@ use round::Round;
 use crate::{
     VERSION,
     binding::{Group, InvalidJson},
+    check::of_discovery,
     config::{BINDINGS, Config, DISCOVERY},
     dns::{NoNameServer, Resolver},
-    event::{Request, Watch as Asked},
-    failure::Failure,
+    event::{Request, WatchRequest},
+    failure::Undiscovered,
     finder::Finder,
     finding::Severity,
     fleet::Fleet,
@@ -74,7 +75,7 @@ pub enum RunError {
     NoBindings,
     /// Target groups could not be found by their tags. All that are known were handled, and none failed.
     #[error("{0}; the {1} target groups that are known were handled")]
-    Undiscovered(Failure, usize),
+    Undiscovered(Undiscovered, usize),
 }
 
 /// As it is displayed, up to a length: lambda_runtime logs a failed invocation by this.
@@ -143,8 +144,8 @@ impl Function {
         let request = Request::from_event(event)?;
         let run = if self.config.poll_interval.is_some() { POLLING + RESERVE } else { RUN };
         let cutoff = match request.watch {
-            Asked::No => cutoff.min(started + run),
-            Asked::Seconds(_) | Asked::UntilStable => cutoff,
+            WatchRequest::No => cutoff.min(started + run),
+            WatchRequest::Seconds(_) | WatchRequest::UntilStable => cutoff,
         };
         match &request.groups {
             Some(groups) => Group::check_hostnames("bindings", groups, &self.config.allowed_hostnames)?,
@@ -198,14 +199,12 @@ impl Function {
             return Err(RunError::Failed { failed, all: reports.len(), causes: causes(&reports, failure) });
         }
         let ok = request.check.then(|| failure.is_none() && reports.iter().all(is_well));
-        if let Some(failure) = failure {
-            if !request.check {
-                return Err(RunError::Undiscovered(failure, reports.len()));
-            }
-            warn!(kind = failure.kind(), problem = %failure, "not all target groups were found");
+        let findings = failure.iter().map(of_discovery).collect();
+        if let Some(failure) = failure.filter(|_| !request.check) {
+            return Err(RunError::Undiscovered(failure, reports.len()));
         }
-        let mut reply =
-            Reply { version: VERSION, trigger: request.trigger, dry_run: request.dry_run, ok, groups: reports };
+        let Request { trigger, dry_run, .. } = request;
+        let mut reply = Reply { version: VERSION, trigger, dry_run, ok, findings, groups: reports };
         reply.fit();
         Ok(reply)
     }
@@ -222,14 +221,14 @@ impl Function {
         let polling = self.config.poll_interval;
         let (interval, until) = match (request.watch, polling) {
             _ if request.dry_run => return None,
-            (Asked::UntilStable, _) => (SHORTEST_INTERVAL, last_look),
-            (Asked::Seconds(seconds), _) => {
+            (WatchRequest::UntilStable, _) => (SHORTEST_INTERVAL, last_look),
+            (WatchRequest::Seconds(seconds), _) => {
                 (SHORTEST_INTERVAL, last_look.min(began + Duration::from_secs(seconds.get().into())))
             }
-            (Asked::No, Some(interval)) => (interval, last_look.min(began + POLLING)),
-            (Asked::No, None) => return None,
+            (WatchRequest::No, Some(interval)) => (interval, last_look.min(began + POLLING)),
+            (WatchRequest::No, None) => return None,
         };
-        let is_polling = request.watch == Asked::No;
+        let is_polling = request.watch == WatchRequest::No;
         Some(Watch { interval, heeds_ttl: is_polling, ends_when_stable: !is_polling, began, until, progress })
     }
 }
@@ -242,7 +241,7 @@ fn is_well(report: &GroupReport) -> bool {
     }
 }
 
-fn causes(reports: &[GroupReport], other: Option<Failure>) -> String {
+fn causes(reports: &[GroupReport], other: Option<Undiscovered>) -> String {
     let failed = reports.iter().filter(|report| report.outcome == Outcome::Failed);
     let causes = failed.map(|report| {
         // Of tags that can't be read, there is no hostname.

@@ -22,7 +22,7 @@ use crate::{
     report::GroupReport,
     set_up::{Attributes, Health, Listener, LoadBalancer, SetUp, Settings},
     target::{Target, TargetGroupArn},
-    target_group::{FACTS_IN_A_CALL, TargetGroups},
+    target_group::{DESCRIBE_TARGET_GROUPS, FACTS_IN_A_CALL, TargetGroups},
 };
 
 /// What the target groups of a check have in common: what can be read of many at once, and the load balancers, each of
@@ -61,11 +61,12 @@ impl<'a> Inspection<'a> {
                 .into_iter()
                 .filter_map(|group| Some((group.target_group_arn()?.parse().ok()?, settings(&group)))))
         };
-        inspection.settings = inspection.read_many(arns, TargetGroupArn::region, describe, until).await;
+        let read = inspection.read_many(DESCRIBE_TARGET_GROUPS, arns, TargetGroupArn::region, describe, until);
+        inspection.settings = read.await;
         let described = inspection.settings.values().flatten();
         let arns: BTreeSet<_> = described.flat_map(|settings| settings.load_balancers.iter().cloned()).collect();
         let describe = async |arns: &[String], turn: Permit| inspection.describe_load_balancers(arns, turn).await;
-        let described = inspection.read_many(arns, |arn| region(arn), describe, until).await;
+        let described = inspection.read_many("DescribeLoadBalancers", arns, |arn| region(arn), describe, until).await;
         let shared = |described| Shared { described, attributes: OnceCell::new(), listeners: OnceCell::new() };
         inspection.load_balancers = described.into_iter().map(|(arn, described)| (arn, shared(described))).collect();
         inspection
@@ -74,6 +75,7 @@ impl<'a> Inspection<'a> {
     /// Reads what is said of each key, with as few calls as possible. What the time did not suffice for is missing.
     async fn read_many<K: Clone + Eq + Hash, V, I: IntoIterator<Item = (K, V)>>(
         &self,
+        operation: &'static str,
         keys: impl IntoIterator<Item = K>,
         region: impl Fn(&K) -> &str,
         describe: impl AsyncFn(&[K], Permit) -> Result<I, ElbError>,
@@ -84,7 +86,7 @@ impl<'a> Inspection<'a> {
             regions.entry(region(&key).to_owned()).or_default().push(key);
         }
         let chunks = regions.values().flat_map(|keys| keys.chunks(FACTS_IN_A_CALL));
-        let calls = chunks.map(|keys| self.read_chunk(keys, &describe));
+        let calls = chunks.map(|keys| self.read_chunk(operation, keys, &describe));
         let mut calls: FuturesUnordered<_> = calls.collect();
         let mut all = HashMap::new();
         let reading = async {
@@ -99,20 +101,26 @@ impl<'a> Inspection<'a> {
 
     async fn read_chunk<K: Clone + Eq + Hash, V, I: IntoIterator<Item = (K, V)>>(
         &self,
+        operation: &'static str,
         keys: &[K],
         describe: &impl AsyncFn(&[K], Permit) -> Result<I, ElbError>,
-    ) -> Vec<(K, Result<V, ElbError>)> {
+    ) -> HashMap<K, Result<V, ElbError>> {
+        let all = |error: ElbError| keys.iter().map(move |key| (key.clone(), Err(error.clone())));
         match describe(keys, self.turn().await).await {
-            Ok(found) => found.into_iter().map(|(key, value)| (key, Ok(value))).collect(),
+            Ok(found) => {
+                let problem = "the reply does not hold it".to_owned();
+                let missing = all(ElbError { operation, kind: ElbErrorKind::NotFound, problem });
+                missing.chain(found.into_iter().map(|(key, value)| (key, Ok(value)))).collect()
+            }
             // One that was deleted spoils the call for the others beside it.
-            Err(error) if error.kind == ElbErrorKind::Failed && keys.len() > 1 => {
-                let mut read = Vec::new();
+            Err(error) if is_of_one(&error) && keys.len() > 1 => {
+                let mut read = HashMap::new();
                 for key in keys.chunks(1) {
-                    read.extend(Box::pin(self.read_chunk(key, describe)).await);
+                    read.extend(Box::pin(self.read_chunk(operation, key, describe)).await);
                 }
                 read
             }
-            Err(error) => keys.iter().map(|key| (key.clone(), Err(error.clone()))).collect(),
+            Err(error) => all(error).collect(),
         }
     }
 
@@ -132,8 +140,11 @@ impl<'a> Inspection<'a> {
         let arn = &report.target_group_arn;
         let mut set_up = SetUp::default();
         let settings = self.settings.get(arn).cloned();
-        let is_there = !matches!(&settings, Some(Err(error)) if error.kind == ElbErrorKind::Failed);
+        let is_there = !matches!(&settings, Some(Err(error)) if is_of_one(error));
         set_up.settings = set_up.take(arn.as_str(), settings);
+        if let Some(settings) = &mut set_up.settings {
+            settings.load_balancers.retain(|arn| !self.is_gone(arn));
+        }
         let is_sick = report.targets.is_some_and(|counts| counts.healthy < counts.registered);
         let arns = set_up.settings.iter().flat_map(|settings| settings.load_balancers.clone());
         let load_balancers: FuturesOrdered<_> = arns.map(|arn| self.look_at_load_balancer(arn, turns, until)).collect();
@@ -158,6 +169,12 @@ impl<'a> Inspection<'a> {
             set_up.is_cut_off |= part.is_cut_off;
         }
         set_up
+    }
+
+    /// Whether a load balancer was deleted that a target group still names.
+    fn is_gone(&self, arn: &str) -> bool {
+        let described = self.load_balancers.get(arn).map(|shared| &shared.described);
+        matches!(described, Some(Err(error)) if error.kind == ElbErrorKind::NotFound)
     }
 
     async fn look_at_load_balancer(&self, arn: String, turns: &Turns<'_>, until: Instant) -> SetUp {
@@ -263,6 +280,11 @@ impl SetUp {
         }
         None
     }
+}
+
+/// Whether a call may fail for one alone of those that it names.
+fn is_of_one(error: &ElbError) -> bool {
+    matches!(error.kind, ElbErrorKind::Failed | ElbErrorKind::NotFound)
 }
 
 fn region(arn: &str) -> &str {

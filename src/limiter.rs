@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep},
+};
 
 /// Hands out requests at a rate, with bursts of some seconds' worth.
 ///
@@ -56,7 +59,7 @@ impl Limiter {
     }
 
     /// Whether `count` requests could go out at once.
-    pub fn holds(&self, count: usize) -> bool {
+    pub fn can_spend(&self, count: usize) -> bool {
         self.per_second.is_none_or(|rate| self.filled(rate).tokens >= count as f64)
     }
 
@@ -67,7 +70,7 @@ impl Limiter {
 
     /// Waits for a turn. Dropping the future gives nothing away.
     pub async fn acquire(self: &Arc<Self>, priority: Priority) -> Permit {
-        let permit = || Permit(Arc::clone(self));
+        let permit = || Permit { limiter: Arc::clone(self), place: None };
         let Some(rate) = self.per_second else { return permit() };
         let _queued = (priority == Priority::Continue).then(|| Queued::new(&self.continuing));
         loop {
@@ -134,11 +137,15 @@ impl Limiter {
 /// The turn of one request. Dropping it gives the turn back. So a call drops it when the request goes out, whose attempts
 /// are counted by themselves.
 #[derive(Debug)]
-pub struct Permit(Arc<Limiter>);
+pub struct Permit {
+    limiter: Arc<Limiter>,
+    /// Its place among the requests that may be open at once, where that was waited for, too.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.change(1.0);
+        self.limiter.change(1.0);
     }
 }
 

@@ -202,19 +202,21 @@ impl Plan {
         known: &Known<'_, A>,
     ) -> Option<Hold> {
         let target = shown.target;
-        let (absence, since) = match (known.absence)(&target) {
-            Absence::Gone { since } => (HoldReason::Grace, Some(since)),
-            Absence::Thin { since } => (HoldReason::Evidence, Some(since)),
-            // Missing begins with the first answer that lacks it.
-            Absence::Usual { .. } if shown.state == TargetState::Unhealthy => (HoldReason::Evidence, Some(known.now)),
-            Absence::Usual { .. } => (HoldReason::Evidence, None),
-        };
+        let absent_since = known.absent_since.get(&target).copied().unwrap_or(known.now);
+        let is_unhealthy = shown.state == TargetState::Unhealthy;
+        let absence = (known.absence)(&target);
         let tag = remembered.missing.get(&target);
-        if tag.is_none() && since.is_none() {
-            return Some(Hold { reason: absence, missing_since: None, until: None });
-        }
-        let since = missing_since(remembered, &target, since.unwrap_or(known.now)).min(known.now);
-        if known.policy.deregister_after_seconds > 0 {
+        let since = match absence {
+            Absence::Gone { since } | Absence::Thin { since } => since,
+            Absence::Usual if is_unhealthy => absent_since,
+            Absence::Usual if tag.is_some() => known.now,
+            Absence::Usual => return Some(Hold { reason: HoldReason::Evidence, missing_since: None, until: None }),
+        };
+        let since = missing_since(remembered, &target, since).min(known.now);
+        // What comes and goes is remembered by this execution environment alone at first, or each run would write tags.
+        let is_noted =
+            tag.is_some() || absence != Absence::Usual || since.plus_seconds(NOTED_AFTER_SECONDS) <= known.now;
+        if known.policy.deregister_after_seconds > 0 && is_noted {
             self.state.missing.insert(target, since);
         }
         let until = since.plus_seconds(known.policy.deregister_after_seconds);
@@ -223,10 +225,9 @@ impl Plan {
             return hold(HoldReason::Grace, since, Some(until));
         }
         // What AWS finds dead needs no more evidence.
-        if absence == HoldReason::Evidence && shown.state != TargetState::Unhealthy {
+        if !matches!(absence, Absence::Gone { .. }) && !is_unhealthy {
             return hold(HoldReason::Evidence, since, None);
         }
-        let absent_since = known.absent_since.get(&target).copied().unwrap_or(known.now);
         let settled = absent_since.plus_seconds(FLAPPING_SECONDS);
         if shown.state == TargetState::Initial && settled > known.now {
             return hold(HoldReason::Initial, absent_since, Some(settled));
@@ -266,6 +267,9 @@ fn missing_since(remembered: &State, target: &Target, otherwise: Timestamp) -> T
 /// gave the old and the new address in turn for 20 to 30 s
 /// ([report](https://github.com/awslabs/aws-mysql-jdbc/issues/377)).
 const FLAPPING_SECONDS: u32 = 30;
+
+/// After how long a target is remembered in the tags whose absence is usual.
+const NOTED_AFTER_SECONDS: u32 = 60;
 
 /// How long a list may lack a target that was registered: only after that is what is not listed really gone.
 const LAG_SECONDS: u32 = 60;

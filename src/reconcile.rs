@@ -16,6 +16,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    aws::ATTEMPT_TIMEOUT,
     binding::Group,
     dns::Resolver,
     failure::{ElbError, Failure},
@@ -31,7 +32,7 @@ use crate::{
     state::Timestamp,
     tags::Tags,
     target::{IpFamily, RegisteredTarget, Target},
-    target_group::{Change, TargetGroups},
+    target_group::{Operation, TargetGroups},
 };
 
 /// Brings target groups into step with DNS.
@@ -80,13 +81,13 @@ impl Reconciler {
             function: &self.function,
             mode,
             facts: self.target_groups.known_facts(&group.arn).and_then(Result::ok),
-            may_tidy: mode == Mode::Full && self.limiter.holds(SPARE_REQUESTS),
+            may_tidy: mode == Mode::Full && self.limiter.can_spend(SPARE_REQUESTS),
             nonce: u32::try_from(RandomState::new().build_hasher().finish() % 1_000_000).unwrap_or_default(),
             cutoff,
         };
         let mut run = Run::new(task, memory, early, self.now());
         let waits = Waits::default();
-        let steps = Steps { reconciler: self, group, waits: &waits };
+        let steps = Steps { reconciler: self, group, waits: &waits, cutoff };
         if timeout_at(cutoff.into(), steps.carry_out(&mut run, turn)).await.is_err() {
             run.cut_off(&waits.names());
         }
@@ -126,6 +127,7 @@ struct Steps<'a> {
     reconciler: &'a Reconciler,
     group: &'a Group,
     waits: &'a Waits,
+    cutoff: Instant,
 }
 
 impl Steps<'_> {
@@ -145,7 +147,10 @@ impl Steps<'_> {
                 Step::Read { facts, hostnames, until, tags } => {
                     self.read(run, facts, hostnames, until, tags, first.take()).await;
                 }
-                Step::Resolve { hostnames, until } => self.resolve(run, &hostnames, until).await,
+                Step::Resolve { hostnames, family, until } => {
+                    let answers = self.waits.on("DNS", self.reconciler.ask(&hostnames, family, until)).await;
+                    run.answered(answers, self.reconciler.now());
+                }
                 // Who has a turn for a change already does not wait for another one: that might never end.
                 Step::Reread { tags } => {
                     let asked_at = Instant::now();
@@ -158,8 +163,7 @@ impl Steps<'_> {
                 }
                 Step::ReadTags { is_optional: false } => run.tags_read(self.tags(Some(self.turn().await)).await),
                 Step::ReadTags { is_optional: true } => {
-                    let reading = async { self.tags(Some(self.turn().await)).await };
-                    let Ok(tags) = timeout(PATIENCE, reading).await else { return };
+                    let Some(tags) = self.spare_tags().await else { return };
                     run.tags_read(tags);
                 }
                 Step::AddTags(_) | Step::RemoveTags(_) | Step::Register(_) | Step::Deregister(_) => {
@@ -221,13 +225,6 @@ impl Steps<'_> {
         }
     }
 
-    async fn resolve(&self, run: &mut Run<'_>, hostnames: &BTreeSet<Hostname>, until: Instant) {
-        if let Some(Ok(facts)) = self.reconciler.target_groups.known_facts(&self.group.arn) {
-            let answers = self.waits.on("DNS", self.reconciler.ask(hostnames, facts.family, until)).await;
-            run.answered(answers, self.reconciler.now());
-        }
-    }
-
     async fn write(&self, run: &mut Run<'_>, step: Step, turn: Permit) {
         let arn = &self.group.arn;
         let target_groups = &self.reconciler.target_groups;
@@ -242,7 +239,7 @@ impl Steps<'_> {
             }
             Step::Register(batch) => {
                 let batch = batch.into_iter().map(RegisteredTarget::new);
-                let call = target_groups.change(Change::Register, arn, batch, turn, |targets| {
+                let call = target_groups.change(Operation::Register, arn, batch, turn, |targets| {
                     run.registered_targets(targets, Instant::now());
                     log_changes(self.group, "registered", targets);
                 });
@@ -250,7 +247,7 @@ impl Steps<'_> {
                 run.registration_ended(refused, failed);
             }
             Step::Deregister(batch) => {
-                let call = target_groups.change(Change::Deregister, arn, batch, turn, |targets| {
+                let call = target_groups.change(Operation::Deregister, arn, batch, turn, |targets| {
                     run.deregistered_targets(targets, Instant::now());
                     log_changes(self.group, "deregistered", targets);
                 });
@@ -267,6 +264,15 @@ impl Steps<'_> {
 
     async fn tags(&self, turn: Option<Permit>) -> Result<Tags, ElbError> {
         self.waits.on("DescribeTags", self.reconciler.target_groups.describe_tags(&self.group.arn, turn)).await
+    }
+
+    /// Tags that nobody needs: `None` where it takes too long until the request may go out, or where that hangs. Given up
+    /// sooner, it would still be open at AWS, and another one in its place.
+    async fn spare_tags(&self) -> Option<Result<Tags, ElbError>> {
+        let half = || self.cutoff.saturating_duration_since(Instant::now()) / 2;
+        let waiting = async { self.reconciler.target_groups.with_place(&self.group.arn, self.turn().await).await };
+        let turn = timeout(TIDYING_TIMEOUT.min(half()), waiting).await.ok()?;
+        timeout(ATTEMPT_TIMEOUT.min(half()), self.tags(Some(turn))).await.ok()
     }
 
     async fn turn(&self) -> Permit {
@@ -337,8 +343,8 @@ impl Waits {
     }
 }
 
-/// How long to wait for tags that nobody needs.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for a turn and a place to read tags that nobody needs.
+const TIDYING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Requests that must be left before one is spent on what another setting may have left in the tags.
 const SPARE_REQUESTS: usize = 3;

@@ -36,6 +36,9 @@ pub struct Reply {
     /// Whether a check found no error; `None` where it was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ok: Option<bool>,
+    /// What a check found that is of no one target group.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// A report for each target group, in the order of the bindings.
     pub groups: Vec<GroupReport>,
 }

@@ -146,6 +146,12 @@ fn no_usable_address(hostname: &Hostname, refused: &BTreeMap<IpAddr, String>, al
     }
 }
 
+/// Until when DNS may take in a run that ends at `cutoff`. DNS that hangs has to leave some of the time for what else DNS
+/// gave.
+pub fn dns_cutoff(now: Instant, cutoff: Instant) -> Instant {
+    now + cutoff.saturating_duration_since(now) * 3 / 4
+}
+
 /// The contract: an answer that is older by the time the targets are known is asked for again.
 pub const OLDEST_ANSWER: Duration = Duration::from_secs(2);
 

@@ -4,6 +4,7 @@
 //! same results at the same times lead to the same steps. What is known so far decides the next step: there is no order
 //! of states besides.
 
+mod known_tags;
 mod results;
 mod step;
 
@@ -13,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use known_tags::KnownTags;
 pub use step::{Mode, Now, Step, Task};
 
 use crate::{
@@ -22,9 +24,9 @@ use crate::{
     plan::{HoldReason, Known, Plan},
     policy::Policy,
     report::GroupReport,
-    resolution::{Look, OLDEST_ANSWER, Resolution},
+    resolution::{Look, OLDEST_ANSWER, Resolution, dns_cutoff},
     state::{State, Timestamp},
-    tags::{MOST_TAGS, Notation, TagChanges, Tags, takes_room},
+    tags::TagChanges,
     target::{Facts, RegisteredTarget, Target},
 };
 
@@ -79,26 +81,6 @@ enum Phase {
     Ended,
 }
 
-/// What the tags of a target group say.
-#[derive(Debug)]
-enum KnownTags {
-    /// They were not read.
-    Unread,
-    /// They could not be read or written.
-    Unusable,
-    /// They were read.
-    Known {
-        tags: Tags,
-        state: State,
-        /// To be removed once the others are written.
-        remove: Vec<String>,
-        /// To be emptied, since they could not be removed: a time that was dropped must not be found again.
-        empty: Tags,
-        /// Keys that could not be removed. They are empty and do no harm; the next run tries again.
-        untidy: BTreeSet<String>,
-    },
-}
-
 /// Where the quota of targets stands.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Quota {
@@ -113,7 +95,6 @@ enum Quota {
 impl<'a> Run<'a> {
     /// A run that begins. `early` is what DNS said before.
     pub fn new(task: Task<'a>, memory: &'a mut Memory, early: Option<Resolution>, now: Now) -> Self {
-        let left = task.cutoff.saturating_duration_since(now.at);
         memory.begin_run(task.group);
         let mut run = Self {
             memory,
@@ -127,7 +108,7 @@ impl<'a> Run<'a> {
             tags: KnownTags::Unread,
             policy: task.group.policy(task.group.kinds_by_name()),
             next_look: None,
-            collect_until: now.at + (left * 3 / 4).min(LONGEST_COLLECTION),
+            collect_until: dns_cutoff(now.at, task.cutoff).min(now.at + LONGEST_COLLECTION),
             refreshes: 0,
             rereads: 0,
             unverified: false,
@@ -173,11 +154,12 @@ impl<'a> Run<'a> {
             Phase::Ended => return Step::Done,
             Phase::Acting => {}
         }
-        match &self.tags {
-            KnownTags::Unread if self.policy.needs_state() => return Step::ReadTags { is_optional: false },
-            KnownTags::Known { empty, .. } if !empty.is_empty() => return Step::AddTags(empty.clone()),
-            KnownTags::Known { remove, .. } if !remove.is_empty() => return Step::RemoveTags(remove.clone()),
-            _ => {}
+        let Some(Facts { family, .. }) = self.facts else { return self.end() };
+        if self.policy.needs_state() && matches!(self.tags, KnownTags::Unread) {
+            return Step::ReadTags { is_optional: false };
+        }
+        if let Some(step) = self.tags.open_step() {
+            return step;
         }
         if let Some((at, hostnames)) = &self.next_look {
             let pause = at.saturating_duration_since(now.at);
@@ -186,6 +168,7 @@ impl<'a> Run<'a> {
             }
             return Step::Resolve {
                 hostnames: hostnames.clone(),
+                family,
                 until: self.collect_until.max(now.at + SHORTEST_LOOK),
             };
         }
@@ -194,7 +177,7 @@ impl<'a> Run<'a> {
         if old.is_empty() {
             self.refreshes = 0;
         } else if self.refreshes < MOST_REFRESHES {
-            return Step::Resolve { hostnames: old, until: self.dns_cutoff(now) };
+            return Step::Resolve { hostnames: old, family, until: self.dns_cutoff(now) };
         }
         self.act(now)
     }
@@ -225,6 +208,7 @@ impl<'a> Run<'a> {
                 if let Quota::Reached(error) = mem::replace(&mut self.quota, Quota::NotReached) {
                     self.failures.push(error.into());
                 }
+                // What would go stays, now that what should be there instead can't be registered.
                 self.has_failed = true;
                 return self.act(now);
             }
@@ -252,7 +236,7 @@ impl<'a> Run<'a> {
         state_only: bool,
     ) -> Step {
         if !changes.is_empty() && (self.policy.is_shared() || state_only) {
-            return self.write_tags(changes);
+            return self.tags.write(changes);
         }
         if missing.is_empty() || matches!(self.quota, Quota::Reached(_)) {
             // Where the quota refused what is missing, as much room is made as that needs, and
@@ -263,15 +247,6 @@ impl<'a> Run<'a> {
             return Step::Deregister(deregister.into_iter().take(most).collect());
         }
         Step::Register(missing.into_iter().take(BATCH).collect())
-    }
-
-    fn write_tags(&self, changes: TagChanges) -> Step {
-        let TagChanges { add, remove } = changes;
-        let KnownTags::Known { tags, .. } = &self.tags else { return Step::Done };
-        let together: BTreeSet<_> = tags.keys().chain(add.keys()).filter(|key| takes_room(key)).collect();
-        // Where there is no room for the new ones beside the old ones, those go first.
-        let is_full = !remove.is_empty() && together.len() > MOST_TAGS;
-        if add.is_empty() || is_full { Step::RemoveTags(remove) } else { Step::AddTags(add) }
     }
 
     /// The end of a run whose work is done, unless a last list is due.
@@ -326,18 +301,15 @@ impl<'a> Run<'a> {
 
     fn plan(&mut self, look: &Look, now: Now) -> Plan {
         let registered: Vec<_> = self.registered().copied().collect();
+        // Where nothing has to be remembered, it does not matter that the tags were not read.
         let empty = State::default();
-        let state = if let KnownTags::Known { state, .. } = &self.tags { state } else { &empty };
+        let state = self.tags.state().or_else(|| (!self.policy.needs_state()).then_some(&empty));
         self.memory.note(&look.desired, &registered, now.time);
-        self.memory.expect(&registered, &state.missing, now.time);
+        self.memory.expect(&registered, &state.unwrap_or(&empty).missing, now.time);
         let memory = &*self.memory;
         let known = Known {
             listed: self.listed.as_deref().unwrap_or_default(),
-            state: match &self.tags {
-                KnownTags::Known { state, .. } => Some(state),
-                _ if self.policy.needs_state() => None,
-                _ => Some(&empty),
-            },
+            state,
             policy: self.policy,
             absent_since: &memory.absent_since,
             absence: |target: &Target| memory.absence(target.address, now.time),
@@ -351,7 +323,7 @@ impl<'a> Run<'a> {
             plan.deregister.clear();
             // What is not shown may be there.
             let adopted = mem::take(&mut plan.state.owned);
-            plan.state = known.state.cloned().unwrap_or_default();
+            plan.state = known.state.filter(|_| self.policy.needs_state()).cloned().unwrap_or_default();
             plan.state.owned.extend(adopted);
         }
         plan
@@ -381,20 +353,6 @@ impl<'a> Run<'a> {
             .chain(not_deregistered.map(|entry| refusal("DeregisterTargets", entry)))
             .collect();
         missing
-    }
-
-    fn tag_changes(&mut self, state: &State, now: Now) -> TagChanges {
-        self.failures.retain(|failure| !matches!(failure, Failure::NoRoomInTags { .. }));
-        let KnownTags::Known { tags, untidy, .. } = &self.tags else { return TagChanges::default() };
-        let mut present = tags.clone();
-        present.retain(|key, _| !untidy.contains(key));
-        let notation = self.notation();
-        let (changes, left_out) = notation.changes(&present, state, now.time, self.task.nonce);
-        if left_out > 0 {
-            let foreign = notation.foreign_tags(tags);
-            self.failures.push(Failure::NoRoomInTags { left_out, foreign, most: MOST_TAGS });
-        }
-        changes
     }
 
     /// When the next answer is due of names whose answers are samples; `None`: there are enough.
@@ -428,13 +386,8 @@ impl<'a> Run<'a> {
         self.task.group.hostnames().into_iter().cloned().collect()
     }
 
-    fn notation(&self) -> Notation<'a> {
-        Notation { function: self.task.function, ownership: self.task.group.ownership }
-    }
-
-    /// Three quarters of the time that is left: DNS that hangs has to leave some for what else DNS gave.
     fn dns_cutoff(&self, now: Now) -> Instant {
-        now.at + self.task.cutoff.saturating_duration_since(now.at) * 3 / 4
+        dns_cutoff(now.at, self.task.cutoff)
     }
 }
 

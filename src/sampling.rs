@@ -12,11 +12,16 @@
 //! - It is gone where that is so unlikely that it would not happen in a million weeks, for all the chances that it has:
 //!   as many as there are answers and addresses.
 
+mod absence;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::Duration,
 };
+
+pub use absence::Absence;
+use absence::{Evidence, Expected};
 
 use crate::{kind::HostnameKind, state::Timestamp};
 
@@ -61,77 +66,6 @@ pub struct Samples {
     looks: u32,
     failures: u32,
     repeats: u32,
-}
-
-/// What is known of an address that the answers of a run lack.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Absence {
-    /// So many answers lacked it that a live one would have shown up.
-    Gone {
-        /// When it was last seen; where it never was, when this execution environment first looked.
-        since: Timestamp,
-    },
-    /// It is missing for unusually long, but a live one might still be.
-    Thin {
-        /// As above.
-        since: Timestamp,
-    },
-    /// A live one is often missing so long.
-    Usual {
-        /// When it was last seen, if it was in this execution environment.
-        last_seen: Option<Timestamp>,
-    },
-}
-
-impl Absence {
-    /// Of two hostnames' verdicts on one address, the one that says less: either may have had it.
-    #[must_use]
-    pub fn weaker(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Usual { last_seen: one }, Self::Usual { last_seen: two }) => Self::Usual { last_seen: one.max(two) },
-            (usual @ Self::Usual { .. }, _) | (_, usual @ Self::Usual { .. }) => usual,
-            (Self::Gone { since: one }, Self::Gone { since: two }) => Self::Gone { since: one.max(two) },
-            (
-                Self::Thin { since: one } | Self::Gone { since: one },
-                Self::Thin { since: two } | Self::Gone { since: two },
-            ) => Self::Thin { since: one.max(two) },
-        }
-    }
-}
-
-/// Of one address.
-#[derive(Clone, Copy, Debug)]
-struct Evidence {
-    last_seen: Timestamp,
-    /// How many of the answers held it and how many lacked it, from the one after that in which it was first seen to the
-    /// one in which it was last seen. No whole numbers, because they are weighed anew when addresses join.
-    held: f64,
-    lacked: f64,
-    /// How many have lacked it since, and how surprising that is in a live one: -ln of the probability.
-    missing: u32,
-    surprise: f64,
-}
-
-/// Of a target, whether any answer held it or not.
-#[derive(Clone, Copy, Debug)]
-struct Expected {
-    /// How many answers there had been when it was first found registered, and when that was.
-    answers: u32,
-    since: Timestamp,
-    /// Since when an earlier execution environment found it missing, as the tags tell.
-    noted: Option<Timestamp>,
-}
-
-/// What it takes to call an address gone.
-#[derive(Clone, Copy, Debug)]
-struct Bar {
-    /// How surprising its absence has to be: so much that it would not happen in a million weeks, at the pace at which
-    /// answers come.
-    surprise: f64,
-    /// After how many answers it counts as gone where none or hardly any held it: a live one is taken to be in one of
-    /// `RAREST` answers at least or, where there are many addresses, two thirds as often as they are on average; half as
-    /// often in those of a large load balancer, which prefers none.
-    longest_gap: f64,
 }
 
 /// An answer that a cache may give again.
@@ -264,31 +198,6 @@ impl Samples {
         }
     }
 
-    /// What is known of an address that the answers of this run lack, where answers are samples.
-    pub fn absence(&self, address: IpAddr) -> Absence {
-        let bar = self.bar();
-        let (since, share) = match (self.addresses.get(&address), self.expected.get(&address)) {
-            (Some(evidence), _) if evidence.missing > 0 && self.answers_in_full() => (Some(evidence.last_seen), 1.0),
-            (Some(evidence), _) => (Some(evidence.last_seen), evidence.share_of(bar)),
-            (None, Some(expected)) => {
-                let lacked = f64::from(self.answers.saturating_sub(expected.answers));
-                let share = match expected.noted {
-                    Some(_) if self.answers_in_full() => 1.0,
-                    None if !self.rotates() => 0.0,
-                    _ => lacked / bar.longest_gap,
-                };
-                (None, share)
-            }
-            (None, None) => (None, 0.0),
-        };
-        let otherwise = self.expected.get(&address).map_or(self.first_at, |expected| expected.since);
-        match share {
-            share if share >= 1.0 => Absence::Gone { since: since.unwrap_or(otherwise) },
-            share if share >= UNUSUAL => Absence::Thin { since: since.unwrap_or(otherwise) },
-            _ => Absence::Usual { last_seen: since },
-        }
-    }
-
     /// How long to wait before this run looks again, or `None` if it has looked enough. `targets` are registered now,
     /// `left` is the time that is left for all looks.
     ///
@@ -410,93 +319,11 @@ impl Samples {
                 goes_on || (at < cached.until && !self.has_several_caches)
             })
     }
-
-    /// Whether addresses that an answer lacked come back all the time.
-    fn rotates(&self) -> bool {
-        self.returns >= 3 && f64::from(self.returns) * RAREST >= f64::from(self.answers)
-    }
-
-    /// Whether answers hold all addresses although the name may give samples: those of a load balancer with few, one like
-    /// the other. They may also prefer addresses in the zone of the client: then they differ, or lack some from the start.
-    fn answers_in_full(&self) -> bool {
-        let is_small = self.kind == HostnameKind::LoadBalancer && self.newest.len() < LARGE_ANSWER;
-        is_small && self.returns == 0 && self.lasted > BRIEF
-    }
-
-    /// How much evidence it takes.
-    fn bar(&self) -> Bar {
-        let pause = self.last_at.since(self.first_at).as_secs_f64() / f64::from(self.answers.max(2) - 1);
-        let weeks = WEEKS * WEEK.as_secs_f64() * self.live.max(1) as f64;
-        let mean_gap = self.live as f64 / self.size();
-        let is_even = self.kind == HostnameKind::LoadBalancer && self.size() >= LARGE_ANSWER as f64;
-        let rarest = if is_even { 2.0 * mean_gap } else { RAREST.max(1.5 * mean_gap) };
-        let surprise = (weeks / pause.clamp(1.0, 60.0)).ln();
-        // An address that was not seen yet has one chance in an environment, which has to last for as long.
-        let once = (weeks / (pause.clamp(1.0, 60.0) * rarest * surprise)).ln();
-        Bar { surprise, longest_gap: rarest * once }
-    }
-
-    /// How many addresses an answer holds.
-    fn size(&self) -> f64 {
-        (self.held as f64 / f64::from(self.answers.max(1))).max(1.0)
-    }
-
-    /// Whether an address is missing for longer than one of them is most of the time, and that may yet come to something.
-    fn is_looked_for(&self, address: IpAddr) -> bool {
-        if matches!(self.absence(address), Absence::Gone { .. }) {
-            return false;
-        }
-        let live = self.live.max(1) as f64;
-        let surprise = match (self.addresses.get(&address), self.expected.get(&address)) {
-            (Some(evidence), _) => evidence.surprise,
-            // Of one that has stayed for so long, there never is enough evidence.
-            (None, Some(Expected { noted: Some(since), .. })) => {
-                return self.looked_at.since(*since) < HOPELESS_AFTER;
-            }
-            (None, Some(expected)) if self.rotates() => {
-                f64::from(self.answers.saturating_sub(expected.answers)) * self.size() / (live + 1.0)
-            }
-            _ => 0.0,
-        };
-        surprise > live.ln() + SUSPICIOUS
-    }
-}
-
-impl Evidence {
-    /// How much of the evidence there is that it takes to call the address gone.
-    fn share_of(&self, bar: Bar) -> f64 {
-        // What was hardly seen has no record to go by.
-        let mean_gap = (self.held + self.lacked + 2.0) / (self.held + 1.0);
-        (self.surprise / bar.surprise).max(f64::from(self.missing) / bar.longest_gap.max(bar.surprise * mean_gap))
-    }
-}
-
-/// How long a run collects answers that has so much time left. What is done with them takes some of it, and the next
-/// minute's run collects, too.
-pub fn time_to_collect(left: Duration) -> Duration {
-    (left * 3 / 4).min(LONGEST_COLLECTION)
 }
 
 fn later(time: Timestamp, by: Duration) -> Timestamp {
     Timestamp(time.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
 }
-
-/// In so many weeks of one target group, less than one live target may go.
-const WEEKS: f64 = 1e6;
-
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// A live address is in one of so many answers at least.
-const RAREST: f64 = 25.0;
-
-/// The share of the evidence from which on an absence is remembered in the tags.
-const UNUSUAL: f64 = 0.3;
-
-/// How much more surprising than usual an absence is that a run looks into: e⁻³ of all runs do so in vain.
-const SUSPICIOUS: f64 = 3.0;
-
-/// After how long a run stops looking for an address that stays missing.
-const HOPELESS_AFTER: Duration = Duration::from_secs(6 * 3600);
 
 /// How many answers show that there is but one.
 const MANY: u32 = 30;
@@ -513,10 +340,7 @@ const BRIEF: u32 = 2;
 /// After how long without one it begins anew.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
-/// How long a run collects answers at most.
-const LONGEST_COLLECTION: Duration = Duration::from_secs(45);
-
-/// And where nothing is amiss: two answers of a name of RDS.
+/// How long a run collects answers where nothing is amiss: two answers of a name of RDS.
 const BRIEFLY: Duration = Duration::from_millis(5200);
 
 /// The most answers that a run collects of one name.

@@ -13,8 +13,8 @@ use tracing::warn;
 
 use crate::{
     aws::retry_partition,
-    elb::{GET_RESOURCES, elb_error},
-    failure::{ElbError, ElbErrorKind},
+    elb::elb_error,
+    failure::{ElbError, ElbErrorKind, GET_RESOURCES},
     limiter::Limiter,
     tags::{PREFIX, Tags},
     target::TargetGroupArn,

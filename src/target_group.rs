@@ -35,7 +35,7 @@ pub struct TargetGroups {
 
 /// A change of targets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Change {
+pub enum Operation {
     /// DeregisterTargets.
     Deregister,
     /// RegisterTargets.
@@ -51,6 +51,12 @@ impl TargetGroups {
     /// The static facts, if they were read before.
     pub fn known_facts(&self, arn: &TargetGroupArn) -> Option<Result<Facts, ElbError>> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(arn).cloned()
+    }
+
+    /// A turn with a place, so that a call on this target group goes out at once.
+    pub async fn with_place(&self, arn: &TargetGroupArn, mut turn: Permit) -> Permit {
+        turn.place = self.elb.regional(arn).place().await;
+        turn
     }
 
     /// Reads the static facts of a target group, and remembers them.
@@ -183,7 +189,7 @@ impl TargetGroups {
     /// port of its own stays, and AWS reports success.
     pub async fn change(
         &self,
-        change: Change,
+        operation: Operation,
         arn: &TargetGroupArn,
         batch: impl IntoIterator<Item = RegisteredTarget>,
         turn: Permit,
@@ -206,7 +212,7 @@ impl TargetGroups {
                 Some(permit) => permit,
                 None => self.limiter.acquire(Priority::Continue).await,
             };
-            let Err(error) = self.send(change, arn, &part, permit).await else {
+            let Err(error) = self.send(operation, arn, &part, permit).await else {
                 unnamed = 0;
                 accepted(&part.iter().map(|shown| shown.target).collect::<Vec<_>>());
                 continue;
@@ -232,7 +238,7 @@ impl TargetGroups {
             }
             parts.extend(Some(rest).filter(|rest| !rest.is_empty()));
             for mut shown in suspects {
-                let may_be_outside = change == Change::Register && shown.availability_zone.is_none();
+                let may_be_outside = operation == Operation::Register && shown.availability_zone.is_none();
                 if error.kind == ElbErrorKind::OutsideVpc && may_be_outside {
                     shown.availability_zone = Some("all".to_owned());
                     outside.push(shown);
@@ -245,7 +251,7 @@ impl TargetGroups {
 
     async fn send(
         &self,
-        change: Change,
+        operation: Operation,
         arn: &TargetGroupArn,
         part: &[RegisteredTarget],
         turn: Permit,
@@ -260,12 +266,12 @@ impl TargetGroups {
         });
         let targets = Some(targets.collect());
         let client = &regional.client;
-        match change {
-            Change::Register => {
+        match operation {
+            Operation::Register => {
                 let request = client.register_targets().target_group_arn(arn.as_str()).set_targets(targets);
                 regional.call("RegisterTargets", Some(turn), request.send()).await.map(drop)
             }
-            Change::Deregister => {
+            Operation::Deregister => {
                 let request = client.deregister_targets().target_group_arn(arn.as_str()).set_targets(targets);
                 regional.call("DeregisterTargets", Some(turn), request.send()).await.map(drop)
             }
@@ -341,7 +347,7 @@ fn unusable(kind: ElbErrorKind, problem: String) -> ElbError {
     ElbError { operation: DESCRIBE_TARGET_GROUPS, kind, problem }
 }
 
-const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
+pub(crate) const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
 
 /// How many targets in a row may be refused in words that name none of them.
 const MOST_UNNAMED: usize = 10;

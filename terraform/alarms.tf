@@ -74,10 +74,36 @@ resource "aws_cloudwatch_metric_alarm" "refused_addresses" {
   depends_on = [aws_scheduler_schedule.this]
 }
 
-# One for the function. A run reports on all target groups, so the first tells of all.
-resource "aws_cloudwatch_metric_alarm" "not_running" {
-  count = length(var.bindings) > 0 ? 1 : 0
+# Of those that are found by their tags, too: which ones there will be is not known here, and an alarm takes no search.
+resource "aws_cloudwatch_metric_alarm" "found_no_healthy_target" {
+  count = var.discover_by_tags ? 1 : 0
 
+  alarm_name        = "${var.name}-found-no-healthy-target"
+  alarm_description = "${var.name}: for 5 minutes some target group has had no healthy target, of all that have metrics in the namespace NlbHostnameTargets. Which ones, a check says."
+
+  metric_query {
+    id          = "healthy"
+    label       = "Healthy targets of the target group that has fewest"
+    expression  = "SELECT MIN(HealthyTargets) FROM SCHEMA(NlbHostnameTargets, TargetGroup)"
+    period      = 60
+    return_data = true
+  }
+
+  evaluation_periods  = 5
+  datapoints_to_alarm = 5
+  comparison_operator = "LessThanThreshold"
+  threshold           = 1
+  treat_missing_data  = "ignore"
+  alarm_actions       = local.alarm_actions
+  ok_actions          = local.alarm_actions
+  tags                = local.tags
+
+  depends_on = [aws_scheduler_schedule.this]
+}
+
+# One for the function. A run reports on all target groups, so the first tells of all; where none is given, how many there
+# are.
+resource "aws_cloudwatch_metric_alarm" "not_running" {
   alarm_name        = "${var.name}-not-running"
   alarm_description = "${var.name}: in 6 of the last 10 minutes the function has reported nothing, so the target groups may no longer follow DNS. Is its schedule enabled, does it start, and can it reach CloudWatch?"
 
@@ -96,8 +122,8 @@ resource "aws_cloudwatch_metric_alarm" "not_running" {
 
     metric {
       namespace   = "NlbHostnameTargets"
-      metric_name = "Failures"
-      dimensions  = values(local.dimensions)[0]
+      metric_name = length(var.bindings) > 0 ? "Failures" : "BoundGroups"
+      dimensions  = length(var.bindings) > 0 ? values(local.dimensions)[0] : {}
       period      = 60
       stat        = "SampleCount"
     }

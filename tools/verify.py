@@ -77,22 +77,35 @@ def is_well(reply: dict[str, Any]) -> bool:
 
 def table(reply: dict[str, Any], paint: Callable[[str, str], str]) -> Iterator[str]:
     """The findings, for people: a line for each with what it is about, what is so and what to do below it."""
+    # What is of no one target group: why others may not have been found.
+    of_all = reply.get("findings", [])
+    if of_all:
+        yield "Target groups that are bound by their tags"
+        yield from listed(of_all, paint)
+    elif not reply["groups"]:
+        yield "No target group is bound: none of this account and Region has a tag nlb-hostname-targets:hostname."
     for group in reply["groups"]:
-        yield f"{', '.join(group['hostnames'])} in {short(group['target_group_arn'])}"
+        # Of tags that can't be read, there is no hostname.
+        yield f"{', '.join(group['hostnames']) or 'No hostname'} in {short(group['target_group_arn'])}"
         if group["outcome"] == "deferred":
             yield f"  {paint('deferred', 'deferred')}  there was no time to look at all of it: verify again"
         elif not group["findings"]:
             yield f"  {paint('ok', 'ok')}  {', '.join(group['resolved'])}"
-        width = max((len(x["code"]) for x in group["findings"]), default=0)
-        for finding in group["findings"]:
-            severity = paint(finding["severity"], finding["severity"].ljust(7))
-            yield f"  {severity}  {finding['code'].ljust(width)}  {short(finding['subject'])}"
-            yield textwrap.indent(textwrap.fill(finding["message"], WIDTH, break_long_words=False), " " * 11)
-            # On one line, because it may hold a command.
-            yield f"           → {finding['advice']}"
-    found = [x["severity"] for group in reply["groups"] for x in group["findings"]]
+        yield from listed(group["findings"], paint)
+    found = [x["severity"] for findings in (of_all, *(x["findings"] for x in reply["groups"])) for x in findings]
     counts = [f"{found.count(x)} {x}{'' if found.count(x) == 1 else 's'}" for x in ("error", "warning") if x in found]
     yield ", ".join(counts) or "Nothing is wrong."
+
+
+def listed(findings: list[dict[str, str]], paint: Callable[[str, str], str]) -> Iterator[str]:
+    """Findings, each on some lines."""
+    width = max((len(x["code"]) for x in findings), default=0)
+    for finding in findings:
+        severity = paint(finding["severity"], finding["severity"].ljust(7))
+        yield f"  {severity}  {finding['code'].ljust(width)}  {short(finding['subject'])}"
+        yield textwrap.indent(textwrap.fill(finding["message"], WIDTH, break_long_words=False), " " * 11)
+        # On one line, because it may hold a command.
+        yield f"           → {finding['advice']}"
 
 
 def short(subject: str) -> str:

@@ -1,6 +1,6 @@
 use nlb_hostname_targets::{
     binding::InvalidJson,
-    event::{Request, Trigger, Watch},
+    event::{Request, Trigger, WatchRequest},
 };
 use serde_json::{Map, Value};
 
@@ -36,9 +36,9 @@ fn assert_meant(event: &Value, request: &Request) {
             fields.get("watch_seconds").map_or(0, |seconds| seconds.as_u64().expect("only a number is accepted"));
         assert!(seconds <= 900);
         let asked_for = match request.watch {
-            Watch::No => 0,
-            Watch::Seconds(seconds) => seconds.get().into(),
-            Watch::UntilStable => panic!("a watch without end"),
+            WatchRequest::No => 0,
+            WatchRequest::Seconds(seconds) => seconds.get().into(),
+            WatchRequest::UntilStable => panic!("a watch without end"),
         };
         // A watch would apply what a dry run only shows.
         assert_eq!(asked_for, if request.dry_run { 0 } else { seconds });
@@ -47,7 +47,10 @@ fn assert_meant(event: &Value, request: &Request) {
     // Whoever says `dry_run` or `bindings` gets it, or an error.
     assert_eq!(direct, 0, "a field of a direct request was passed over");
     assert!(!request.dry_run && request.groups.is_none());
-    assert!(request.watch == Watch::No || request.watch == Watch::UntilStable && request.trigger == Trigger::RdsEvent);
+    assert!(
+        request.watch == WatchRequest::No
+            || request.watch == WatchRequest::UntilStable && request.trigger == Trigger::RdsEvent
+    );
     let source = fields.get("source").and_then(Value::as_str);
     match request.trigger {
         Trigger::RdsEvent if source.is_none() => {

@@ -12,7 +12,7 @@ use crate::{
     config::{BINDINGS, DISCOVERY},
     discovery::Found,
     event::Request,
-    failure::Failure,
+    failure::{Failure, Undiscovered},
     finder::{Finder, News},
     fleet::Errand,
     report::GroupReport,
@@ -28,7 +28,7 @@ pub(super) struct Round {
     /// A report for each: first those of the event or of `BINDINGS`, in that order, then the others by their ARNs.
     pub(super) reports: Vec<GroupReport>,
     /// Why there may be more target groups that nobody looked at.
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<Undiscovered>,
     /// How many target groups are bound, where tags decide that and are known.
     pub(super) bound: Option<usize>,
 }

@@ -6,14 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{KnownTags, MOST_REFRESHES, Mode, Now, Phase, Quota, Run};
+use super::{MOST_REFRESHES, Mode, Now, Phase, Quota, Run};
 use crate::{
     failure::{ElbError, ElbErrorKind, Failure},
     hostname::Hostname,
     report::GroupReport,
     resolution::Answers,
     sampling::Samples,
-    tags::Tags,
     target::{Facts, RegisteredTarget, Target, TargetState},
 };
 
@@ -92,89 +91,10 @@ impl Run<'_> {
         targets.is_subset(&registered)
     }
 
-    /// The tags were read.
-    pub fn tags_read(&mut self, tags: Result<Tags, ElbError>) {
-        match tags {
-            Ok(tags) => {
-                let (state, unreadable) = self.notation().read(&tags);
-                for warning in unreadable {
-                    self.report.warn(warning);
-                }
-                let untidy = match &mut self.tags {
-                    KnownTags::Known { untidy, .. } => mem::take(untidy),
-                    _ => BTreeSet::new(),
-                };
-                self.tags = KnownTags::Known { tags, state, remove: Vec::new(), empty: Tags::new(), untidy };
-            }
-            // What another setting may have left can wait, and who may not read it need not try again.
-            Err(error) if !self.policy.needs_state() => self.memory.is_tidy = error.kind == ElbErrorKind::Denied,
-            Err(error) => {
-                self.failures.push(error.into());
-                self.tags = KnownTags::Unusable;
-                // Whose the targets are is not known, and what is registered now could not be remembered as ours.
-                if self.policy.is_shared() {
-                    self.phase = Phase::Ended;
-                }
-            }
-        }
-    }
-
-    /// Tags were written.
-    pub fn tags_added(&mut self, added: &Tags, result: Result<(), ElbError>) {
-        self.asks_anew();
-        let notation = self.notation();
-        match (result, &mut self.tags) {
-            (Ok(()), KnownTags::Known { tags, state, remove, empty, .. }) => {
-                self.has_written_tags = true;
-                tags.extend(added.clone());
-                // They were emptied, so that a run that is killed now leaves no time that was dropped.
-                remove.extend(added.iter().filter(|(_, value)| value.is_empty()).map(|(key, _)| key.clone()));
-                (*state, _) = notation.read(tags);
-                empty.clear();
-            }
-            (Err(error), _) => self.tags_failed(error),
-            _ => {}
-        }
-    }
-
-    /// Tags were removed.
-    pub fn tags_removed(&mut self, keys: &[String], result: Result<(), ElbError>) {
-        self.asks_anew();
-        let notation = self.notation();
-        let KnownTags::Known { tags, state, remove, empty, untidy } = &mut self.tags else { return };
-        remove.clear();
-        let Err(error) = result else {
-            tags.retain(|key, _| !keys.contains(key));
-            (*state, _) = notation.read(tags);
-            return;
-        };
-        let says_something = keys.iter().any(|key| tags.get(key).is_some_and(|value| !value.is_empty()));
-        if says_something && self.policy.needs_state() {
-            empty.extend(keys.iter().map(|key| (key.clone(), String::new())));
-            self.failures.push(error.into());
-        } else if says_something {
-            self.tags_failed(error);
-        } else {
-            untidy.extend(keys.iter().cloned());
-            self.failures.push(error.into());
-        }
-    }
-
     /// What the next change is based on may be asked for as often as what this one was.
-    fn asks_anew(&mut self) {
+    pub(super) fn asks_anew(&mut self) {
         self.rereads = 0;
         self.refreshes = 0;
-    }
-
-    fn tags_failed(&mut self, error: ElbError) {
-        if self.policy.needs_state() {
-            self.failures.push(error.into());
-            self.tags = KnownTags::Unusable;
-        } else {
-            // What another setting left can wait for another run.
-            self.report.warn(error.to_string());
-            self.tags = KnownTags::Unread;
-        }
     }
 
     /// AWS accepted the registration of these targets.

@@ -11,7 +11,7 @@ use crate::{
     network::AllowedNetworks,
     state::Timestamp,
     tags::Tags,
-    target::{Facts, RegisteredTarget, Target},
+    target::{Facts, IpFamily, RegisteredTarget, Target},
 };
 
 /// What to do next.
@@ -31,7 +31,7 @@ pub enum Step {
     },
     /// Write tags; then [`super::Run::tags_added`].
     AddTags(Tags),
-    /// Deregister targets; [`super::Run::deregistered`] for those that AWS accepted, then [`super::Run::deregistration_ended`].
+    /// Deregister targets; [`super::Run::deregistered_targets`] for those that AWS accepted, then [`super::Run::deregistration_ended`].
     Deregister(BTreeSet<RegisteredTarget>),
     /// List the targets, and read the tags where they are needed; then [`super::Run::listed`] and [`super::Run::tags_read`].
     Reread {
@@ -47,7 +47,7 @@ pub enum Step {
         /// Whether the run is done without: then nobody waits long for them.
         is_optional: bool,
     },
-    /// Register targets; [`super::Run::registered`] for those that AWS accepted, then [`super::Run::registration_ended`].
+    /// Register targets; [`super::Run::registered_targets`] for those that AWS accepted, then [`super::Run::registration_ended`].
     Register(BTreeSet<Target>),
     /// Remove tags; then [`super::Run::tags_removed`].
     RemoveTags(Vec<String>),
@@ -55,6 +55,8 @@ pub enum Step {
     Resolve {
         /// For these hostnames.
         hostnames: BTreeSet<Hostname>,
+        /// For addresses of this family.
+        family: IpFamily,
         /// Until when it may take.
         until: Instant,
     },

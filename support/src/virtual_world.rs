@@ -281,7 +281,7 @@ impl<W: World> Steps<'_, W> {
                 Step::Read { facts, hostnames, until, tags } => {
                     self.read(run, facts, &hostnames, until, tags).await?;
                 }
-                Step::Resolve { hostnames, until } => {
+                Step::Resolve { hostnames, until, .. } => {
                     let answers = self.resolve(&hostnames, until).await?;
                     self.answered(run, answers);
                 }

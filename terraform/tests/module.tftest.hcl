@@ -66,7 +66,7 @@ run "one_database" {
   }
 
   assert {
-    condition     = [for query in aws_cloudwatch_metric_alarm.not_running[0].metric_query : query.metric[0].dimensions.TargetGroup if query.id == "runs"] == ["targetgroup/orders/0123456789abcdef"]
+    condition     = [for query in aws_cloudwatch_metric_alarm.not_running.metric_query : query.metric[0].dimensions.TargetGroup if query.id == "runs"] == ["targetgroup/orders/0123456789abcdef"]
     error_message = "The alarm on missing runs looks at the first target group."
   }
 
@@ -147,8 +147,8 @@ run "two_databases_and_all_settings" {
   }
 
   assert {
-    condition     = keys(aws_cloudwatch_metric_alarm.no_healthy_target) == ["orders", "stock"] && length(aws_cloudwatch_metric_alarm.not_running) == 1
-    error_message = "Each binding has its alarms, and the function one on missing runs."
+    condition     = keys(aws_cloudwatch_metric_alarm.no_healthy_target) == ["orders", "stock"] && length(aws_cloudwatch_metric_alarm.found_no_healthy_target) == 1
+    error_message = "Each binding has its alarms, and those that are found have one."
   }
 
   assert {
@@ -186,8 +186,13 @@ run "nothing_but_tags" {
   }
 
   assert {
-    condition     = aws_lambda_function.this.environment[0].variables.BINDINGS == "" && length(aws_cloudwatch_metric_alarm.not_running) == 0
+    condition     = aws_lambda_function.this.environment[0].variables.BINDINGS == "" && length(aws_cloudwatch_metric_alarm.found_no_healthy_target) == 1
     error_message = "Without bindings the function goes by tags alone."
+  }
+
+  assert {
+    condition     = one([for query in aws_cloudwatch_metric_alarm.not_running.metric_query : one(query.metric).metric_name if query.id == "runs"]) == "BoundGroups"
+    error_message = "Without bindings the number of target groups tells whether it runs."
   }
 }
 

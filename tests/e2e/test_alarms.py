@@ -24,6 +24,7 @@ ALL_WELL = {
     "PortAllocationErrorCount": 0.0,
 }
 SILENCE: dict[str, float] = {}
+OF_LAMBDA = ("Invocations", "Errors", "Throttles", "Duration")
 
 STATISTICS: dict[str, Callable[[list[float]], float]] = {
     "Maximum": max,
@@ -92,7 +93,7 @@ def test_each_alarm_fires_when_it_should_and_only_then(
     template: dict[str, Any], deploy: Deploy, network: dict[str, str]
 ) -> None:
     found = alarms(deploy(**network))
-    found["NotRunningAlarm"] = template["Resources"]["NotRunningAlarm"]["Properties"]
+    found["NotRunningAlarm"] = chosen(template["Resources"]["NotRunningAlarm"]["Properties"], {"HasHostname": True})
     failed = ALL_WELL | {"Failures": 1.0, "Errors": 1.0}
     throttled = {"Throttles": 1.0}
     # A watch reports once a minute, too, and Lambda's own metrics of it come at its end, under its first minute.
@@ -139,6 +140,53 @@ def test_each_alarm_fires_when_it_should_and_only_then(
         assert {name for name, alarm in found.items() if fires(alarm, minutes)} == wanted, course
 
 
+def chosen(node: Any, conditions: Mapping[str, bool]) -> Any:
+    """The part of a template that holds under these conditions."""
+    if isinstance(node, dict):
+        if set(node) == {"Fn::If"} and node["Fn::If"][0] in conditions:
+            condition, then, otherwise = node["Fn::If"]
+            return chosen(then if conditions[condition] else otherwise, conditions)
+        return {key: chosen(value, conditions) for key, value in node.items()}
+    return [chosen(x, conditions) for x in node] if isinstance(node, list) else node
+
+
+def test_alarms_of_target_groups_that_are_found_by_their_tags(
+    template: dict[str, Any], cloud: Cloud, dns: DnsServer, deploy: Deploy
+) -> None:
+    resources = template["Resources"]
+    running = chosen(resources["NotRunningAlarm"]["Properties"], {"HasHostname": False})
+    runs: list[Minute] = [{"BoundGroups": 3.0}] * 10
+    for minutes, wanted in ((runs, False), ([SILENCE] * 20, False), (runs + [SILENCE] * 6, True)):
+        assert fires(running, minutes) is wanted
+    (metric,) = [x["MetricStat"]["Metric"] for x in running["Metrics"] if "MetricStat" in x]
+    assert metric["Dimensions"] == {"Ref": "AWS::NoValue"}
+
+    # Of all groups the one that has fewest; the schema is what the function publishes.
+    healthy = resources["FoundNoHealthyTargetAlarm"]["Properties"]
+    (query,) = healthy["Metrics"]
+    schema = f"FROM SCHEMA({NAMESPACE}, TargetGroup)"
+    assert query["Expression"] == f"SELECT MIN(HealthyTargets) {schema}"
+    plain = healthy | {"Period": query["Period"], "MetricName": "HealthyTargets", "Statistic": "Minimum"}
+    del plain["Metrics"]
+    one_is_down: Minute = {"HealthyTargets": [2.0, 0.0, 1.0]}
+    assert fires(plain, [{"HealthyTargets": [2.0, 1.0, 1.0]}] * 5 + [one_is_down] * 4) is False
+    assert fires(plain, [one_is_down] * 5) is True
+
+    deployment = deploy(Hostname="", Port="0", DiscoverByTags="true", Settings=f"DNS_SERVERS={dns.address}")
+    body = json.loads(dashboard(cloud, deployment))
+    assert set(metrics_drawn(body)) == {
+        (NAMESPACE, "BoundGroups"),
+        *(("AWS/Lambda", x, "FunctionName", deployment.outputs["FunctionName"]) for x in OF_LAMBDA),
+    }
+    rows = [row[0] for x in body["widgets"] for row in x["properties"].get("metrics", [])]
+    queries = [x["expression"] for x in rows if isinstance(x, dict)]
+    assert all(schema in x for x in queries)
+    drawn = {x.partition("(")[2].partition(")")[0] for x in queries}
+    assert drawn == set(METRICS) - {"ResolvedAddresses", "RegisteredTargets"}
+    arns = [x for widget in body["widgets"] for x in widget["properties"].get("alarms", [])]
+    assert sorted(arns) == sorted(x["AlarmArn"] for x in alarms(deployment).values())
+
+
 def test_alarms_and_dashboard_name_metrics_that_are_published(
     cloud: Cloud, dns: DnsServer, deploy: Deploy, network: dict[str, str]
 ) -> None:
@@ -152,11 +200,10 @@ def test_alarms_and_dashboard_name_metrics_that_are_published(
     assert len(mine) == len(METRICS)
     second = deployment.outputs["SecondTargetGroupArn"].rpartition(":")[2]
     function = deployment.outputs["FunctionName"]
-    of_lambda = ("Invocations", "Errors", "Throttles", "Duration")
     of_balancer = ("ActiveFlowCount", "NewFlowCount", "PortAllocationErrorCount", "ProcessedBytes")
     of_balancer += ("TCP_Client_Reset_Count", "TCP_Target_Reset_Count", "TCP_ELB_Reset_Count")
     balancer = deployment.outputs["LoadBalancerArn"].partition("loadbalancer/")[2]
-    published = mine | {("AWS/Lambda", name, "FunctionName", function) for name in of_lambda}
+    published = mine | {("AWS/Lambda", name, "FunctionName", function) for name in OF_LAMBDA}
     published |= {("AWS/NetworkELB", name, "LoadBalancer", balancer) for name in of_balancer}
     published |= {(NAMESPACE, "HealthyTargets", "TargetGroup", second)}
 
@@ -195,7 +242,7 @@ def metrics_drawn(body: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         above: list[str] = []
         for row in widget["properties"].get("metrics", []):
             if isinstance(row[0], dict):
-                assert row[0]["expression"].startswith("SEARCH(")
+                assert row[0]["expression"].startswith(("SEARCH(", "SELECT "))
                 continue
             plain = [x for x in row if isinstance(x, str)]
             above = [above[n] if x == "." else x for n, x in enumerate(plain)]

@@ -78,7 +78,6 @@ def test_the_readme_from_the_top(
         formation.delete_stack(StackName=STACK)
         formation.get_waiter("stack_delete_complete").wait(StackName=STACK, WaiterConfig={"Delay": 1})
     assert deployment.outputs["ServiceName"] in told
-    assert "10.0.1.10\thealthy" in told
-    assert re.search('"outcome": ?"in_sync"', told)
+    assert "Nothing is wrong" in told
     # What SAM keeps code in stays, for all stacks.
     assert inventory(cloud) - before == set()

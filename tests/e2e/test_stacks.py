@@ -45,12 +45,18 @@ ALWAYS = {
     "Schedule",
     "FunctionErrorsAlarm",
     "FunctionThrottlesAlarm",
+    "NotRunningAlarm",
+    "Dashboard",
 }
-FOLLOWED = {"SyncFailedAlarm", "NoHealthyTargetAlarm", "NotRunningAlarm", "RefusedAddressesAlarm", "Dashboard"}
+FOLLOWED = {"SyncFailedAlarm", "NoHealthyTargetAlarm", "RefusedAddressesAlarm"}
 BALANCER = {"LoadBalancer", "TargetGroup", "Listener", "PortAllocationAlarm"}
 ADMITTED = {"LoadBalancerSecurityGroup", "DatabaseIngress"}
 MORE = {f"{n}{x}" for n in ("Second", "Third") for x in ("TargetGroup", "Listener", "NoHealthyTargetAlarm")}
 MORE_ADMITTED = {f"{n}{x}" for n in ("Second", "Third") for x in ADMITTED}
+
+TAGS_ALONE = {"Hostname": "", "Port": "0", "DiscoverByTags": "true"}
+# Ways to go by target groups of which it is not known who has them.
+UNKNOWN_BALANCER = ("group", "tags", "group and tags")
 
 Choice = tuple[dict[str, str], set[str]]
 
@@ -87,7 +93,8 @@ def choices(cloud: Cloud, network: dict[str, str]) -> list[dict[str, Choice]]:
                 brought | {"LoadBalancerArn": group.load_balancer},
                 FOLLOWED | {"PortAllocationAlarm"},
             ),
-            "tags": ({"Hostname": "", "Port": "0", "DiscoverByTags": "true"}, set()),
+            "tags": (TAGS_ALONE, {"FoundNoHealthyTargetAlarm"}),
+            "group and tags": (brought | {"DiscoverByTags": "true"}, FOLLOWED | {"FoundNoHealthyTargetAlarm"}),
         },
         {
             "no service": ({"CreateEndpointService": "false"}, set()),
@@ -119,7 +126,7 @@ def covering(choices: list[dict[str, Choice]]) -> list[tuple[str, ...]]:
 
     possible = list(itertools.product(*choices))
     # Without a load balancer that is known there is no endpoint service, and its principals are refused.
-    possible = [x for x in possible if x[0] not in ("group", "tags") or x[1] != "principals"]
+    possible = [x for x in possible if x[0] not in UNKNOWN_BALANCER or x[1] != "principals"]
     missing = set().union(*map(pairs, possible))
     picked = []
     while missing:
@@ -137,7 +144,9 @@ def test_combinations_of_create_and_bring(cloud: Cloud, uploaded: str, choices: 
             parameters |= more
             wanted |= made
         balancer, service, told, *_ = names
-        if balancer in ("group", "tags"):
+        if "FoundNoHealthyTargetAlarm" in wanted and "LoadBalancingEndpoint" in wanted:
+            wanted.add("TaggingEndpoint")
+        if balancer in UNKNOWN_BALANCER:
             wanted.discard("EndpointService")
         elif service != "no service" and told != "no topic":
             wanted.add("EndpointConnections")
@@ -478,7 +487,7 @@ def test_a_role_of_tags_may_write_to_tagged_target_groups_only(cloud: Cloud, dns
     tagged, bare = (cloud.create_target_group(x, PORT) for x in ("tagged", "bare"))
     tag = {"Key": "nlb-hostname-targets:hostname", "Value": HOSTNAME}
     cloud.elb.add_tags(ResourceArns=[tagged.arn], Tags=[tag])
-    deployment = deploy(Hostname="", Port="0", DiscoverByTags="true", Settings=f"DNS_SERVERS={dns.address}")
+    deployment = deploy(**TAGS_ALONE, Settings=f"DNS_SERVERS={dns.address}")
     assert deployment.environment["DISCOVERY"] == "tags"
     assert deployment.environment["BINDINGS"] == ""
     assert set(statements(deployment, "FunctionRole", "function")) == {
@@ -514,8 +523,46 @@ def test_a_role_of_tags_may_write_to_tagged_target_groups_only(cloud: Cloud, dns
         wait_for("the schedule", lambda: target in cloud.targets(tagged) or None, SCHEDULE_SECONDS)
     finally:
         scheduler.delete_schedule(Name="own")
+        cloud.elb.remove_tags(ResourceArns=[tagged.arn], TagKeys=[tag["Key"]])
         # Lambda makes the log group of a run anew that ends after the log group was deleted.
         time.sleep(2)
+
+
+def test_a_target_group_that_is_tagged_while_the_function_runs_is_followed(
+    cloud: Cloud, dns: DnsServer, deploy: Deploy
+) -> None:
+    """By the schedule alone, and not to every name. When the tag is taken away, it is left as it is."""
+    group, evil = (cloud.create_target_group(x, PORT) for x in ("tagged-later", "evil"))
+    deployment = deploy(**TAGS_ALONE, Settings=f"DNS_SERVERS={dns.address} ALLOWED_HOSTNAMES=*.rds.amazonaws.com")
+    dns.answer(HOSTNAME, "10.0.1.10")
+    dns.answer("evil.example.test", "10.0.6.6")
+    reply = deployment.invoke({}).reply
+    assert reply is not None
+    assert reply["groups"] == []
+    tag = "nlb-hostname-targets:hostname"
+    for one, name in ((group, HOSTNAME), (evil, "evil.example.test")):
+        cloud.elb.add_tags(ResourceArns=[one.arn], Tags=[{"Key": tag, "Value": name}])
+    # Tags are read once in a minute of an execution environment.
+    target = f"10.0.1.10:{PORT}"
+    wait_for("the schedule", lambda: target in cloud.targets(group) or None, 60 + SCHEDULE_SECONDS)
+    check = deployment.invoke({"check": True}).reply
+    assert check is not None
+    of = {
+        x["target_group_arn"]: [y["code"] for y in x["findings"] if y["severity"] == "error"] for x in check["groups"]
+    }
+    assert of == {group.arn: [], evil.arn: ["failed"]}
+    assert "`evil.example.test` is outside ALLOWED_HOSTNAMES" in str(deployment.invoke({}).error)
+    assert cloud.targets(evil) == {}
+
+    cloud.elb.remove_tags(ResourceArns=[group.arn, evil.arn], TagKeys=[tag])
+    dns.answer(HOSTNAME, "10.0.1.11")
+    wait_for("the tags to be gone", lambda: deployment.invoke({}).error is None or None, 60 + SCHEDULE_SECONDS)
+    assert deployment.invoke({"check": True}).reply == check | {"ok": True, "groups": []}
+    # What the runs did until they saw it is right, too.
+    (last,) = cloud.targets(group)
+    dns.answer(HOSTNAME, "10.0.1.12")
+    assert deployment.invoke({}).error is None
+    assert list(cloud.targets(group)) == [last]
 
 
 def test_in_a_vpc_with_an_endpoint(cloud: Cloud, deploy: Deploy, network: dict[str, str]) -> None:

@@ -312,7 +312,7 @@ def test_nothing_runs_or_alarms_before_the_listeners_are_there(template: dict[st
     assert waits[1][0] == {"Fn::GetAtt": ["Function", "Arn"]}
     assert [x["Fn::If"][1] for x in waits[1][1:]] == [{"Ref": f"{x}Listener"} for x in ("", "Second", "Third")]
     alarms = [x for x in resources.values() if x["Type"] == "AWS::CloudWatch::Alarm"]
-    assert len(alarms) == 9
+    assert len(alarms) == 10
     assert {x["DependsOn"] for x in alarms} == {"Schedule"}
 
 

@@ -115,6 +115,26 @@ def test_what_is_out_of_step_is_put_right_by_the_advice(cloud: Cloud, dns: DnsSe
     assert codes(stack) == []
 
 
+def test_target_groups_that_no_load_balancer_has_are_found(
+    cloud: Cloud, dns: DnsServer, deploy: Deploy, network: dict[str, str]
+) -> None:
+    """One never had any. That of the other was deleted, and the local AWS goes on to name it."""
+    former = cloud.create_target_group("former", PORT)
+    vpc, _ = cloud.create_network()
+    made = cloud.elb.create_target_group(Name="bare", TargetType="ip", Protocol="TCP", Port=PORT, VpcId=vpc)
+    bare = made["TargetGroups"][0]["TargetGroupArn"]
+    cloud.elb.delete_load_balancer(LoadBalancerArn=former.load_balancer)
+    dns.answer(HOSTNAME, BEFORE)
+    stack = deploy(**network, Settings=f"DNS_SERVERS={dns.address}")
+    bindings = [{"hostname": HOSTNAME, "target_group_arn": x} for x in (stack.group.arn, former.arn, bare)]
+    reply = stack.invoke({"check": True, "bindings": bindings}).reply
+    assert reply is not None
+    assert not reply["ok"]
+    of = [[x["code"] for x in group["findings"]] for group in reply["groups"]]
+    assert ["unused" in codes for codes in of] == [False, True, True], of
+    assert not any("failed" in codes for codes in of), of
+
+
 @pytest.fixture
 def policy(cloud: Cloud, stack: Deployment) -> Iterator[dict[str, Any]]:
     """The policy of the function's role."""
@@ -142,6 +162,18 @@ def test_an_action_that_the_role_lacks_is_named(
     (finding,) = stack.invoke({"check": True}).group["findings"]
     assert finding["code"] == "permission"
     assert f"Allow elasticloadbalancing:{action} " in finding["advice"]
+
+
+def test_that_the_role_may_not_discover_is_found(cloud: Cloud, dns: DnsServer, deploy: Deploy) -> None:
+    stack = deploy(Hostname="", Port="0", DiscoverByTags="true", Settings=f"DNS_SERVERS={dns.address}")
+    iam, role = cloud.client("iam"), stack.outputs["FunctionRoleArn"].rsplit("/", 1)[1]
+    document = iam.get_role_policy(RoleName=role, PolicyName="function")["PolicyDocument"]
+    document["Statement"] = [x for x in document["Statement"] if x["Sid"] != "Discover"]
+    iam.put_role_policy(RoleName=role, PolicyName="function", PolicyDocument=json.dumps(document))
+    done = make_verify(cloud, f"STACK={stack.stack}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error    permission  DISCOVERY\n" in done.stdout
+    assert "→ Allow tag:GetResources on `*`" in done.stdout
 
 
 def test_it_says_why_it_can_not_verify(cloud: Cloud) -> None:
@@ -178,3 +210,12 @@ def test_what_was_not_looked_at_is_no_success() -> None:
     reply = {"ok": True, "groups": [group | {"outcome": "deferred"}, group | {"outcome": "in_sync"}]}
     assert not verify.is_well(reply)
     assert "verify again" in "\n".join(verify.table(reply, verify.colourless))
+
+
+def test_what_is_of_no_one_target_group_comes_first() -> None:
+    found = {"severity": "error", "code": "permission", "subject": "DISCOVERY", "message": "m", "advice": "do it"}
+    lines = list(verify.table({"ok": False, "groups": [], "findings": [found]}, verify.colourless))
+    assert lines[1] == "  error    permission  DISCOVERY"
+    assert lines[-1] == "1 error"
+    lines = list(verify.table({"ok": True, "groups": []}, verify.colourless))
+    assert "No target group is bound" in lines[0]

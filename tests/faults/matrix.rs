@@ -1,4 +1,4 @@
-//! The fault matrix: what DNS, ELBv2 and CloudWatch do wrong, alone and in pairs, a run that is killed at each of its
+//! The fault matrix: what DNS, ELBv2, CloudWatch and GetResources do wrong, alone and in pairs, a run that is killed at each of its
 //! steps, and what production is like besides: reads that lag, targets that are new, a freeze, a run beside. After each
 //! the contract's rules hold, and once the fault is gone one run converges.
 //!
@@ -175,6 +175,41 @@ const CLOUDWATCH: [CloudWatchFault; 4] = [
     CloudWatchFault { name: "slow", kind: Some(|| FaultKind::SlowReply(Duration::from_secs(1))), loses: false },
 ];
 
+/// What becomes of GetResources, where target groups are bound by their tags.
+struct ListingFault {
+    name: &'static str,
+    kind: Option<fn() -> FaultKind>,
+    /// What the error message has to hold beside the action.
+    says: &'static str,
+    /// Whether a run gets over it where it strikes once.
+    passes: bool,
+    waits: bool,
+}
+
+const LISTING: [ListingFault; 11] = {
+    const fn passes(name: &'static str, says: &'static str, kind: fn() -> FaultKind) -> ListingFault {
+        ListingFault { name, kind: Some(kind), says, passes: true, waits: false }
+    }
+    const fn stays(name: &'static str, says: &'static str, kind: fn() -> FaultKind) -> ListingFault {
+        ListingFault { passes: false, ..passes(name, says, kind) }
+    }
+    [
+        ListingFault { name: "fine", kind: None, says: "", passes: true, waits: false },
+        passes("Throttled", "ThrottledException: Rate exceeded", || {
+            FaultKind::error(400, "ThrottledException", "Rate exceeded")
+        }),
+        passes("500", "InternalServiceException", || FaultKind::error(500, "InternalServiceException", "not now")),
+        passes("503", "HTTP status 503", || FaultKind::body(503, "<html>Service Unavailable</html>")),
+        passes("reset before", "", || FaultKind::ResetBefore),
+        passes("reset after", "", || FaultKind::ResetAfter),
+        ListingFault { waits: true, ..passes("lost reply", "", || FaultKind::LoseReply) },
+        ListingFault { waits: true, ..passes("hanging", "", || FaultKind::Hang) },
+        stays("AccessDenied", "tag:GetResources", || FaultKind::error(400, "AccessDeniedException", "not authorized")),
+        stays("not JSON", "", || FaultKind::body(200, "<!doctype html><p>Sign in to go on")),
+        stays("cut short", "", || FaultKind::body(200, "{\"ResourceTagMappingList\":[{\"ResourceARN\":\"arn:aws:elas")),
+    ]
+};
+
 /// The settings of the target group that is struck.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Settings {
@@ -265,6 +300,9 @@ struct Case {
     once: bool,
     /// Of [`CLOUDWATCH`].
     cloudwatch: usize,
+    /// Of [`LISTING`], where the target groups are bound by their tags; and whether the execution environment has found
+    /// them before.
+    listing: Option<(usize, bool)>,
     /// After how many calls, and whether the next one is still carried out.
     kill: Option<(u32, bool)>,
     circumstance: Circumstance,
@@ -282,7 +320,8 @@ enum Outcome {
 
 impl Case {
     fn new(settings: Settings) -> Self {
-        Self { settings, dns: 0, elb: None, once: false, cloudwatch: 0, kill: None, circumstance: Circumstance::Kind }
+        let circumstance = Circumstance::Kind;
+        Self { settings, dns: 0, elb: None, once: false, cloudwatch: 0, listing: None, kill: None, circumstance }
     }
 
     fn dns(&self) -> &'static DnsFault {
@@ -293,11 +332,23 @@ impl Case {
         self.elb.map(|(number, action)| (&ELB[number], action))
     }
 
+    /// What keeps the run from finding target groups by their tags.
+    fn listing(&self) -> Option<&'static ListingFault> {
+        let fault = &LISTING[self.listing?.0];
+        (fault.kind.is_some() && !(self.once && fault.passes)).then_some(fault)
+    }
+
+    /// Whether the run knows no target group.
+    fn is_blind(&self) -> bool {
+        self.listing().is_some() && self.listing.is_some_and(|(_, is_known)| !is_known)
+    }
+
     /// Whether it spends its time waiting rather than computing.
     fn waits(&self) -> bool {
         let cloudwatch = CLOUDWATCH[self.cloudwatch].kind.is_some();
         let circumstance = self.circumstance != Circumstance::Kind;
-        self.dns().waits || self.elb().is_some_and(|(fault, _)| fault.waits) || cloudwatch || circumstance
+        let listing = self.listing.is_some_and(|(number, _)| LISTING[number].waits);
+        self.dns().waits || self.elb().is_some_and(|(fault, _)| fault.waits) || cloudwatch || listing || circumstance
     }
 
     /// What ELBv2 does to this action all the time.
@@ -313,12 +364,16 @@ impl Case {
     fn label(&self) -> String {
         let elb = self.elb().map(|(fault, action)| format!("{} on {action}, once: {}", fault.name, self.once));
         format!(
-            "{:?}, {}, DNS {}, ELBv2 {}, CloudWatch {}, killed {:?}",
+            "{:?}, {}, DNS {}, ELBv2 {}, CloudWatch {}, {}, killed {:?}",
             self.settings,
             self.circumstance.name(),
             self.dns().name,
             elb.unwrap_or_else(|| "fine".to_owned()),
             CLOUDWATCH[self.cloudwatch].name,
+            match self.listing {
+                Some((number, is_known)) => format!("GetResources {}, known: {is_known}", LISTING[number].name),
+                None => "bound by BINDINGS".to_owned(),
+            },
             self.kill
         )
     }
@@ -392,13 +447,24 @@ impl Scene {
                 world.aws.set_tag(&db, &format!("nlb-hostname-targets:{family}-{number}"), &value);
             }
         }
+        let world = if case.listing.is_some() {
+            let of_tags = of_db.as_object().unwrap().iter();
+            let of_tags = of_tags.map(|(field, value)| (field.replace('_', "-"), value.to_string().replace('"', "")));
+            for (name, value) in of_tags.chain([("hostname".to_owned(), "db.test also.test".to_owned())]) {
+                world.aws.set_tag(&db, &format!("nlb-hostname-targets:{name}"), &value);
+            }
+            world.aws.set_tag(&other, HOSTNAME_TAG, "other.test");
+            world.set("DISCOVERY", "tags")
+        } else {
+            world
+        };
         let with = |mut binding: Value| {
             binding.as_object_mut().unwrap().extend(of_db.as_object().unwrap().clone());
             binding
         };
         let bindings =
             json!([with(binding("db.test", &db)), with(binding("also.test", &db)), binding("other.test", &other)]);
-        let mut world = world.set("BINDINGS", bindings);
+        let mut world = if case.listing.is_some() { world } else { world.set("BINDINGS", bindings) };
         let mut beside = None;
         if case.circumstance == Circumstance::Beside {
             let dns = FakeDns::start().await;
@@ -444,6 +510,16 @@ impl Scene {
         check!(missed, died > 0, "no connection was open");
         sleep(IDLE).await;
         self.world.aws.clear_calls();
+    }
+
+    /// A run that finds target groups by their tags, so long ago that they are looked for again.
+    async fn discover(&self, case: Case, function: &Function, missed: &mut Vec<String>) {
+        if let Some((_, true)) = case.listing {
+            let result = invoke(function, json!({"dry_run": true})).await;
+            check!(missed, result.is_ok(), "before the fault: {result:?}");
+            self.world.aws.clear_calls();
+            advance(61);
+        }
     }
 
     /// Until reads show what was written.
@@ -553,6 +629,7 @@ async fn run(case: Case) -> Judged {
     let mut missed = Vec::new();
     let function = world.function().await;
     scene.freeze(&function, &mut missed).await;
+    scene.discover(case, &function, &mut missed).await;
 
     if let Some((calls, carried_out)) = case.kill {
         let kind = if carried_out { FaultKind::LoseReply } else { FaultKind::Hang };
@@ -565,12 +642,17 @@ async fn run(case: Case) -> Judged {
     if let Some(kind) = CLOUDWATCH[case.cloudwatch].kind {
         world.aws.fault(Fault::on("PutMetricData", kind()));
     }
+    if let Some(kind) = case.listing.and_then(|(number, _)| LISTING[number].kind) {
+        let strike = Fault::on("GetResources", kind());
+        world.aws.fault(if case.once { strike.times(1) } else { strike });
+    }
     world.dns.set_reply("db.test", RecordType::A, (case.dns().reply)());
 
     let hangs = case.elb().is_some_and(|(fault, _)| fault.name == "hanging") && !case.once;
+    let lists_late = case.listing().is_some_and(|fault| fault.waits);
     let deadline = Duration::from_secs(match case.dns().name {
         // A call that hangs is given up by itself after 12 s: here it is the deadline that is near.
-        _ if hangs => 9,
+        _ if hangs || (lists_late && !case.elb().is_some_and(|(fault, _)| fault.waits)) => 9,
         THOUSAND => 60,
         _ => 30,
     });
@@ -657,7 +739,7 @@ async fn run(case: Case) -> Judged {
         // What hangs until the end leaves no time for what comes after it.
         let registers_without =
             |(fault, action): (&ElbFault, &str)| !hangs && case.settings.registers_without(fault, action);
-        let can_register = outcome != Outcome::Killed && case.elb().is_none_or(registers_without);
+        let can_register = outcome != Outcome::Killed && !case.is_blind() && case.elb().is_none_or(registers_without);
         check!(missed, !can_register || after.is_superset(&targets(&[20])), "not registered: {after:?}");
         // Of two stale ones, the refused one alone stays.
         let others_go = case.throughout("DeregisterTargets") == Some(REFUSED)
@@ -669,9 +751,12 @@ async fn run(case: Case) -> Judged {
             !others_go || after.is_disjoint(&targets(&[8])),
             "rule 18: kept beside a refused one: {after:?}"
         );
-        check!(broken, world.aws.tags(db).get("team").is_some_and(|value| value == "data"), "a tag was touched");
+        let tags = world.aws.tags(db);
+        check!(broken, tags.get("team").is_some_and(|value| value == "data"), "a tag was touched");
+        let is_bound = tags.get(HOSTNAME_TAG).is_some_and(|value| value == "db.test also.test");
+        check!(broken, is_bound == case.listing.is_some(), "a tag of the binding was touched: {tags:?}");
     }
-    if outcome != Outcome::Killed {
+    if outcome != Outcome::Killed && !case.is_blind() {
         let registered = world.aws.registered(other);
         check!(missed, registered == Scene::others_goal(), "rule 10: the other group was not done: {registered:?}");
     }
@@ -754,11 +839,21 @@ fn judge_reply(
         Ok(_) => (Outcome::Done, String::new()),
         Err(error) => (Outcome::Told, error.to_string()),
     };
+    if let Some(fault) = case.listing() {
+        let words = ["GetResources", fault.says];
+        check!(missed, words.iter().all(|word| message.contains(word)), "{words:?} are not in the message: {message}");
+    }
+    if case.is_blind() {
+        check!(broken, world.writes().is_empty(), "it writes to what it does not know: {:?}", world.writes());
+        return outcome;
+    }
+    // What keeps others from being found, fails none of those that are known.
+    let is_failed = matches!(result, Err(RunError::Failed { .. }));
     let mut words = Vec::new();
     let strikes = case.elb().filter(|(fault, _)| !(case.once && fault.passes));
     if let Some((fault, action)) = strikes {
         // That one target was not accepted once, the next call may make up for.
-        if !case.once || outcome == Outcome::Told {
+        if !case.once || is_failed {
             words.push(fault.says);
             // What was under way beside it may fail instead where the group is deleted.
             words.extend((fault.name != DELETED).then_some(action));
@@ -778,7 +873,7 @@ fn judge_reply(
     for word in words.iter().filter(|_| is_alone) {
         check!(missed, message.contains(word), "{word} is not in the message: {message}");
     }
-    if outcome == Outcome::Told {
+    if is_failed {
         check!(missed, !words.is_empty() || !is_alone, "there was no reason to fail: {message}");
         check!(broken, message.contains("db.test") && message.contains(db.as_str()), "no names: {message}");
         check!(missed, !message.contains("other.test") && !message.contains(other.as_str()), "others: {message}");
@@ -791,10 +886,14 @@ fn judge_reply(
     if case.cloudwatch == 0 && is_alone {
         let failures = |arn: &str| -> Vec<f64> {
             let metrics = world.aws.metrics();
-            let of_group = metrics.iter().filter(|metric| arn.ends_with(metric.dimensions["TargetGroup"].as_str()));
-            of_group.filter(|metric| metric.name == "Failures").map(|metric| metric.value).collect()
+            let failures = metrics.iter().filter(|metric| metric.name == "Failures");
+            let of_group = failures.filter(|metric| arn.ends_with(metric.dimensions["TargetGroup"].as_str()));
+            of_group.map(|metric| metric.value).collect()
         };
-        let failed = if outcome == Outcome::Told { 1.0 } else { 0.0 };
+        let failed = if is_failed { 1.0 } else { 0.0 };
+        let bound = world.metric("BoundGroups");
+        let is_counted = case.listing.is_some() && case.listing().is_none();
+        check!(missed, bound == is_counted.then_some(2.0), "BoundGroups is {bound:?}");
         check!(missed, failures(db) == [failed], "Failures is {:?}", failures(db));
         check!(missed, failures(other) == [0.0], "Failures of the other group is {:?}", failures(other));
     }
@@ -861,6 +960,38 @@ fn of_cloudwatch() -> Vec<Case> {
             cases.extend([case, Case { elb: Some((denied, "RegisterTargets")), ..case }, Case { dns: 1, ..case }]);
         }
     }
+    cases
+}
+
+/// Each fault of GetResources, before target groups were found and after that, with each setting; and one of them with
+/// each of DNS, with each of ELBv2, and where the run is killed.
+fn of_listing() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (number, is_known) in (0..LISTING.len()).flat_map(|number| [(number, false), (number, true)]) {
+        let of = |settings| Case { listing: Some((number, is_known)), ..Case::new(settings) };
+        cases.extend(Settings::ALL.map(of));
+        cases.push(Case { once: true, ..of(Settings::ALL[number % 3]) });
+    }
+    let known = |number: usize| Some((number % LISTING.len(), true));
+    let dns = (1..DNS.len()).filter(|dns| DNS[*dns].name != THOUSAND);
+    cases.extend(dns.map(|dns| Case { dns, listing: known(dns), ..Case::new(Settings::ALL[dns % 3]) }));
+    for (elb, fault) in ELB.iter().enumerate() {
+        // That the group is gone is no failure of one that was found: an integration test has it.
+        let is_gone = ["TargetGroupNotFound", DELETED].contains(&fault.name);
+        let actions = fault.actions.iter().filter(|action| ACTIONS[1..4].contains(*action) && !is_gone);
+        let action = actions.cycle().nth(elb);
+        cases.extend(action.map(|action| Case {
+            elb: Some((elb, action)),
+            listing: known(elb),
+            ..Case::new(Settings::ALL[elb % 3])
+        }));
+    }
+    let kills = (0..8).flat_map(|calls| [(calls, false), (calls, true)]);
+    cases.extend(kills.map(|kill| Case {
+        listing: Some((0, kill.0 % 2 == 0)),
+        kill: Some(kill),
+        ..Case::new(Settings::ALL[kill.0 as usize % 3])
+    }));
     cases
 }
 
@@ -958,6 +1089,9 @@ async fn idle() {
     }
 }
 
+/// The tag by which a target group is bound.
+const HOSTNAME_TAG: &str = "nlb-hostname-targets:hostname";
+
 /// Longer than a connection may be idle to be used again.
 const IDLE: Duration = Duration::from_millis(5500);
 
@@ -968,7 +1102,15 @@ const MOST_BUSY: usize = 4;
 /// Runs the matrix and prints it. `false` where a case breaks a rule.
 pub(crate) fn holds() -> bool {
     let began = Instant::now();
-    let parts = [of_elb(), of_dns(), of_dns_with_elb(), of_cloudwatch(), of_circumstances(), block_on(of_kills())];
+    let parts = [
+        of_elb(),
+        of_dns(),
+        of_dns_with_elb(),
+        of_cloudwatch(),
+        of_listing(),
+        of_circumstances(),
+        block_on(of_kills()),
+    ];
     // `CASE="Shared, DNS slow"` runs those alone that say so.
     let wanted = env::var("CASE").unwrap_or_default();
     let cases = parts.concat().into_iter().filter(|case| case.label().contains(&wanted));
@@ -1133,7 +1275,7 @@ fn fleet_holds(wanted: &str) -> bool {
 /// Title, columns and rows.
 type Table = (&'static str, Vec<&'static str>, Vec<(String, Vec<String>)>);
 
-fn tables(results: &[Judged]) -> [Table; 5] {
+fn tables(results: &[Judged]) -> [Table; 6] {
     let cell = |belongs: &dyn Fn(&Case) -> bool| {
         let count =
             |outcome| results.iter().filter(|result| result.outcome == outcome && belongs(&result.case)).count();
@@ -1144,7 +1286,12 @@ fn tables(results: &[Judged]) -> [Table; 5] {
     };
     let is_alone = |case: &Case| {
         let is_kind = case.circumstance == Circumstance::Kind;
-        is_kind && case.kill.is_none() && case.dns == 0 && case.elb.is_none() && case.cloudwatch == 0
+        is_kind
+            && case.kill.is_none()
+            && case.dns == 0
+            && case.elb.is_none()
+            && case.cloudwatch == 0
+            && case.listing.is_none()
     };
     let elb = ELB.iter().enumerate().map(|(number, fault)| {
         let of = |action| cell(&|case| case.elb == Some((number, action)) && is_alone(&Case { elb: None, ..*case }));
@@ -1159,6 +1306,14 @@ fn tables(results: &[Judged]) -> [Table; 5] {
         let alone = cell(&|case| case.cloudwatch == number && is_alone(&Case { cloudwatch: 0, ..*case }));
         let with = |case: &Case| case.cloudwatch == number && (case.elb.is_some() || case.dns > 0);
         (fault.name.to_owned(), vec![alone, cell(&|case| with(case) && case.kill.is_none())])
+    });
+    let listing = LISTING.iter().enumerate().map(|(number, fault)| {
+        let of = |is_known| {
+            cell(&|case| case.listing == Some((number, is_known)) && is_alone(&Case { listing: None, ..*case }))
+        };
+        let with = |case: &Case| case.elb.is_some() || case.dns > 0;
+        let with = cell(&|case| case.listing.is_some_and(|(of, _)| of == number) && with(case));
+        (fault.name.to_owned(), vec![of(false), of(true), with])
     });
     let circumstances = Circumstance::ALL.into_iter().skip(1).map(|circumstance| {
         let of = |belongs: fn(&Case) -> bool| cell(&|case| case.circumstance == circumstance && belongs(case));
@@ -1175,6 +1330,11 @@ fn tables(results: &[Judged]) -> [Table; 5] {
         ("ELBv2: each fault on each action, once and throughout", ACTIONS.to_vec(), elb.collect()),
         ("DNS: each fault", vec!["alone", "with each fault of ELBv2"], dns.collect()),
         ("CloudWatch: each fault", vec!["alone", "with faults of DNS and ELBv2"], cloudwatch.collect()),
+        (
+            "GetResources: each fault, once and throughout",
+            vec!["before groups were found", "after that", "with faults of DNS and ELBv2"],
+            listing.collect(),
+        ),
         (
             "What production is like",
             vec!["alone", "with each fault of ELBv2", "with each fault of DNS"],

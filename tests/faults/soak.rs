@@ -1,5 +1,5 @@
-//! A soak: run after run with random faults, flips of DNS, changes by hand, lost tags, kills, freezes and runs beside one
-//! another, over target groups of different settings, whose targets may be new for a while and whose reads may lag.
+//! A soak: run after run with random faults, flips of DNS, changes by hand, lost tags, bindings by tags that come and go,
+//! kills, freezes and runs beside one another, over target groups of different settings, whose targets may be new for a while and whose reads may lag.
 //! Whatever happens, the contract's rules hold; and when it is over, one run converges.
 //!
 //! It consists of episodes, each with a seed of its own: `SEED=… make soak` begins with that one. `RUNS` and `MINUTES`
@@ -164,9 +164,59 @@ struct Group {
     full: bool,
     /// When the execution environment last saw that DNS gives a target.
     seen: BTreeMap<String, SystemTime>,
+    /// What binds it, where tags do.
+    tags: Option<Binding>,
+}
+
+/// The tags of a group that bind it.
+struct Binding {
+    values: BTreeMap<String, String>,
+    /// Whether they are there.
+    is_bound: bool,
+    /// Whether the execution environment has read them as they are.
+    is_known: bool,
 }
 
 impl Group {
+    /// The binding of its hostnames by tags, which have one port for all.
+    fn tags_of(kind: &Kind, hostnames: &[String]) -> Option<Binding> {
+        if kind.ports.iter().any(Option::is_some) {
+            return None;
+        }
+        let values = [
+            ("hostname", hostnames.join(" ")),
+            ("ownership", if kind.shared { "shared" } else { "exclusive" }.to_owned()),
+            ("deregister-after-seconds", kind.grace.to_string()),
+            ("lookups", if kind.sampled { "2" } else { "1" }.to_owned()),
+        ];
+        let values = values.map(|(name, value)| (format!("nlb-hostname-targets:{name}"), value)).into();
+        Some(Binding { values, is_bound: false, is_known: false })
+    }
+
+    /// Whether a run is sure to look at it.
+    fn is_followed(&self) -> bool {
+        self.tags.as_ref().is_none_or(|tags| tags.is_bound && tags.is_known)
+    }
+
+    /// Whether a run is sure to leave it as it is.
+    fn is_left_alone(&self) -> bool {
+        self.tags.as_ref().is_some_and(|tags| !tags.is_bound && tags.is_known)
+    }
+
+    /// Puts the tags there that bind it, or takes them away.
+    fn bind(&mut self, world: &World, is_bound: bool) {
+        if let Some(tags) = self.tags.as_mut().filter(|tags| tags.is_bound != is_bound) {
+            for (key, value) in &tags.values {
+                if is_bound {
+                    world.aws.set_tag(&self.arn, key, value);
+                } else {
+                    world.aws.remove_tag(&self.arn, key);
+                }
+            }
+            (tags.is_bound, tags.is_known) = (is_bound, false);
+        }
+    }
+
     fn given(&self) -> BTreeSet<String> {
         self.hosts.iter().flat_map(Host::targets).collect()
     }
@@ -269,6 +319,8 @@ struct Episode {
     has_dead_server: bool,
     /// Whether a call that failed is repeated.
     has_retries: bool,
+    /// Whether groups are bound by their tags.
+    discovers: bool,
     /// What was done to this episode's world, and how the runs went.
     story: Vec<String>,
     /// Where in the story the present step begins.
@@ -331,6 +383,7 @@ impl Episode {
         let is_patient = is_patient(seed);
         let has_budget = is_patient && rng.u8(..3) == 0;
         let is_narrow = rng.u8(..3) == 0;
+        let discovers = rng.u8(..3) == 0;
         let lag = Duration::from_millis(if is_patient { rng.choice([0, 0, 300, 900]).unwrap() } else { 0 });
         let initial_for = if rng.u8(..3) == 0 { Duration::from_secs(3600) } else { Duration::ZERO };
         let front = Front::new(world.aws.address()).await;
@@ -345,13 +398,15 @@ impl Episode {
             kinds.into_iter().filter(|kind| !kind.sampled || (is_patient && first.is_none())).take(3).zip(1_u8..)
         {
             let spec = TargetGroup::new(kind.name).port(OWN_PORT).initial_for(initial_for);
-            let spec = spec.target_lag(lag).tag_lag(lag);
+            let spec = spec.target_lag(lag).tag_lag(lag).listing_lag(lag);
             let arn = world.aws.create_target_group(if kind.ipv6 { spec.ipv6() } else { spec });
             let others = [("team", "data"), ("Name", kind.name)].map(|(key, value)| (key.to_owned(), value.to_owned()));
             others.iter().for_each(|(key, value)| world.aws.set_tag(&arn, key, value));
+            let hostnames: Vec<_> = (1..=kind.ports.len()).map(|host| format!("{}-{host}.test", kind.name)).collect();
+            let tags = Group::tags_of(kind, &hostnames).filter(|_| discovers);
             let hosts = kind.ports.iter().zip(1..).map(|(port, host)| {
                 let pool = (1..=5).map(|last| address(kind.ipv6, number, host * 10 + last)).collect();
-                let name = format!("{}-{host}.test", kind.name);
+                let name = hostnames[usize::from(host) - 1].clone();
                 let mut binding = json!({"hostname": name, "target_group_arn": arn});
                 let mut set =
                     |field: &str, value: Value| drop(binding.as_object_mut().unwrap().insert(field.into(), value));
@@ -359,7 +414,9 @@ impl Episode {
                 set("ownership", if kind.shared { "shared" } else { "exclusive" }.into());
                 set("deregister_after_seconds", kind.grace.into());
                 set("lookups", if kind.sampled { 2 } else { 1 }.into());
-                bindings.push(binding);
+                if tags.is_none() {
+                    bindings.push(binding);
+                }
                 Host {
                     name,
                     port: port.unwrap_or(OWN_PORT),
@@ -377,7 +434,7 @@ impl Episode {
                     reply: Reply::ServFail,
                 }
             });
-            let hosts = hosts.collect();
+            let hosts: Vec<_> = hosts.collect();
             let (missing_from, seen_missing) = (BTreeMap::new(), BTreeMap::new());
             let others = others.into();
             groups.push(Group {
@@ -390,13 +447,16 @@ impl Episode {
                 lost_tags: false,
                 full: false,
                 seen: BTreeMap::new(),
+                tags,
             });
         }
+        groups.iter_mut().for_each(|group| group.bind(&world, true));
         let has_retries = rng.u8(..4) == 0;
         let servers: Vec<_> = first.into_iter().chain([world.dns.address()]).collect();
         let world = world
             .dns_servers(&servers)
-            .set("BINDINGS", Value::from(bindings))
+            .set("BINDINGS", if bindings.is_empty() { String::new() } else { Value::from(bindings).to_string() })
+            .set("DISCOVERY", if discovers { "tags" } else { "off" })
             .set("AWS_ENDPOINT_URL", format!("http://{}", front.address()))
             .set("AWS_MAX_ATTEMPTS", if has_retries { 2 } else { 1 })
             .set("ELB_REQUESTS_PER_SECOND", if has_budget { 2 } else { 0 });
@@ -424,6 +484,7 @@ impl Episode {
             has_budget,
             has_dead_server: first.is_some(),
             has_retries,
+            discovers,
             story: Vec::new(),
             step_began: 0,
             late: Vec::new(),
@@ -432,9 +493,10 @@ impl Episode {
         }
     }
 
-    /// Of ELBv2 or of CloudWatch.
+    /// Of ELBv2, of CloudWatch, or that finds target groups.
     fn action(&mut self) -> &'static str {
-        self.rng.choice([&ACTIONS[..], &["PutMetricData"]].concat()).unwrap()
+        let listing: &[_] = if self.discovers { &["GetResources", "GetResources"] } else { &[] };
+        self.rng.choice([&ACTIONS[..], &["PutMetricData"], listing].concat()).unwrap()
     }
 
     fn one_in(&mut self, chances: u8) -> bool {
@@ -474,7 +536,8 @@ impl Episode {
             let arn = &group.arn;
             let registered: Vec<_> = aws.registered(arn).into_iter().collect();
             let one = rng.choice(&registered).cloned();
-            let tags: Vec<_> = aws.tags(arn).into_keys().collect();
+            let is_binding = |key: &String| group.tags.as_ref().is_some_and(|tags| tags.values.contains_key(key));
+            let tags: Vec<_> = aws.tags(arn).into_keys().filter(|key| !is_binding(key)).collect();
             match (rng.u8(..20), one) {
                 (0, _) => {
                     let target = rng.choice(group.foreign()).unwrap();
@@ -517,6 +580,12 @@ impl Episode {
                 (8 | 9, _) => {
                     aws.reconfigure(arn, |group| group.quota(1000));
                     group.full = false;
+                }
+                (10 | 11, _) => {
+                    if let Some(is_bound) = group.tags.as_ref().map(|tags| tags.is_bound) {
+                        group.bind(world, !is_bound);
+                        story.push(format!("{} is bound by its tags: {}", group.kind.name, !is_bound));
+                    }
                 }
                 _ => {}
             }
@@ -728,6 +797,7 @@ impl Episode {
             }
         }
         let mut broken = self.judge(manner, &during, result.as_ref());
+        self.learn(manner, result.as_ref());
         if matches!(manner, Manner::Killed { lives_on: false, .. }) {
             self.begin().await;
         }
@@ -745,6 +815,24 @@ impl Episode {
     async fn begin(&mut self) {
         self.function = Rc::new(self.world.function().await);
         self.began = now();
+        self.groups.iter_mut().flat_map(|group| &mut group.tags).for_each(|tags| tags.is_known = false);
+    }
+
+    /// Notes what a run has learned of the tags.
+    fn learn(&mut self, manner: Manner, result: Option<&Result<Value, RunError>>) {
+        // Whose group there is not, as AWS says, forgets it.
+        let forgets = self.strikes("", "TargetGroupNotFound");
+        let listed = self.world.aws.calls_of("GetResources").iter().any(|call| call.status == 200);
+        // Of two runs it is not known which has asked.
+        let learns = listed
+            && !is_double(manner)
+            && result.is_some_and(|result| match result {
+                Ok(_) => true,
+                Err(error) => !error.to_string().contains(UNDISCOVERED),
+            });
+        for tags in self.groups.iter_mut().flat_map(|group| &mut group.tags) {
+            tags.is_known = (tags.is_known || learns) && !forgets;
+        }
     }
 
     /// Which rules a run has broken.
@@ -756,6 +844,7 @@ impl Episode {
         let may_lose_metrics = self.strikes("PutMetricData", "") || matches!(manner, Manner::DryRun | Manner::Short);
         // Where AWS can't tell the targets, addresses are registered each time that it is asked.
         let is_blind = self.strikes("DescribeTargetHealth", "");
+        let forgets = self.strikes("", "TargetGroupNotFound");
         // By the SDK; or by a watch that does not see yet what was done, of which it has no reply.
         let may_repeat = (self.has_retries || !self.lag.is_zero()) && self.strikes("DeregisterTargets", "ResetAfter");
         let now = now();
@@ -764,7 +853,8 @@ impl Episode {
             _ => String::new(),
         };
         if matches!(manner, Manner::DryRun) {
-            let writes = calls.iter().filter(|call| !call.action.starts_with("Describe"));
+            let reads = ["Describe", "Get"];
+            let writes = calls.iter().filter(|call| !reads.iter().any(|read| call.action.starts_with(read)));
             broken.extend(writes.map(|call| format!("a dry run calls {}", call.action)));
         }
         for (group, during) in self.groups.iter_mut().zip(during) {
@@ -810,6 +900,17 @@ impl Episode {
             let prefix = "nlb-hostname-targets:";
             let others = self.world.aws.tags(arn).into_iter().filter(|(key, _)| !key.starts_with(prefix)).collect();
             rule(group.others == others, format_args!("the tags of others were {:?} and are {others:?}", group.others));
+            let present = self.world.aws.tags(arn);
+            if let Some(Binding { values, is_bound: true, .. }) = &group.tags {
+                let is_there = values.iter().all(|(key, value)| present.get(key) == Some(value));
+                rule(is_there, format_args!("tags that bind it were changed: {present:?}"));
+            }
+            if group.is_left_alone() {
+                let is_write = |call: &&Call| call.arn.as_ref() == Some(arn) && !call.action.starts_with("Describe");
+                let writes: Vec<_> = calls.iter().filter(is_write).map(|call| &call.action).collect();
+                rule(writes.is_empty(), format_args!("it is not bound any more, and {writes:?} was called"));
+            }
+            let is_followed = group.is_followed() && !(forgets && group.tags.is_some());
 
             // Nothing may be claimed of what the budget puts off. An error does not name it.
             let outcomes = result.and_then(|result| result.as_ref().ok()).and_then(|reply| reply["groups"].as_array());
@@ -817,15 +918,19 @@ impl Episode {
             let outcome = outcomes.and_then(|reports| reports.iter().find(of_group)).map(|report| &report["outcome"]);
             let is_deferred = outcome.is_some_and(|outcome| outcome == "deferred");
             self.has_deferred |= is_deferred;
+            if outcomes.is_some() && is_followed && outcome.is_none() {
+                broken.push(format!("{}: it is bound, and not in the reply", kind.name));
+            }
             if is_deferred && !self.has_budget {
                 late.push(format!("{}: it is put off, and there is no budget", kind.name));
             }
             // Whether the run says that all is well with the group.
             let is_well = match result {
-                _ if is_deferred || matches!(manner, Manner::DryRun) => false,
+                _ if is_deferred || matches!(manner, Manner::DryRun) || !is_followed => false,
                 Some(Ok(_)) => true,
                 Some(Err(_)) => {
-                    !self.has_budget && !message.contains(arn.as_str()) && message.contains("target groups failed")
+                    let is_of_groups = message.contains("target groups failed") || message.contains(UNDISCOVERED);
+                    !self.has_budget && !message.contains(arn.as_str()) && is_of_groups
                 }
                 None => false,
             };
@@ -886,7 +991,7 @@ impl Episode {
             if alone && result.is_some() {
                 let is_right = failures.iter().all(|value| *value == failed);
                 rule(is_right, format_args!("Failures is {failures:?}"));
-                if !may_lose_metrics && failures.len() != 1 {
+                if !may_lose_metrics && is_followed && failures.len() != 1 {
                     late.push(format!("{}: Failures was published {} times", kind.name, failures.len()));
                 }
             }
@@ -907,7 +1012,12 @@ impl Episode {
     async fn calm(&mut self) -> Vec<String> {
         self.step_began = self.story.len();
         self.tell("calm");
+        if self.discovers {
+            // The tags are looked at again.
+            advance(61);
+        }
         for group in &mut self.groups {
+            group.bind(&self.world, true);
             for host in &mut group.hosts {
                 host.resolve(&mut self.rng);
                 // No look of it fails.
@@ -1015,6 +1125,9 @@ async fn episode(
     }
     Ok(())
 }
+
+/// What a run says that could not find target groups by their tags.
+const UNDISCOVERED: &str = "could not be found by their tags";
 
 /// Runs in an episode.
 const STEPS: u64 = 120;

@@ -22,6 +22,11 @@ fn no_event_is_misread() {
 }
 
 #[test]
+fn no_history_breaks_a_rule() {
+    replay("run", checks::run);
+}
+
+#[test]
 fn no_tag_does_harm() {
     replay("state", checks::state);
 }

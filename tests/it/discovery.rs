@@ -386,6 +386,10 @@ async fn where_the_tags_cannot_be_had_what_is_known_goes_on_and_the_run_fails() 
             assert_eq!(world.aws.registered(arn), targets(&[11]), "{fault:?}");
         }
         assert!(log.text().contains("\"kind\":\"discovery\""), "{}", log.text());
+        // And again, for as long as it lasts.
+        world.dns.set_a("db.test", &["10.0.1.12"]);
+        invoke_within(&function, json!({}), Duration::from_secs(6)).await.unwrap_err();
+        assert_eq!(world.aws.registered(&arn), targets(&[12]), "{fault:?}");
         assert_eq!(
             (world.sum("Failures"), world.metric("BoundGroups")),
             (0.0, None),
@@ -645,4 +649,75 @@ fn which_hostnames_the_list_lets_through() {
             assert!(message.contains(part), "{message}");
         }
     }
+}
+
+fn codes(findings: &Value) -> Vec<&str> {
+    findings.as_array().unwrap().iter().map(|finding| finding["code"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_check_names_the_action_that_discovery_lacks() {
+    for is_known in [false, true] {
+        let (world, arn) = tagged().await;
+        world.aws.add_target(&arn, "10.0.1.10:5432", "healthy");
+        world.aws.offer(&arn);
+        let function = world.function().await;
+        if is_known {
+            invoke(&function, json!({})).await.unwrap();
+            advance(60);
+        }
+        world.aws.fault(Fault::on("GetResources", denied()));
+        let reply = invoke(&function, json!({"check": true})).await.unwrap();
+        assert_eq!((&reply["ok"], arns(&reply).len()), (&json!(false), usize::from(is_known)));
+        assert_eq!(codes(&reply["findings"]), ["permission"], "{reply}");
+        let finding = &reply["findings"][0];
+        assert_eq!((&finding["severity"], &finding["subject"]), (&json!("error"), &json!("DISCOVERY")));
+        for field in ["message", "advice"] {
+            assert!(finding[field].as_str().unwrap().contains(" tag:GetResources"), "{finding}");
+        }
+        // Which says nothing of the groups that are known.
+        assert!(!is_known || reply["groups"][0]["findings"] == json!([]), "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_check_says_what_else_keeps_it_from_discovering() {
+    let throttled = FaultKind::error(400, "ThrottledException", "Rate exceeded");
+    for (fault, words) in [(throttled, "in a minute"), (FaultKind::body(200, ""), "get-resources")] {
+        let (world, _) = tagged().await;
+        world.aws.fault(Fault::on("GetResources", fault));
+        let reply = world.run(json!({"check": true})).await.unwrap();
+        assert_eq!((&reply["ok"], codes(&reply["findings"])), (&json!(false), vec!["failed"]));
+        assert!(reply["findings"][0]["advice"].as_str().unwrap().contains(words), "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_check_finds_groups_that_are_tagged_in_vain() {
+    let (world, well) = tagged().await;
+    world.aws.add_target(&well, "10.0.1.10:5432", "healthy");
+    world.aws.offer(&well);
+    let unused = group(&world, "unused", "db.test");
+    let instances = world.aws.create_target_group(TargetGroup::new("instances").target_type("instance"));
+    world.aws.set_tag(&instances, HOSTNAME, "db.test");
+    world.aws.offer(&instances);
+    let wrong = group(&world, "wrong", "db.test");
+    world.aws.offer(&wrong);
+    world.aws.set_tag(&wrong, "nlb-hostname-targets:port", "psql");
+    let reply = world.run(json!({"check": true})).await.unwrap();
+    assert_eq!((&reply["ok"], reply.get("findings")), (&json!(false), None));
+    let of = |arn: &str| {
+        let mut groups = reply["groups"].as_array().unwrap().iter();
+        groups.find(|group| group["target_group_arn"] == arn).unwrap()
+    };
+    assert_eq!(arns(&reply).len(), 4);
+    assert_eq!(of(&well)["findings"], json!([]));
+    assert!(codes(&of(&unused)["findings"]).contains(&"unused"), "{reply}");
+    assert_eq!(codes(&of(&instances)["findings"]), ["target-type"]);
+    assert_eq!(codes(&of(&wrong)["findings"]), ["failed"]);
+    let advice = of(&wrong)["findings"][0]["advice"].as_str().unwrap();
+    for part in ["aws elbv2 add-tags", &wrong, "Key=nlb-hostname-targets:port,"] {
+        assert!(advice.contains(part), "{advice}");
+    }
+    assert_eq!(world.writes(), [""; 0]);
 }

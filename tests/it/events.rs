@@ -11,7 +11,7 @@ use std::{
 
 use nlb_hostname_targets::{
     VERSION,
-    event::{Request, Trigger, Watch},
+    event::{Request, Trigger, WatchRequest},
     report::Outcome,
 };
 use serde_json::{Value, json};
@@ -26,15 +26,15 @@ fn event(name: &str) -> Value {
 #[tokio::test]
 async fn the_files_of_events_do_what_their_names_say() {
     let expected = [
-        ("rds-blue-green-switchover.json", "rds-event", Watch::UntilStable),
-        ("rds-cluster-failover.json", "rds-event", Watch::UntilStable),
-        ("rds-cluster-topology.json", "rds-event", Watch::UntilStable),
-        ("rds-instance-backup.json", "rds-event", Watch::No),
-        ("rds-instance-failover.json", "rds-event", Watch::UntilStable),
-        ("rds-proxy-endpoint.json", "rds-event", Watch::UntilStable),
-        ("rule.json", "schedule", Watch::No),
-        ("scheduler.json", "schedule", Watch::No),
-        ("sns-rds-notification.json", "rds-event", Watch::UntilStable),
+        ("rds-blue-green-switchover.json", "rds-event", WatchRequest::UntilStable),
+        ("rds-cluster-failover.json", "rds-event", WatchRequest::UntilStable),
+        ("rds-cluster-topology.json", "rds-event", WatchRequest::UntilStable),
+        ("rds-instance-backup.json", "rds-event", WatchRequest::No),
+        ("rds-instance-failover.json", "rds-event", WatchRequest::UntilStable),
+        ("rds-proxy-endpoint.json", "rds-event", WatchRequest::UntilStable),
+        ("rule.json", "schedule", WatchRequest::No),
+        ("scheduler.json", "schedule", WatchRequest::No),
+        ("sns-rds-notification.json", "rds-event", WatchRequest::UntilStable),
     ];
     for (file, trigger, watch) in expected {
         assert_eq!(Request::from_event(event(file)).unwrap().watch, watch, "{file}");
@@ -127,7 +127,7 @@ async fn an_eventbridge_event_that_sns_forwards_is_an_rds_event() {
 async fn the_plain_text_with_which_rds_greets_a_new_subscription_is_an_rds_event() {
     let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
     assert_eq!(world.run(sns(SUBJECT, GREETING)).await.unwrap()["trigger"], "rds-event");
-    assert_eq!(watch_of(sns(SUBJECT, GREETING)), Watch::No, "it tells of no database");
+    assert_eq!(watch_of(sns(SUBJECT, GREETING)), WatchRequest::No, "it tells of no database");
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn groups_of_several_regions_and_partitions_are_called_in_their_own() {
 fn every_id_of_the_documentation_does_what_its_table_says() {
     let mut documented = BTreeSet::new();
     for (heading, watch, least) in
-        [("Ids that start a watch", Watch::UntilStable, 150), ("Ids that start none", Watch::No, 90)]
+        [("Ids that start a watch", WatchRequest::UntilStable, 150), ("Ids that start none", WatchRequest::No, 90)]
     {
         let ids: Vec<_> = documented_rows(heading).iter().flat_map(|row| ids(&row[0])).collect();
         assert!(ids.len() >= least, "{heading}: {ids:?}");
@@ -199,7 +199,7 @@ fn every_id_of_the_documentation_does_what_its_table_says() {
     }
     for unknown in (0..10_000).filter(|id| !documented.contains(id)) {
         for (form, event) in forms(unknown, "RDS DB Instance Event", "db-instance", "notification") {
-            assert_eq!(watch_of(event), Watch::UntilStable, "RDS-EVENT-{unknown:04}, {form}");
+            assert_eq!(watch_of(event), WatchRequest::UntilStable, "RDS-EVENT-{unknown:04}, {form}");
         }
     }
 }
@@ -213,13 +213,13 @@ fn what_has_no_name_in_dns_starts_no_watch() {
         let listed = ids(row[2].split("; not").next().unwrap());
         for id in listed.into_iter().chain([9999]) {
             for (form, event) in forms(id, detail_type, source, "notification") {
-                assert_eq!(watch_of(event), Watch::No, "{detail_type}, RDS-EVENT-{id:04}, {form}");
+                assert_eq!(watch_of(event), WatchRequest::No, "{detail_type}, RDS-EVENT-{id:04}, {form}");
             }
         }
         // Restored, and renamed: these tell of a database.
         for id in [43, 172] {
             for (form, event) in forms(id, detail_type, source, "restoration") {
-                assert_eq!(watch_of(event), Watch::UntilStable, "{detail_type}, RDS-EVENT-{id:04}, {form}");
+                assert_eq!(watch_of(event), WatchRequest::UntilStable, "{detail_type}, RDS-EVENT-{id:04}, {form}");
             }
         }
     }
@@ -248,7 +248,7 @@ fn the_events_of_a_bad_day_start_a_watch() {
         (9999, "RDS Something New Event", "something-new", "something new"),
     ] {
         for (form, event) in forms(id, detail_type, source, category) {
-            assert_eq!(watch_of(event), Watch::UntilStable, "RDS-EVENT-{id:04}, {form}");
+            assert_eq!(watch_of(event), WatchRequest::UntilStable, "RDS-EVENT-{id:04}, {form}");
         }
     }
 }
@@ -256,17 +256,17 @@ fn the_events_of_a_bad_day_start_a_watch() {
 #[test]
 fn an_id_goes_before_the_categories_and_all_of_these_must_be_harmless() {
     for (id, categories, watch) in [
-        (9999, vec!["backup"], Watch::No),
-        (9999, vec!["backtrack"], Watch::No),
-        (9999, vec!["low storage"], Watch::No),
-        (9999, vec!["security patching"], Watch::No),
-        (9999, vec!["backup", "low storage"], Watch::No),
-        (9999, vec!["backup", "failure"], Watch::UntilStable),
-        (9999, vec!["notification"], Watch::UntilStable),
-        (9999, vec!["empty"], Watch::UntilStable),
-        (9999, vec![], Watch::UntilStable),
-        (43, vec!["backup"], Watch::UntilStable),
-        (45, vec!["failover"], Watch::No),
+        (9999, vec!["backup"], WatchRequest::No),
+        (9999, vec!["backtrack"], WatchRequest::No),
+        (9999, vec!["low storage"], WatchRequest::No),
+        (9999, vec!["security patching"], WatchRequest::No),
+        (9999, vec!["backup", "low storage"], WatchRequest::No),
+        (9999, vec!["backup", "failure"], WatchRequest::UntilStable),
+        (9999, vec!["notification"], WatchRequest::UntilStable),
+        (9999, vec!["empty"], WatchRequest::UntilStable),
+        (9999, vec![], WatchRequest::UntilStable),
+        (43, vec!["backup"], WatchRequest::UntilStable),
+        (45, vec!["failover"], WatchRequest::No),
     ] {
         let id = format!("RDS-EVENT-{id:04}");
         let event = json!({"source": "aws.rds", "detail": {"EventID": id, "EventCategories": categories}});
@@ -290,32 +290,35 @@ fn an_event_that_cannot_be_read_starts_a_watch() {
     // A category is one of a list.
     events.push(json!({"source": "aws.rds", "detail": {"EventCategories": "backup"}}));
     for event in &events {
-        assert_eq!(watch_of(event.clone()), Watch::UntilStable, "{event}");
-        assert_eq!(watch_of(sns("", event)), Watch::UntilStable, "{event} by SNS");
+        assert_eq!(watch_of(event.clone()), WatchRequest::UntilStable, "{event}");
+        assert_eq!(watch_of(sns("", event)), WatchRequest::UntilStable, "{event} by SNS");
     }
     for value in &wrong {
         let message = json!({"Event Source": value, "Event ID": value, "Event Message": value});
-        assert_eq!(watch_of(sns("", &message)), Watch::UntilStable, "{message}");
+        assert_eq!(watch_of(sns("", &message)), WatchRequest::UntilStable, "{message}");
         let record = json!({"EventSource": "aws:sns", "Sns": {"Subject": SUBJECT, "Message": value}});
-        assert_eq!(watch_of(json!({"Records": [record]})), Watch::UntilStable, "{record}");
+        assert_eq!(watch_of(json!({"Records": [record]})), WatchRequest::UntilStable, "{record}");
     }
     let nested = "[".repeat(100_000);
     for text in ["{\"Event ID\":", "null", "0", "something new", &nested] {
-        assert_eq!(watch_of(sns(SUBJECT, text)), Watch::UntilStable, "{text:.20}");
+        assert_eq!(watch_of(sns(SUBJECT, text)), WatchRequest::UntilStable, "{text:.20}");
     }
 }
 
 #[test]
 fn the_id_of_a_notification_is_at_the_end_of_a_link() {
     for (link, watch) in [
-        ("http://docs.amazonwebservices.com/AmazonRDS/latest/UserGuide/USER_Events.html#RDS-EVENT-0002", Watch::No),
+        (
+            "http://docs.amazonwebservices.com/AmazonRDS/latest/UserGuide/USER_Events.html#RDS-EVENT-0002",
+            WatchRequest::No,
+        ),
         (
             "https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/USER_Events.Messages.html#RDS-EVENT-0002 \n",
-            Watch::No,
+            WatchRequest::No,
         ),
-        ("RDS-EVENT-0002", Watch::No),
-        ("http://docs.amazonwebservices.com/AmazonRDS/latest/UserGuide/USER_Events.html", Watch::UntilStable),
-        ("USER_Events.html#RDS-EVENT-0002#RDS-EVENT-0049", Watch::UntilStable),
+        ("RDS-EVENT-0002", WatchRequest::No),
+        ("http://docs.amazonwebservices.com/AmazonRDS/latest/UserGuide/USER_Events.html", WatchRequest::UntilStable),
+        ("USER_Events.html#RDS-EVENT-0002#RDS-EVENT-0049", WatchRequest::UntilStable),
     ] {
         let message = json!({"Event Source": "db-instance", "Event ID": link, "Event Message": "…"});
         assert_eq!(watch_of(sns(SUBJECT, message)), watch, "{link}");
@@ -328,11 +331,11 @@ fn one_of_several_records_is_enough() {
     let greeting = sns(SUBJECT, GREETING)["Records"][0].clone();
     let other = json!({"EventSource": "aws:sqs", "body": "RDS-EVENT-0049"});
     for (records, watch) in [
-        (json!([record(2), record(49)]), Watch::UntilStable),
-        (json!([record(49), greeting, record(2)]), Watch::UntilStable),
-        (json!([other, record(49), null]), Watch::UntilStable),
-        (json!([record(2), record(1), greeting]), Watch::No),
-        (json!([other, record(2)]), Watch::No),
+        (json!([record(2), record(49)]), WatchRequest::UntilStable),
+        (json!([record(49), greeting, record(2)]), WatchRequest::UntilStable),
+        (json!([other, record(49), null]), WatchRequest::UntilStable),
+        (json!([record(2), record(1), greeting]), WatchRequest::No),
+        (json!([other, record(2)]), WatchRequest::No),
     ] {
         assert_eq!(watch_of(json!({"Records": records})), watch, "{records}");
     }
@@ -341,20 +344,20 @@ fn one_of_several_records_is_enough() {
 #[test]
 fn a_direct_request_says_how_long_it_watches() {
     let watch = |request| Request::from_event(request).unwrap().watch;
-    let seconds = |seconds| Watch::Seconds(NonZeroU32::new(seconds).unwrap());
+    let seconds = |seconds| WatchRequest::Seconds(NonZeroU32::new(seconds).unwrap());
     assert_eq!(watch(json!({"watch_seconds": 1})), seconds(1));
     assert_eq!(watch(json!({"watch_seconds": 900, "dry_run": false})), seconds(900));
     for request in
         [json!({"watch_seconds": 0}), json!({"watch_seconds": 60, "dry_run": true}), json!({"dry_run": true})]
     {
-        assert_eq!(watch(request.clone()), Watch::No, "{request}");
+        assert_eq!(watch(request.clone()), WatchRequest::No, "{request}");
     }
     for plain in [json!({}), json!(null), json!({"source": "my.app", "detail": {"EventID": "RDS-EVENT-0049"}})] {
-        assert_eq!(watch(plain.clone()), Watch::No, "{plain}");
+        assert_eq!(watch(plain.clone()), WatchRequest::No, "{plain}");
     }
 }
 
-fn watch_of(event: Value) -> Watch {
+fn watch_of(event: Value) -> WatchRequest {
     let request = Request::from_event(event.clone()).unwrap_or_else(|error| panic!("{event}: {error}"));
     assert_eq!(request.trigger, Trigger::RdsEvent, "{event}");
     request.watch

@@ -5,128 +5,16 @@
 
 mod interleavings;
 
-use std::{collections::BTreeSet, env};
+use std::env;
 
-use nlb_hostname_targets::{policy::Ownership, tags::MOST_TAGS};
 use proptest::{
-    collection::vec,
     prelude::*,
     test_runner::{RngAlgorithm, RngSeed},
 };
-use support::histories::{Damage, Fault, Happening, History, How, Kind, Setting, happen};
-
-fn ownership() -> impl Strategy<Value = Ownership> {
-    prop_oneof![Just(Ownership::Exclusive), Just(Ownership::Shared)]
-}
-
-fn grace() -> impl Strategy<Value = Option<u32>> {
-    prop_oneof![3 => Just(None), 1 => Just(Some(0)), 2 => Just(Some(60)), 2 => Just(Some(300))]
-}
-
-fn lookups() -> impl Strategy<Value = Option<u32>> {
-    prop_oneof![6 => Just(None), 2 => Just(Some(1)), 1 => Just(Some(3))]
-}
-
-fn setting(kind: impl Strategy<Value = Kind>) -> impl Strategy<Value = Setting> {
-    let caches = prop_oneof![3 => Just(0), 1 => Just(1), 1 => Just(3)];
-    let ttl = prop_oneof![Just(1), Just(5), Just(60)];
-    (kind, any::<bool>(), ownership(), grace(), lookups(), caches, ttl, any::<u64>()).prop_map(
-        |(kind, has_two_names, ownership, grace, lookups, caches, ttl, seed)| Setting {
-            kind,
-            has_two_names,
-            ownership,
-            grace,
-            lookups,
-            caches,
-            ttl,
-            seed,
-        },
-    )
-}
-
-fn any_kind() -> impl Strategy<Value = Kind> {
-    prop_oneof![1 => Just(Kind::Chained), 3 => Just(Kind::Instance), 2 => Just(Kind::Plain), 1 => Just(Kind::Reader)]
-}
-
-fn hosts(most: usize) -> impl Strategy<Value = BTreeSet<u8>> {
-    prop::collection::btree_set(0..10_u8, 0..=most)
-}
-
-fn how() -> impl Strategy<Value = How> {
-    prop_oneof![6 => Just(How::Full), 1 => Just(How::DryRun), 2 => (5..45_u8).prop_map(How::Watch)]
-}
-
-fn fault() -> impl Strategy<Value = Fault> {
-    prop_oneof![
-        8 => Just(Fault::None),
-        1 => Just(Fault::Denied),
-        1 => Just(Fault::Failed),
-        2 => Just(Fault::LostReply),
-        1 => Just(Fault::Never),
-        1 => (0..3_u8).prop_map(Fault::Partial),
-        1 => Just(Fault::Throttled),
-        1 => Just(Fault::TimedOut),
-        1 => Just(Fault::Unavailable),
-    ]
-}
-
-/// What becomes of DNS, of the targets and of the runs.
-fn ordinary() -> impl Strategy<Value = Happening> {
-    let port = prop_oneof![6 => Just(0_usize), 1 => Just(1), 1 => Just(2)];
-    let port = move || port.clone();
-    prop_oneof![
-        4 => Just(Happening::CalmRun),
-        4 => (0..3_usize, hosts(5)).prop_map(|(name, hosts)| Happening::Dns(name, hosts)),
-        1 => (0..2_usize, prop::option::of(hosts(5))).prop_map(|(actor, hosts)| Happening::Told(actor, hosts)),
-        1 => hosts(3).prop_map(Happening::Dead),
-        1 => Just(Happening::Drained),
-        1 => (0..3_usize).prop_map(Happening::Kill),
-        2 => (0..16_u8, port()).prop_map(|(host, port)| Happening::HandDeregister(host, port)),
-        2 => (0..16_u8, 0..3_u8, port()).prop_map(|(from, number, port)| Happening::HandRegister(from, number, port)),
-        1 => (10..60_u8, 20..40_u8, port()).prop_map(|(from, number, port)| Happening::HandRegister(from, number, port)),
-        3 => (1..3000_u64).prop_map(Happening::Pass),
-        2 => (1..400_000_u64).prop_map(Happening::Pass),
-        4 => (0..3_usize, how(), 0..6_usize).prop_map(|(actor, how, order)| Happening::Begin(actor, how, order)),
-        12 => (0..3_usize, fault()).prop_map(|(actor, fault)| Happening::Step(actor, fault)),
-        16 => (0..3_usize, 1..16_u8).prop_map(|(actor, steps)| Happening::Go(actor, steps)),
-    ]
-}
-
-/// And what AWS refuses, lags and can't tell.
-fn refusals() -> impl Strategy<Value = Happening> {
-    prop_oneof![
-        2 => (0..6000_u64).prop_map(Happening::Lag),
-        1 => hosts(3).prop_map(Happening::NotDeregistrable),
-        2 => hosts(3).prop_map(Happening::NotRegistrable),
-        2 => prop_oneof![1..8_usize, Just(1000)].prop_map(Happening::Quota),
-        2 => any::<bool>().prop_map(Happening::Unavailable),
-    ]
-}
-
-/// And what others do to the tags and to the clock, and operators to the settings.
-fn extraordinary() -> impl Strategy<Value = Happening> {
-    let damage = prop_oneof![
-        any::<usize>().prop_map(Damage::Cut),
-        Just(Damage::Emptied),
-        (any::<usize>(), prop::sample::select(vec!['x', '-', '=', ' ']))
-            .prop_map(|(at, what)| Damage::Garbage(at, what)),
-    ];
-    prop_oneof![
-        1 => (1..1000_u32).prop_map(Happening::ClockBack),
-        1 => (any::<usize>(), damage).prop_map(|(which, damage)| Happening::Corrupted(which, damage)),
-        1 => prop::option::of(any::<usize>()).prop_map(Happening::Removed),
-        1 => (0..=MOST_TAGS).prop_map(Happening::OthersTags),
-    ]
-}
-
-fn settings() -> impl Strategy<Value = Happening> {
-    (ownership(), grace(), lookups())
-        .prop_map(|(ownership, grace, lookups)| Happening::Settings(ownership, grace, lookups))
-}
-
-fn history(event: impl Strategy<Value = Happening>) -> impl Strategy<Value = History> {
-    vec(event, 0..60).prop_map(History)
-}
+use support::histories::{
+    happen,
+    strategies::{any_kind, extraordinary, history, ordinary, refusals, setting, settings},
+};
 
 /// The same histories each time, unless others are asked for.
 fn config(cases: u32) -> ProptestConfig {

@@ -94,6 +94,10 @@ pub(super) struct LoadBalancers {
     reasons: BTreeMap<(String, String), (String, String)>,
     /// How many listeners a page holds.
     page_size: Option<usize>,
+    /// Load balancers that are deleted, and still named by target groups.
+    former: BTreeMap<String, String>,
+    /// Whether DescribeLoadBalancers leaves out those that there are not.
+    leaves_out: bool,
 }
 
 struct Listener {
@@ -129,13 +133,14 @@ impl LoadBalancers {
         let (interval, threshold) = self.health_checks.get(group).copied().unwrap_or((30, 2));
         let has_it = |listener: &Listener| listener.forwards.iter().any(|(arn, _)| arn == group);
         let users = self.known.iter().filter(|(_, (_, listeners))| listeners.iter().any(has_it));
+        let users = users.map(|(arn, _)| arn).chain(self.former.get(group));
         element("HealthCheckEnabled", true)
             + &element("HealthCheckIntervalSeconds", interval)
             + &element("HealthCheckTimeoutSeconds", 10)
             + &element("HealthyThresholdCount", 5)
             + &element("UnhealthyThresholdCount", threshold)
             + "<LoadBalancerArns>"
-            + &users.map(|(arn, _)| element("member", arn)).collect::<String>()
+            + &users.map(|arn| element("member", arn)).collect::<String>()
             + "</LoadBalancerArns>"
     }
 
@@ -183,8 +188,10 @@ impl State {
         if !(1..=20).contains(&arns.len()) {
             return Err(invalid("LoadBalancerArns must name 1 to 20 load balancers").breach());
         }
+        let is_asked = |arn: &&String| !self.load_balancers.leaves_out || self.load_balancers.known.contains_key(*arn);
         let described: Result<Vec<_>, _> = arns
             .iter()
+            .filter(is_asked)
             .map(|arn| self.load_balancers.get(arn, asked).map(|(load_balancer, _)| load_balancer.described(arn)))
             .collect();
         Ok(members("LoadBalancers", described?.into_iter()))
@@ -255,6 +262,16 @@ impl FakeAws {
     /// Deletes a load balancer; DescribeTargetGroups no longer names it.
     pub fn delete_load_balancer(&self, arn: &str) {
         self.state().load_balancers.known.remove(arn);
+    }
+
+    /// Lets DescribeTargetGroups name a load balancer that is deleted: one read lags behind the other.
+    pub fn set_former_load_balancer(&self, group: &str, load_balancer: &str) {
+        self.state().load_balancers.former.insert(group.to_owned(), load_balancer.to_owned());
+    }
+
+    /// Lets DescribeLoadBalancers leave out those that there are not, rather than refuse to describe any.
+    pub fn leave_out_load_balancers(&self, leaves_out: bool) {
+        self.state().load_balancers.leaves_out = leaves_out;
     }
 
     /// Makes a listener that forwards to target groups, each with a weight or without.

@@ -1,7 +1,11 @@
 //! What another setting left in the tags, and what another function owns.
 
 use serde_json::{Value, json};
-use support::{World, advance, set, targets, waiting};
+use support::{
+    World, advance,
+    aws::{Fault, FaultKind},
+    set, targets, waiting,
+};
 
 const GRACE: i64 = 300;
 
@@ -102,6 +106,17 @@ async fn rule_08_grace_that_a_group_had_before_is_no_longer_read_after_the_first
     world.aws.clear_calls();
     support::invoke(&function, json!({})).await.unwrap();
     assert_eq!(world.actions(), ["DescribeTargetHealth", "PutMetricData"]);
+}
+
+#[tokio::test]
+async fn rule_08_grace_of_0_writes_no_state_where_aws_cannot_tell_the_targets() {
+    let settings = Settings::new(&["10.0.1.10"], &["10.0.1.10"]).await;
+    let world = &settings.world;
+    world.aws.set_tag(&settings.arn, "nlb-hostname-targets:owned-1763802000.250-7", "10.0.1.9_5432@1763802000.250");
+    world.aws.fault(Fault::on("DescribeTargetHealth", FaultKind::health_unavailable()));
+    world.failure(json!({})).await;
+    assert!(!world.actions().contains(&"AddTags".to_owned()), "{:?}", world.actions());
+    assert_eq!(state(world, &settings.arn), [""; 0], "a group that needs no state carries no tag");
 }
 
 /// A shared group, and two functions, each with a hostname of its own: `one.test` and `other.test`.
