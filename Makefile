@@ -9,7 +9,8 @@ PORT ?= 9000
 # are for `make deploy`, ACCOUNT=… and REGION=… for `make policies`.
 STACK ?=
 PARAMETERS ?= $(STACK).json
-# Which account is a sandbox, for the checks that run on AWS. Without CONFIRM=no they only tell what they would do.
+# Which account is a sandbox, for the checks that run on AWS. Without CONFIRM=no they only tell what they would do;
+# THROTTLE=yes is for `make conformance-aws`.
 SANDBOX ?=
 ON_SANDBOX = --sandbox "$(SANDBOX)" $(if $(filter no,$(CONFIRM)),--yes)
 # How long `make fuzz` runs each target.

@@ -30,8 +30,12 @@ NO_SUBNET = "10.0.200.9"
 OUTSIDE = "10.1.0.9"
 PORT = 5432
 
-# What an emulation answers that does not have an operation.
-UNKNOWN = {"InvalidAction", "NotImplemented", "UnknownOperation", "UnknownOperationException", "UnsupportedOperation"}
+# Errors that tell nothing about a fact: there is no such operation here, or the caller may not, or not now.
+TELLS_NOTHING = {
+    *("InvalidAction", "NotImplemented", "UnknownOperation", "UnknownOperationException", "UnsupportedOperation"),
+    *("AccessDenied", "AccessDeniedException", "AuthFailure", "UnauthorizedOperation"),
+    *("ExpiredToken", "ExpiredTokenException", "Throttling", "ThrottlingException", "ThrottledException"),
+}
 
 
 class Place(Protocol):
@@ -118,11 +122,11 @@ def judge(fact: Fact, place: Place) -> Outcome:
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
         # What is made for a check is not what it is about.
-        if code in UNKNOWN or error.operation_name.startswith("Create"):
+        if code in TELLS_NOTHING or error.operation_name.startswith("Create"):
             return Outcome("not supported", f"{error.operation_name}: {code}: {message}")
         return Outcome("differs", f"{error.operation_name}: {code}: {message}")
     except BotoCoreError as error:
-        return Outcome("differs", f"no reply: {type(error).__name__}")
+        return Outcome("not supported", f"no reply: {error}")
     except (LookupError, TypeError, ValueError) as error:
         # It must not keep the other checks from running.
         return Outcome("differs", f"an unexpected reply: {error!r}")
@@ -140,7 +144,7 @@ def refused(codes: str, part: str, call: Callable[[], Any]) -> None:
         call()
     except ClientError as error:
         found = error.response["Error"]
-        if found["Code"] in UNKNOWN:
+        if found["Code"] in TELLS_NOTHING:
             raise NotSupported(f"{error.operation_name}: {found['Code']}") from None
         if found["Code"] not in codes.split("|"):
             raise Differs(f"{found['Code']}: {found['Message']}") from None
@@ -326,7 +330,7 @@ def public_addresses(place: Place) -> None:
 
 @fact(f"{NLB}/load-balancer-target-groups.html#target-type")
 def reserved_addresses(place: Place) -> None:
-    """Loopback, link-local, multicast, unspecified, broadcast and reserved addresses are refused."""
+    """Only private addresses are allowed, so loopback, link-local, multicast, broadcast and the like are refused."""
     group = place.group()
     wrong = ("127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "240.0.0.1")
     accepted = []
@@ -434,7 +438,7 @@ def draining_is_listed(place: Place) -> None:
 
 @fact(f"{CONTROLLER}/blob/225f445/pkg/targetgroupbinding/resource_manager.go#L207")
 def draining_is_registered_again(place: Place) -> None:
-    """A draining target can be registered again, and drains no more."""
+    """A draining target can be registered again, and drains no more. The controller, which is the source, goes by it."""
     group, again, name = draining(place)
     register(place, group, again)
     back = ("initial", "healthy", "unhealthy")
@@ -517,10 +521,11 @@ def initial(place: Place) -> str:
     address, port = place.listening()
     start = time.monotonic()
     register(place, group, target(address, port))
-    eventually(place, lambda: states(place, group), lambda found: len(found) == 1)
-    (found,) = health(place, group).values()
+    listed: list[dict[str, Any]] = []
+    # What is seen first counts, because it may be something else soon.
+    eventually(place, lambda: listed.extend(health(place, group).values()), lambda _: listed != [])
     reasons = ("Elb.RegistrationInProgress", "Elb.InitialHealthChecking")
-    seen = found["TargetHealth"]
+    seen = listed[0]["TargetHealth"]
     expect(seen["State"] == "initial" and seen.get("Reason") in reasons, seen)
     while states(place, group) == {f"{address}:{port}": "initial"}:
         if time.monotonic() - start > place.initial_seconds:
@@ -529,7 +534,7 @@ def initial(place: Place) -> str:
     return f"for {time.monotonic() - start:.1f} s, then {next(iter(states(place, group).values()))}"
 
 
-@fact(f"{CONTROLLER}/issues/3621")
+@fact(f"{NLB}/target-group-register-targets.html")
 def lag_of_targets(place: Place) -> str:
     """What is registered or deregistered is seen by DescribeTargetHealth sooner or later."""
     group, only, _ = in_service(place)
@@ -618,7 +623,7 @@ def describe_groups(place: Place, *groups: str) -> list[dict[str, Any]]:
     return found
 
 
-@fact(f"{API}/CommonErrors.html")
+@fact(f"{API}/API_DescribeTargetHealth.html#API_DescribeTargetHealth_Errors")
 def unknown_group(place: Place) -> None:
     """Each call about a group that does not exist is refused: TargetGroupNotFound."""
     elb = place.client("elbv2")

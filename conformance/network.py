@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import Any
 
@@ -228,7 +228,6 @@ def removing(place: Network, say: Callable[[str], None]) -> Iterator[None]:
         interruption = None
         while True:
             try:
-                say(f"Removing what run {place.run} made")
                 remove(place, say)
                 break
             except KeyboardInterrupt as stop:
@@ -241,19 +240,23 @@ def removing(place: Network, say: Callable[[str], None]) -> Iterator[None]:
 def remove(place: Network, say: Callable[[str], None], of_all: bool = False, seconds: float = REMOVAL_SECONDS) -> None:
     """Removes what has the tag, of this run or of all; returns once nothing has it."""
     deadline = time.monotonic() + seconds
+    tell(say, f"Removing what {'all runs' if of_all else f'run {place.run}'} made")
     told: set[str] = set()
     problem: Exception | None = None
+    empty = 0
     while True:
         left: list[Removal] = []
         try:
             left = tagged(place, None if of_all else place.run)
-            if not left:
+            empty = 0 if left else empty + 1
+            # What was made a moment ago may not be listed yet.
+            if empty == 2:
                 return
         except (BotoCoreError, ClientError) as error:
             problem = error
         for name, delete in left:
             if name not in told:
-                say(f"  {name}")
+                tell(say, f"  {name}")
                 told.add(name)
             try:
                 delete()
@@ -267,7 +270,13 @@ def remove(place: Network, say: Callable[[str], None], of_all: bool = False, sec
                 f"The last error: {problem}\n"
                 "It costs money until it is gone: run `make conformance-sweep`, or delete it by hand"
             )
-        time.sleep(place.pause)
+        time.sleep(3 * place.settle_seconds if empty else place.pause)
+
+
+def tell(say: Callable[[str], None], text: str) -> None:
+    """Says it, if somebody still listens: a terminal that was closed must not keep anything from being removed."""
+    with suppress(OSError):
+        say(text)
 
 
 def tagged(place: Network, run: str | None) -> list[Removal]:

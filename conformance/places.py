@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from conformance.network import UNCHECKED, Network, network
 from local.cloud import ministack, moto
 from local.process import ROOT, Failure, running
 
-BINARY = ROOT / "target" / "debug" / "emulation"
+BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "emulation"
 
 
 class Emulation:

@@ -136,6 +136,23 @@ def test_it_tells_what_it_would_do_and_does_nothing(account: Start) -> None:
         assert (status, "USD" in told, "CONFIRM=no" in told) == (2, True, True), told
 
 
+def test_make_hands_on_what_it_is_given(cloud: Cloud) -> None:
+    def make(*arguments: str) -> tuple[int, str]:
+        command = ["make", "--silent", *arguments, f"SANDBOX={ACCOUNT}"]
+        env = {**os.environ, "AWS_ENDPOINT_URL": cloud.endpoint}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    for goal in ("conformance-aws", "acceptance-aws", "conformance-sweep"):
+        status, told = make(goal)
+        assert (status, "add CONFIRM=no" in told) == (2, True), told
+    status, told = make("conformance-sweep", "CONFIRM=no")
+    assert (status, "Nothing with the tag is left" in told) == (0, True), told
+    status, told = make("acceptance-aws", "CONFIRM=no", "PACKAGE=events")
+    assert (status, "events has no package of this version" in told) == (2, True), told
+    assert "--throttle" in make("--dry-run", "conformance-aws", "THROTTLE=yes")[1]
+
+
 def test_a_whole_run_leaves_nothing(account: Start) -> None:
     status, told = output(account("aws", "--sandbox", ACCOUNT, "--yes"))
     # ministack differs, and that is no failure to run.
@@ -165,6 +182,14 @@ def test_an_interruption_leaves_nothing(account: Start, case: str) -> None:
         told, _ = started.communicate(timeout=60)
     assert started.returncode == 128 + number, told
     assert "what was made has been removed" in told
+
+
+def test_a_terminal_that_is_closed_keeps_nothing_from_being_removed(account: Start) -> None:
+    with account("aws", "--sandbox", ACCOUNT, "--yes") as started:
+        assert any("draining-is-listed" in line for line in started.stdout)
+        # Whatever is told from now on is an error.
+        started.stdout.close()
+    assert started.returncode != 0
 
 
 def test_what_a_killed_run_left_is_swept(account: Start, cloud: Cloud) -> None:
@@ -270,6 +295,7 @@ def test_an_earlier_run_is_told_of(account: Start, cloud: Cloud) -> None:
     with account("aws", "--sandbox", ACCOUNT, "--yes") as started:
         assert any("Of another run there is still" in line for line in started.stdout)
         started.send_signal(signal.SIGTERM)
+        started.communicate(timeout=60)
     remove(earlier, lambda _: None)
 
 
