@@ -113,7 +113,7 @@ def network(cloud: Cloud) -> dict[str, str]:
 def deploy(cloud: Cloud, uploaded: str, request: pytest.FixtureRequest) -> Iterator[Deploy]:
     """Deploys the template with these parameters; afterwards deletes it, which must leave nothing behind."""
     stack = Stack(cloud, uploaded, stack_name(request.node.name))
-    before: set[str] = set()
+    before = inventory(cloud)
 
     def create(**parameters: str) -> Deployment:
         before.update(inventory(cloud))

@@ -121,7 +121,7 @@ def test_target_groups_that_no_load_balancer_has_are_found(
     """One never had any. That of the other was deleted, and the local AWS goes on to name it."""
     former = cloud.create_target_group("former", PORT)
     vpc, _ = cloud.create_network()
-    made = cloud.elb.create_target_group(Name="bare", TargetType="ip", Protocol="TCP", Port=PORT, VpcId=vpc)
+    made = cloud.elb.create_target_group(Name="no-balancer", TargetType="ip", Protocol="TCP", Port=PORT, VpcId=vpc)
     bare = made["TargetGroups"][0]["TargetGroupArn"]
     cloud.elb.delete_load_balancer(LoadBalancerArn=former.load_balancer)
     dns.answer(HOSTNAME, BEFORE)
