@@ -53,7 +53,9 @@ def main() -> int:
         print(f"\nFAILED: AWS: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        print("\nInterrupted; what was made has been removed.", file=sys.stderr)
+        # The others remove in any case.
+        end = "run it again for what is left" if given.where == "sweep" else "what was made has been removed"
+        print(f"\nInterrupted; {end}.", file=sys.stderr)
         return 128 + int(stop.args[0])
 
 
@@ -125,7 +127,7 @@ def with_matrix(page: str, matrix: Mapping[str, Mapping[str, Outcome]]) -> str:
 COSTS = {
     "aws": f"""\
 It makes a VPC with two subnets, some 90 target groups, an internal network load balancer and an interface endpoint, and
-sends three metrics, which CloudWatch keeps for 15 months. It takes ten to twenty minutes and costs less than 0.10 USD.
+sends three metrics, which CloudWatch keeps for 15 months. It should take about 20 minutes and cost less than 0.10 USD.
 Everything has the tag {TAG}. Everything is removed in the end, also if it fails or is interrupted.""",
     "acceptance": acceptance.COSTS,
     "sweep": f"It removes all of this account and Region that has the tag {TAG}, also of runs that go on.",

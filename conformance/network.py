@@ -242,6 +242,7 @@ def remove(place: Network, say: Callable[[str], None], of_all: bool = False, sec
     deadline = time.monotonic() + seconds
     tell(say, f"Removing what {'all runs' if of_all else f'run {place.run}'} made")
     told: set[str] = set()
+    before: set[str] = set()
     problem: Exception | None = None
     empty = 0
     while True:
@@ -249,6 +250,9 @@ def remove(place: Network, say: Callable[[str], None], of_all: bool = False, sec
         try:
             left = tagged(place, None if of_all else place.run)
             empty = 0 if left else empty + 1
+            # What waits for something else to go has its own time after that.
+            if (found := {name for name, _ in left}) != before:
+                before, deadline = found, time.monotonic() + seconds
             # What was made a moment ago may not be listed yet.
             if empty == 2:
                 return

@@ -4,12 +4,12 @@
 //! A run asks DNS for the hostnames and ELBv2 for the targets, compares the two, registers what
 //! is missing, deregisters what is stale, and publishes metrics.
 //!
-//! In the order of the flow, each module uses those below it:
+//! In the order of the flow; no two use each other:
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`function`] | an invocation: an event in, a reply out |
-//! | [`config`], [`event`] | what the environment and the event ask for |
+//! | [`config`], [`event`], `rds_event` | what the environment and the event ask for |
 //! | [`finder`], [`discovery`], [`tagging`] | target groups that say by their tags what they follow: found, judged, and read |
 //! | [`fleet`] | all target groups, within the time and the request budget |
 //! | [`watch`] | one group again and again |
@@ -23,7 +23,7 @@
 //! | [`state`], [`tags`] | what is remembered between runs, and how it is written; pure |
 //! | [`policy`], [`binding`] | what a group goes by, and what is bound to it; pure |
 //! | [`report`], [`metrics`] | what was found and done: the reply, and the numbers |
-//! | [`check`], [`finding`], [`inspection`] | what is wrong with the set-up: judged, told, and read |
+//! | [`check`], [`finding`], [`inspection`], [`set_up`] | what is wrong with the set-up: judged, told, read, and as it was read |
 //! | [`failure`] | what goes wrong, up to the reply |
 //! | [`dns`] | the DNS edge, the only place that knows hickory |
 //! | [`target_group`], `elb`, [`aws`], [`limiter`] | the ELBv2 edge, its client and its budget |

@@ -208,15 +208,13 @@ impl Plan {
         let tag = remembered.missing.get(&target);
         let since = match absence {
             Absence::Gone { since } | Absence::Thin { since } => since,
-            Absence::Usual if is_unhealthy => absent_since,
-            Absence::Usual if tag.is_some() => known.now,
+            // Missing begins with the first answer that lacks it. Only the tags tell that no other execution environment
+            // has seen it since.
+            Absence::Usual if tag.is_some() || is_unhealthy => known.now,
             Absence::Usual => return Some(Hold { reason: HoldReason::Evidence, missing_since: None, until: None }),
         };
         let since = missing_since(remembered, &target, since).min(known.now);
-        // What comes and goes is remembered by this execution environment alone at first, or each run would write tags.
-        let is_noted =
-            tag.is_some() || absence != Absence::Usual || since.plus_seconds(NOTED_AFTER_SECONDS) <= known.now;
-        if known.policy.deregister_after_seconds > 0 && is_noted {
+        if known.policy.deregister_after_seconds > 0 {
             self.state.missing.insert(target, since);
         }
         let until = since.plus_seconds(known.policy.deregister_after_seconds);
@@ -267,9 +265,6 @@ fn missing_since(remembered: &State, target: &Target, otherwise: Timestamp) -> T
 /// gave the old and the new address in turn for 20 to 30 s
 /// ([report](https://github.com/awslabs/aws-mysql-jdbc/issues/377)).
 const FLAPPING_SECONDS: u32 = 30;
-
-/// After how long a target is remembered in the tags whose absence is usual.
-const NOTED_AFTER_SECONDS: u32 = 60;
 
 /// How long a list may lack a target that was registered: only after that is what is not listed really gone.
 const LAG_SECONDS: u32 = 60;

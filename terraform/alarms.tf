@@ -105,7 +105,7 @@ resource "aws_cloudwatch_metric_alarm" "found_no_healthy_target" {
 # are.
 resource "aws_cloudwatch_metric_alarm" "not_running" {
   alarm_name        = "${var.name}-not-running"
-  alarm_description = "${var.name}: in 6 of the last 10 minutes the function has reported nothing, so the target groups may no longer follow DNS. Is its schedule enabled, does it start, and can it reach CloudWatch?"
+  alarm_description = "${var.name}: in 6 of the last 10 minutes the function has reported nothing, so the target groups may no longer follow DNS. Is its schedule enabled, does it start, and can it reach CloudWatch and, for target groups that are bound by their tags, GetResources?"
 
   # What a minute without runs lacks: the last one's number of runs. Before the first run there is none, so a new
   # function does not alarm, and where the last one is long ago the alarm stays as it is.

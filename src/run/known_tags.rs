@@ -113,15 +113,16 @@ impl<'a> Run<'a> {
             return;
         };
         let says_something = keys.iter().any(|key| tags.get(key).is_some_and(|value| !value.is_empty()));
-        if says_something && self.policy.needs_state() {
-            empty.extend(keys.iter().map(|key| (key.clone(), String::new())));
-            self.failures.push(error.into());
-        } else if says_something {
+        if !self.policy.needs_state() {
             self.tags_failed(error);
+            return;
+        }
+        if says_something {
+            empty.extend(keys.iter().map(|key| (key.clone(), String::new())));
         } else {
             untidy.extend(keys.iter().cloned());
-            self.failures.push(error.into());
         }
+        self.failures.push(error.into());
     }
 
     fn tags_failed(&mut self, error: ElbError) {

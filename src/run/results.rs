@@ -73,6 +73,8 @@ impl Run<'_> {
                     self.next_look = Some((asked_at, self.hostnames()));
                 }
             }
+            // What another setting left can wait.
+            Err(_) if self.is_tidying => self.phase = Phase::Ended,
             Err(error) if error.kind == ElbErrorKind::Unavailable => {
                 self.is_unavailable = true;
                 self.failures.push(error.into());
