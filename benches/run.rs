@@ -64,6 +64,9 @@ async fn main() {
     if wants("discovery") {
         discovery(&binary).await;
     }
+    if wants("check") {
+        check(&binary).await;
+    }
     if wants("budget") {
         budget(&binary).await;
     }
@@ -256,6 +259,27 @@ async fn discovery(binary: &Path) {
                 println!("| {groups} | {bound_by} | {name}, median of {processes} | {} |", Run::median(runs).cells());
             }
         }
+    }
+}
+
+/// Checks of groups that are well, each with a load balancer of its own.
+async fn check(binary: &Path) {
+    println!("\n| groups | check | lasts, ms | processor, ms | peak memory, MiB | API calls | DNS queries |");
+    println!("|---|---|---|---|---|---|---|");
+    for (groups, count) in [(1, 50), (100, 10)] {
+        let fleet = Fleet::new(groups).await;
+        fleet.arns.iter().for_each(|arn| drop(fleet.world.aws.offer(arn)));
+        fleet.slow_down();
+        let mut event = fleet.event.clone();
+        event["check"] = json!(true);
+        let mut function = fleet.start(binary, "0").await;
+        let first = function.run_with(&fleet, &event).await;
+        println!("| {groups} | first | {} |", first.cells());
+        let mut runs = Vec::new();
+        for _ in 0..count {
+            runs.push(function.run_with(&fleet, &event).await);
+        }
+        println!("| {groups} | after it, median of {count} | {} |", Run::median(&runs).cells());
     }
 }
 

@@ -595,7 +595,8 @@ pub(crate) fn entry(target: &str) -> String {
 pub(crate) fn repeated(arn: &str, calls: &[Call]) -> Vec<String> {
     let mut last: BTreeMap<String, &str> = BTreeMap::new();
     let mut repeated = Vec::new();
-    let accepted = calls.iter().filter(|call| call.status == 200 && call.arn.as_deref() == Some(arn));
+    let is_accepted = |call: &&Call| call.status == 200 && call.error.is_none();
+    let accepted = calls.iter().filter(is_accepted).filter(|call| call.arn.as_deref() == Some(arn));
     for call in accepted.filter(|call| call.action.ends_with("sterTargets")) {
         for target in call.targets.iter().map(text) {
             if last.insert(target.clone(), &call.action) == Some(&call.action) {

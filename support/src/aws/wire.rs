@@ -98,7 +98,11 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Res
             }
             _ => lock(&state).handle(&asked),
         };
-        let error = outcome.as_ref().err().map(|refusal| refusal.code.clone());
+        // A reply that says nothing of what was asked for comes of a call that was not carried out.
+        let error = match &fate.end {
+            Some(FaultKind::Body { .. }) => Some("not carried out".to_owned()),
+            _ => outcome.as_ref().err().map(|refusal| refusal.code.clone()),
+        };
         let reply = match &fate.end {
             Some(FaultKind::Body { status, body }) => raw(*status, "text/xml", body.clone()),
             _ => reply(&asked, outcome),
