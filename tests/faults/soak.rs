@@ -896,9 +896,7 @@ impl Episode {
             // Where room is made for others, the last target stays; but it may be the only one that is stale.
             let is_last = group.full && during.registered.len() == 1;
             let emptied = !during.registered.is_empty() && registered.is_empty();
-            // Of two runs with different answers, the later one puts back what both took, unless its time is over.
-            let is_told = is_double(manner) && message.contains(arn.as_str());
-            rule(!emptied || is_last || is_told, format_args!("the group was emptied"));
+            rule(!emptied || is_last, format_args!("the group was emptied"));
             let prefix = "nlb-hostname-targets:";
             let others = self.world.aws.tags(arn).into_iter().filter(|(key, _)| !key.starts_with(prefix)).collect();
             rule(group.others == others, format_args!("the tags of others were {:?} and are {others:?}", group.others));
