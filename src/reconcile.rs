@@ -134,6 +134,9 @@ impl Steps<'_> {
     async fn carry_out(&self, run: &mut Run<'_>, first: Permit) {
         let mut first = Some(first);
         let mut turn: Option<Permit> = None;
+        // What two runs have deregistered between them must be put back, though the budget is used up: the turn of a
+        // deregistration stays until something is registered, and what goes out meanwhile is counted only.
+        let mut keeps_turn = false;
         loop {
             let step = run.next(self.reconciler.now());
             if step.is_write() && turn.is_none() {
@@ -167,9 +170,13 @@ impl Steps<'_> {
                     run.tags_read(tags);
                 }
                 Step::AddTags(_) | Step::RemoveTags(_) | Step::Register(_) | Step::Deregister(_) => {
-                    if let Some(turn) = turn.take() {
-                        self.write(run, step, turn).await;
-                    }
+                    keeps_turn = match step {
+                        Step::Deregister(_) => true,
+                        Step::Register(_) => false,
+                        _ => keeps_turn,
+                    };
+                    let turn = if keeps_turn { None } else { turn.take() };
+                    self.write(run, step, turn).await;
                 }
             }
         }
@@ -225,7 +232,7 @@ impl Steps<'_> {
         }
     }
 
-    async fn write(&self, run: &mut Run<'_>, step: Step, turn: Permit) {
+    async fn write(&self, run: &mut Run<'_>, step: Step, turn: Option<Permit>) {
         let arn = &self.group.arn;
         let target_groups = &self.reconciler.target_groups;
         match step {

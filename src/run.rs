@@ -201,7 +201,8 @@ impl<'a> Run<'a> {
             if let Some(pause) = self.collect(now) {
                 return Step::Pause(pause);
             }
-            if is_dry_run || (is_done && changes.is_empty()) {
+            // What this run deregistered is listed again first: what the list shows may have to be put back.
+            if is_dry_run || (is_done && (changes.is_empty() || self.unverified)) {
                 return self.verify_or_end(&look, &plan, now);
             }
             if !is_done {

@@ -192,10 +192,10 @@ impl TargetGroups {
         operation: Operation,
         arn: &TargetGroupArn,
         batch: impl IntoIterator<Item = RegisteredTarget>,
-        turn: Permit,
+        turn: Option<Permit>,
         mut accepted: impl FnMut(&[Target]),
     ) -> (BTreeMap<Target, String>, Option<ElbError>) {
-        let mut turn = Some(turn);
+        let mut first = Some(turn);
         let mut refused = BTreeMap::new();
         let mut parts: Vec<Vec<RegisteredTarget>> = vec![batch.into_iter().collect()];
         let mut outside: Vec<RegisteredTarget> = Vec::new();
@@ -208,11 +208,11 @@ impl TargetGroups {
                 parts.push(mem::take(&mut outside));
                 continue;
             };
-            let permit = match turn.take() {
-                Some(permit) => permit,
-                None => self.limiter.acquire(Priority::Continue).await,
+            let turn = match first.take() {
+                Some(turn) => turn,
+                None => Some(self.limiter.acquire(Priority::Continue).await),
             };
-            let Err(error) = self.send(operation, arn, &part, permit).await else {
+            let Err(error) = self.send(operation, arn, &part, turn).await else {
                 unnamed = 0;
                 accepted(&part.iter().map(|shown| shown.target).collect::<Vec<_>>());
                 continue;
@@ -254,7 +254,7 @@ impl TargetGroups {
         operation: Operation,
         arn: &TargetGroupArn,
         part: &[RegisteredTarget],
-        turn: Permit,
+        turn: Option<Permit>,
     ) -> Result<(), ElbError> {
         let regional = self.elb.regional(arn);
         let targets = part.iter().map(|shown| {
@@ -269,11 +269,11 @@ impl TargetGroups {
         match operation {
             Operation::Register => {
                 let request = client.register_targets().target_group_arn(arn.as_str()).set_targets(targets);
-                regional.call("RegisterTargets", Some(turn), request.send()).await.map(drop)
+                regional.call("RegisterTargets", turn, request.send()).await.map(drop)
             }
             Operation::Deregister => {
                 let request = client.deregister_targets().target_group_arn(arn.as_str()).set_targets(targets);
-                regional.call("DeregisterTargets", Some(turn), request.send()).await.map(drop)
+                regional.call("DeregisterTargets", turn, request.send()).await.map(drop)
             }
         }
     }
@@ -303,11 +303,11 @@ impl TargetGroups {
     /// # Errors
     ///
     /// Where the call fails.
-    pub async fn add_tags(&self, arn: &TargetGroupArn, tags: &Tags, turn: Permit) -> Result<(), ElbError> {
+    pub async fn add_tags(&self, arn: &TargetGroupArn, tags: &Tags, turn: Option<Permit>) -> Result<(), ElbError> {
         let regional = self.elb.regional(arn);
         let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
         let request = regional.client.add_tags().resource_arns(arn.as_str()).set_tags(Some(tags));
-        regional.call("AddTags", Some(turn), request.send()).await.map(drop)
+        regional.call("AddTags", turn, request.send()).await.map(drop)
     }
 
     /// Removes the tags of these keys.
@@ -315,10 +315,15 @@ impl TargetGroups {
     /// # Errors
     ///
     /// Where the call fails.
-    pub async fn remove_tags(&self, arn: &TargetGroupArn, keys: &[String], turn: Permit) -> Result<(), ElbError> {
+    pub async fn remove_tags(
+        &self,
+        arn: &TargetGroupArn,
+        keys: &[String],
+        turn: Option<Permit>,
+    ) -> Result<(), ElbError> {
         let regional = self.elb.regional(arn);
         let request = regional.client.remove_tags().resource_arns(arn.as_str()).set_tag_keys(Some(keys.to_vec()));
-        regional.call("RemoveTags", Some(turn), request.send()).await.map(drop)
+        regional.call("RemoveTags", turn, request.send()).await.map(drop)
     }
 }
 
