@@ -150,31 +150,26 @@ struct State {
 
 impl State {
     async fn serve(self: Arc<Self>, stream: TcpStream) {
-        let taken_here = Mutex::new(Vec::new());
-        let service = service_fn(|request| self.respond(request, &taken_here));
+        let service = service_fn(|request| self.respond(request));
         // An error is the process's end of the connection.
         let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    }
 
-        // A process that hangs up in the middle of an invocation is dead.
-        for request_id in taken_here.into_inner().unwrap() {
-            let error = FunctionError {
-                error_type: "Runtime.ExitError".into(),
-                error_message: format!("RequestId: {request_id} Error: Runtime exited"),
-            };
-            self.finish(&request_id, Err(error));
+    /// The process is dead, and with it what it was about.
+    fn exited(&self) {
+        for (request_id, caller) in self.running.lock().unwrap().drain() {
+            let error_message = format!("RequestId: {request_id} Error: Runtime exited");
+            // A caller that has given up does not wait for it.
+            let _ = caller.send(Err(FunctionError { error_type: "Runtime.ExitError".into(), error_message }));
         }
     }
 
-    async fn respond(
-        &self,
-        request: Request<Incoming>,
-        taken_here: &Mutex<Vec<String>>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn respond(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let path = request.uri().path().to_owned();
         let path = path.strip_prefix("/2018-06-01/runtime/").unwrap_or("");
         let route: Vec<_> = path.split('/').collect();
         Ok(match (request.method(), &route[..]) {
-            (&Method::GET, ["invocation", "next"]) => self.next(taken_here).await,
+            (&Method::GET, ["invocation", "next"]) => self.next().await,
             (&Method::POST, ["invocation", request_id, "response"]) => {
                 let body = body(request).await;
                 let outcome = serde_json::from_slice(&body).map_err(|error| FunctionError {
@@ -196,7 +191,7 @@ impl State {
         })
     }
 
-    async fn next(&self, taken_here: &Mutex<Vec<String>>) -> Response<Full<Bytes>> {
+    async fn next(&self) -> Response<Full<Bytes>> {
         let poll = OpenPoll::new(&self.open_polls);
         // The channel cannot be closed: its sender is beside it.
         let invocation = self.waiting.lock().await.recv().await.unwrap();
@@ -206,7 +201,6 @@ impl State {
         let request_id = format!("{:08x}-0000-4000-8000-{:012x}", now.as_secs(), now.as_nanos() & 0xffff_ffff_ffff);
         let mut running = self.running.lock().unwrap();
         running.insert(request_id.clone(), invocation.outcome);
-        taken_here.lock().unwrap().push(request_id.clone());
         // A caller that has given up does not wait for it.
         let _ = invocation.taken.send(request_id.clone());
 
@@ -299,8 +293,10 @@ impl Bootstrap {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (stdout, stdout_reader) = read_lines(child.stdout.take().unwrap());
-        let (stderr, stderr_reader) = read_lines(child.stderr.take().unwrap());
+        let state = api.state.clone();
+        // A connection tells nothing: the process closes one that has been idle for as long as a long watch lasts.
+        let (stdout, stdout_reader) = read_lines(child.stdout.take().unwrap(), move || state.exited());
+        let (stderr, stderr_reader) = read_lines(child.stderr.take().unwrap(), || ());
         Self { child, stdout, stderr, readers: vec![stdout_reader, stderr_reader] }
     }
 
@@ -373,6 +369,9 @@ impl Drop for Bootstrap {
         // It may be gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
     }
 }
 
@@ -397,7 +396,11 @@ const LAMBDA_ENVIRONMENT: [(&str, &str); 17] = [
     ("_HANDLER", "bootstrap"),
 ];
 
-fn read_lines(stream: impl Read + Send + 'static) -> (Arc<Mutex<Vec<String>>>, JoinHandle<()>) {
+/// Reads until the process ends, which `ended` hears of.
+fn read_lines(
+    stream: impl Read + Send + 'static,
+    ended: impl FnOnce() + Send + 'static,
+) -> (Arc<Mutex<Vec<String>>>, JoinHandle<()>) {
     let lines = Arc::<Mutex<Vec<String>>>::default();
     let reader = thread::spawn({
         let lines = lines.clone();
@@ -405,6 +408,7 @@ fn read_lines(stream: impl Read + Send + 'static) -> (Arc<Mutex<Vec<String>>>, J
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 lines.lock().unwrap().push(line);
             }
+            ended();
         }
     });
     (lines, reader)
