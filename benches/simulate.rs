@@ -250,7 +250,6 @@ impl Week {
             function: "simulated",
             mode: Mode::Full,
             facts: Some(Facts { port: PORT, family: IpFamily::V4 }),
-            may_tidy: true,
             nonce: self.rng.u32(..1_000_000),
             cutoff: self.clock().at + TIME_OUT - RESERVE,
         };
@@ -291,7 +290,7 @@ impl Week {
                         run.tags_read(Ok(self.tags.clone()));
                     }
                 }
-                Step::ReadTags { .. } => {
+                Step::ReadTags => {
                     self.call("DescribeTags");
                     run.tags_read(Ok(self.tags.clone()));
                 }

@@ -63,6 +63,15 @@ impl Limiter {
         self.per_second.is_none_or(|rate| self.filled(rate).tokens >= count as f64)
     }
 
+    /// A turn for what can wait for another run: only where `count` requests could go out at once.
+    pub fn spare(self: &Arc<Self>, count: usize) -> Option<Permit> {
+        if !self.can_spend(count) {
+            return None;
+        }
+        self.change(-1.0);
+        Some(Permit { limiter: Arc::clone(self), place: None })
+    }
+
     /// How long it takes until `count` more requests may go out, once the bucket is empty.
     pub fn time_for(&self, count: u32) -> Duration {
         self.per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(f64::from(count) / rate))

@@ -81,14 +81,21 @@ impl Reconciler {
             function: &self.function,
             mode,
             facts: self.target_groups.known_facts(&group.arn).and_then(Result::ok),
-            may_tidy: mode == Mode::Full && self.limiter.can_spend(SPARE_REQUESTS),
             nonce: u32::try_from(RandomState::new().build_hasher().finish() % 1_000_000).unwrap_or_default(),
             cutoff,
         };
         let mut run = Run::new(task, memory, early, self.now());
         let waits = Waits::default();
         let steps = Steps { reconciler: self, group, waits: &waits, cutoff };
-        if timeout_at(cutoff.into(), steps.carry_out(&mut run, turn)).await.is_err() {
+        let working = async {
+            let tidying = if run.may_tidy() { self.limiter.spare(SPARE_REQUESTS) } else { None };
+            let (tags, ()) = join!(steps.spare_tags(tidying), steps.carry_out(&mut run, Some(turn)));
+            if let Some(tags) = tags {
+                run.tidy(tags);
+                steps.carry_out(&mut run, None).await;
+            }
+        };
+        if timeout_at(cutoff.into(), working).await.is_err() {
             run.cut_off(&waits.names());
         }
         let report = run.finish();
@@ -131,8 +138,7 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    async fn carry_out(&self, run: &mut Run<'_>, first: Permit) {
-        let mut first = Some(first);
+    async fn carry_out(&self, run: &mut Run<'_>, mut first: Option<Permit>) {
         let mut turn: Option<Permit> = None;
         // What two runs have deregistered between them must be put back, though the budget is used up: the turn of a
         // deregistration stays until something is registered, and what goes out meanwhile is counted only.
@@ -164,11 +170,7 @@ impl Steps<'_> {
                         run.tags_read(tags);
                     }
                 }
-                Step::ReadTags { is_optional: false } => run.tags_read(self.tags(Some(self.turn().await)).await),
-                Step::ReadTags { is_optional: true } => {
-                    let Some(tags) = self.spare_tags().await else { return };
-                    run.tags_read(tags);
-                }
+                Step::ReadTags => run.tags_read(self.tags(Some(self.turn().await)).await),
                 Step::AddTags(_) | Step::RemoveTags(_) | Step::Register(_) | Step::Deregister(_) => {
                     keeps_turn = match step {
                         Step::Deregister(_) => true,
@@ -273,12 +275,12 @@ impl Steps<'_> {
         self.waits.on("DescribeTags", self.reconciler.target_groups.describe_tags(&self.group.arn, turn)).await
     }
 
-    /// Tags that nobody needs: `None` where it takes too long until the request may go out, or where that hangs. Given up
-    /// sooner, it would still be open at AWS, and another one in its place.
-    async fn spare_tags(&self) -> Option<Result<Tags, ElbError>> {
+    /// Tags that nobody needs: `None` where there is no turn to spare for them, where it takes too long until the request
+    /// may go out, or where that hangs. Given up sooner, it would still be open at AWS, and another one in its place.
+    async fn spare_tags(&self, turn: Option<Permit>) -> Option<Result<Tags, ElbError>> {
         let half = || self.cutoff.saturating_duration_since(Instant::now()) / 2;
-        let waiting = async { self.reconciler.target_groups.with_place(&self.group.arn, self.turn().await).await };
-        let turn = timeout(TIDYING_TIMEOUT.min(half()), waiting).await.ok()?;
+        let placed = self.reconciler.target_groups.with_place(&self.group.arn, turn?);
+        let turn = timeout(TIDYING_TIMEOUT.min(half()), placed).await.ok()?;
         timeout(ATTEMPT_TIMEOUT.min(half()), self.tags(Some(turn))).await.ok()
     }
 
@@ -350,7 +352,7 @@ impl Waits {
     }
 }
 
-/// How long to wait for a turn and a place to read tags that nobody needs.
+/// How long to wait for a place to read tags that nobody needs.
 const TIDYING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Requests that must be left before one is spent on what another setting may have left in the tags.

@@ -156,7 +156,7 @@ impl<'a> Run<'a> {
         }
         let Some(Facts { family, .. }) = self.facts else { return self.end() };
         if self.policy.needs_state() && matches!(self.tags, KnownTags::Unread) {
-            return Step::ReadTags { is_optional: false };
+            return Step::ReadTags;
         }
         if let Some(step) = self.tags.open_step() {
             return step;
@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
     fn reread(&self) -> Step {
         // What AWS accepted counts as done, though a read may not show it yet.
         let tags = matches!(self.tags, KnownTags::Known { .. }) && !self.has_written_tags;
-        Step::Reread { tags: tags && self.policy.needs_state() }
+        Step::Reread { tags: tags && (self.policy.needs_state() || self.is_tidying) }
     }
 
     /// The change that comes first.
@@ -264,11 +264,7 @@ impl<'a> Run<'a> {
             self.memory.in_step = Some(self.in_step(look, plan, now));
         }
         self.memory.is_tidy |= self.is_tidying && matches!(self.tags, KnownTags::Known { .. });
-        // What another setting left in the tags must not be found by a later one. Once is enough, and nothing waits for it.
-        if self.task.may_tidy && !self.memory.is_tidy && !self.is_tidying && matches!(self.tags, KnownTags::Unread) {
-            self.is_tidying = true;
-            return Step::ReadTags { is_optional: true };
-        }
+        self.is_tidying |= matches!(self.tags, KnownTags::Unread);
         self.end()
     }
 

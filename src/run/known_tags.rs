@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, mem};
 
-use super::{Now, Phase, Run, Step};
+use super::{Mode, Now, Phase, Run, Step};
 use crate::{
     failure::{ElbError, ElbErrorKind, Failure},
     state::State,
@@ -56,6 +56,21 @@ impl KnownTags {
 }
 
 impl<'a> Run<'a> {
+    /// Whether to read the tags, though no setting asks for it, at the same time as the targets; then [`Self::tidy`]. What
+    /// another setting left in them must not be found by a later one. Once is enough.
+    pub fn may_tidy(&self) -> bool {
+        self.task.mode == Mode::Full && !self.memory.is_tidy && !self.policy.needs_state()
+    }
+
+    /// These tags were read for [`Self::may_tidy`], and there are no more steps. Where all is done, there are some again,
+    /// if the tags are not as they should be.
+    pub fn tidy(&mut self, tags: Result<Tags, ElbError>) {
+        if self.is_tidying {
+            self.tags_read(tags);
+            self.phase = Phase::Acting;
+        }
+    }
+
     /// The tags were read.
     pub fn tags_read(&mut self, tags: Result<Tags, ElbError>) {
         match tags {

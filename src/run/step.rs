@@ -38,15 +38,12 @@ pub enum Step {
         /// Whether the tags are needed.
         tags: bool,
     },
-    /// There is nothing left to do: [`super::Run::finish`].
+    /// There is nothing left to do: [`super::Run::tidy`], if that was asked for, and [`super::Run::finish`].
     Done,
     /// Wait so long.
     Pause(Duration),
     /// Read the tags; then [`super::Run::tags_read`].
-    ReadTags {
-        /// Whether the run is done without: then nobody waits long for them.
-        is_optional: bool,
-    },
+    ReadTags,
     /// Register targets; [`super::Run::registered_targets`] for those that AWS accepted, then [`super::Run::registration_ended`].
     Register(BTreeSet<Target>),
     /// Remove tags; then [`super::Run::tags_removed`].
@@ -102,8 +99,6 @@ pub struct Task<'a> {
     pub mode: Mode,
     /// What never changes about the group, if it is known.
     pub facts: Option<Facts>,
-    /// Whether there are requests to spare, for tags that another setting may have left.
-    pub may_tidy: bool,
     /// A random number, of which the keys of new tags are made.
     pub nonce: u32,
     /// When what is open is given up.

@@ -260,8 +260,8 @@ struct Notes {
     looks: u32,
     lists: u32,
     writes_of_run: usize,
-    /// Whether tags were the last that it wrote.
-    has_added_tags: bool,
+    /// The last step, where that wrote tags.
+    last_tag_step: Option<Step>,
     has_reached_quota: bool,
     has_failed: bool,
     not_registrable: BTreeSet<Target>,
@@ -309,7 +309,7 @@ impl Notes {
             looks: 0,
             lists: 0,
             writes_of_run: 0,
-            has_added_tags: false,
+            last_tag_step: None,
             has_reached_quota: false,
             has_failed: false,
             not_registrable: BTreeSet::new(),

@@ -119,8 +119,6 @@ pub struct Order<'a> {
     pub group: &'a Group,
     pub allowed: &'a AllowedNetworks,
     pub mode: Mode,
-    /// Whether requests are to spare, for tags that another setting may have left.
-    pub may_tidy: bool,
     /// Of which the keys of tags are made: another one for each run.
     pub nonce: u32,
     pub cutoff: Instant,
@@ -138,14 +136,14 @@ impl Environment {
         order: Order<'_>,
         early: Option<Resolution>,
     ) -> GroupReport {
-        let Order { group, allowed, mode, may_tidy, nonce, cutoff } = order;
+        let Order { group, allowed, mode, nonce, cutoff } = order;
         let now = world.borrow().now();
         let facts = self.facts;
-        let task = Task { group, allowed, function: &self.function, mode, facts, may_tidy, nonce, cutoff };
+        let task = Task { group, allowed, function: &self.function, mode, facts, nonce, cutoff };
         world.borrow_mut().observe(Event::Began { order: &order, early: early.as_ref() });
         let mut run = Run::new(task, &mut self.memory, early, now);
         let mut steps = Steps { world, cutoff, facts: &mut self.facts };
-        if let Err(TimeIsOver { waiting_for }) = steps.carry_out(&mut run).await {
+        if let Err(TimeIsOver { waiting_for }) = steps.reconcile(&mut run).await {
             run.cut_off(waiting_for);
         }
         let report = run.finish();
@@ -173,7 +171,7 @@ impl Environment {
         mut report: GroupReport,
     ) -> GroupReport {
         let Pace { interval, heeds_ttl, ends_when_stable, until } = pace;
-        let order = Order { mode: Mode::Single, may_tidy: false, ..order };
+        let order = Order { mode: Mode::Single, ..order };
         let now = || world.borrow().now();
         let (progress, _) = unbounded_channel();
         let watch = Watch { interval, heeds_ttl, ends_when_stable, began: now().at, until, progress };
@@ -262,6 +260,21 @@ impl<W: World> Steps<'_, W> {
         self.world.borrow().now()
     }
 
+    async fn reconcile(&mut self, run: &mut Run<'_>) -> Result<(), TimeIsOver> {
+        let mut spare_tags = None;
+        if run.may_tidy() {
+            self.pause("").await?;
+            spare_tags = self.world.borrow_mut().tags();
+        }
+        self.carry_out(run).await?;
+        if let Some(tags) = spare_tags {
+            self.observe(Event::TagsRead(&tags));
+            run.tidy(tags);
+            self.carry_out(run).await?;
+        }
+        Ok(())
+    }
+
     async fn carry_out(&mut self, run: &mut Run<'_>) -> Result<(), TimeIsOver> {
         let mut has_turn = false;
         loop {
@@ -294,15 +307,9 @@ impl<W: World> Steps<'_, W> {
                         self.tags_read(run, tags);
                     }
                 }
-                Step::ReadTags { is_optional } => {
-                    self.pause("").await?;
-                    let tags = self.world.borrow_mut().tags();
-                    self.pause("DescribeTags").await?;
-                    match tags {
-                        Some(tags) => self.tags_read(run, tags),
-                        None if is_optional => return Ok(()),
-                        None => return self.never("DescribeTags").await,
-                    }
+                Step::ReadTags => {
+                    let tags = self.call("DescribeTags", W::tags).await?;
+                    self.tags_read(run, tags);
                 }
                 Step::AddTags(tags) => {
                     let result = self.call("AddTags", |world| world.add_tags(&tags)).await?;

@@ -425,10 +425,18 @@ async fn rule_08_a_group_that_needs_no_state_has_no_tag_written_and_none_read_bu
     world.aws.set_tag(&arn, "team", "data");
     let function = world.function().await;
     for address in ["10.0.1.10", "10.0.1.11"] {
+        let is_first = address == "10.0.1.10";
         world.aws.clear_calls();
         world.dns.set_a("db.test", &[address]);
         invoke(&function, json!({})).await.unwrap();
         assert_eq!(world.writes(), ["RegisterTargets", "DeregisterTargets"]);
+        // At the same time as the targets, not after all else.
+        let has_read_tags = world
+            .actions()
+            .iter()
+            .take_while(|action| *action != "RegisterTargets")
+            .any(|action| action == "DescribeTags");
+        assert_eq!(has_read_tags, is_first);
     }
     // What another setting left is looked for by the first run of an execution environment alone.
     assert_eq!(world.count("DescribeTags"), 0);

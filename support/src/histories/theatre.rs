@@ -194,7 +194,7 @@ impl<'w> Theatre<'w> {
             (lag, universe.now + TIME_OUT, universe.nonce, group)
         };
         let allowed = AllowedNetworks::default();
-        let order = Order { group: &group, allowed: &allowed, mode: Mode::Full, may_tidy: true, nonce, cutoff };
+        let order = Order { group: &group, allowed: &allowed, mode: Mode::Full, nonce, cutoff };
         environment.memory.begin_invocation();
         self.universe.borrow_mut().actors[actor].writes.clear();
         let report = alone(environment.reconcile(self.universe, order, None));
@@ -234,7 +234,7 @@ fn invocation<'w>(
             _ => TIME_OUT,
         };
         let cutoff = began + time_out;
-        let order = Order { group: &group, allowed: &allowed, mode, may_tidy: true, nonce, cutoff };
+        let order = Order { group: &group, allowed: &allowed, mode, nonce, cutoff };
         environment.memory.begin_invocation();
         let report = environment.reconcile(universe, order, None).await;
         if let How::Watch(_) = how {

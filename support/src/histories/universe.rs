@@ -357,12 +357,20 @@ impl Universe {
         let me = self.acting;
         if step.is_write() {
             assert!(self.actors[me].mode != Mode::DryRun, "a dry run writes: {step:?}");
-            // What is to be removed after others were added, was decided with these.
-            let is_decided = matches!(step, Step::RemoveTags(_)) && self.actors[me].has_added_tags;
+            // What is to be removed after others were added, was decided with these; and what is emptied because it could
+            // not be removed, with that.
+            let is_decided = match (step, &self.actors[me].last_tag_step) {
+                (Step::RemoveTags(_), Some(Step::AddTags(_))) => true,
+                (Step::AddTags(tags), Some(Step::RemoveTags(keys))) => {
+                    tags.iter().all(|(key, value)| value.is_empty() && keys.contains(key))
+                }
+                _ => false,
+            };
             if !is_decided {
                 self.check_freshness(step);
             }
-            self.actors[me].has_added_tags = matches!(step, Step::AddTags(_));
+            let is_of_tags = matches!(step, Step::AddTags(_) | Step::RemoveTags(_));
+            self.actors[me].last_tag_step = is_of_tags.then(|| step.clone());
         }
         match step {
             Step::AddTags(tags) => {
@@ -394,7 +402,7 @@ impl Universe {
             Step::Deregister(shown) => self.check_deregistration(shown),
             Step::Resolve { .. } => self.actors[me].looks += 1,
             Step::Reread { .. } => self.actors[me].lists += 1,
-            Step::Done | Step::Pause(_) | Step::Read { .. } | Step::ReadTags { .. } => {}
+            Step::Done | Step::Pause(_) | Step::Read { .. } | Step::ReadTags => {}
         }
         if step.is_write() {
             let notes = &mut self.actors[me];
