@@ -79,24 +79,31 @@ impl Limiter {
 
     /// Waits for a turn. Dropping the future gives nothing away.
     pub async fn acquire(self: &Arc<Self>, priority: Priority) -> Permit {
-        let permit = || Permit { limiter: Arc::clone(self), place: None };
-        let Some(rate) = self.per_second else { return permit() };
+        let [permit] = self.acquire_all(priority).await;
+        permit
+    }
+
+    /// Waits for so many turns at once: who waited for them one by one could keep others waiting with the first ones.
+    pub async fn acquire_all<const COUNT: usize>(self: &Arc<Self>, priority: Priority) -> [Permit; COUNT] {
+        let permits = || [(); COUNT].map(|()| Permit { limiter: Arc::clone(self), place: None });
+        let Some(rate) = self.per_second else { return permits() };
+        let count = COUNT as f64;
         let _queued = (priority == Priority::Continue).then(|| Queued::new(&self.continuing));
         loop {
             let pause = {
                 let mut bucket = self.filled(rate);
                 let yields = priority == Priority::Start && self.continuing.load(Ordering::Relaxed) > 0;
-                if bucket.tokens >= 1.0 && !yields {
+                if bucket.tokens >= count && !yields {
                     // The service's own bucket is full until the first request of a burst arrives, and
                     // fills up from then on only. Were ours ahead by the time that this takes, in a
                     // cold start that of many TLS handshakes, the end of the burst would be throttled.
                     if bucket.tokens > rate * (self.burst_seconds - LONGEST_ARRIVAL.as_secs_f64()) {
                         bucket.filled_at = Instant::now() + LONGEST_ARRIVAL;
                     }
-                    bucket.tokens -= 1.0;
-                    return permit();
+                    bucket.tokens -= count;
+                    return permits();
                 }
-                (1.0 - bucket.tokens).max(SHORTEST_PAUSE_TOKENS) / rate
+                (count - bucket.tokens).max(SHORTEST_PAUSE_TOKENS) / rate
             };
             sleep(Duration::from_secs_f64(pause)).await;
         }

@@ -140,14 +140,18 @@ struct Steps<'a> {
 impl Steps<'_> {
     async fn carry_out(&self, run: &mut Run<'_>, mut first: Option<Permit>) {
         let mut turn: Option<Permit> = None;
-        // What two runs have deregistered between them must be put back, though the budget is used up: the turn of a
-        // deregistration stays until something is registered, and what goes out meanwhile is counted only.
-        let mut keeps_turn = false;
+        // What two runs have deregistered between them must be put back, though the budget is used up. So a deregistration
+        // waits for a second turn, which stays until something is registered; what goes out meanwhile is counted only.
+        let mut reserve: Option<Permit> = None;
         loop {
             let step = run.next(self.reconciler.now());
-            if step.is_write() && turn.is_none() {
+            if step.is_write() && turn.is_none() && reserve.is_none() {
+                if matches!(step, Step::Deregister(_)) {
+                    [turn, reserve] = self.reconciler.limiter.acquire_all(Priority::Continue).await.map(Some);
+                } else {
+                    turn = Some(self.turn().await);
+                }
                 // What was true before the wait may be true no more: the run is asked again.
-                turn = Some(self.turn().await);
                 continue;
             }
             match step {
@@ -172,12 +176,10 @@ impl Steps<'_> {
                 }
                 Step::ReadTags => run.tags_read(self.tags(Some(self.turn().await)).await),
                 Step::AddTags(_) | Step::RemoveTags(_) | Step::Register(_) | Step::Deregister(_) => {
-                    keeps_turn = match step {
-                        Step::Deregister(_) => true,
-                        Step::Register(_) => false,
-                        _ => keeps_turn,
+                    let turn = match step {
+                        Step::Register(_) => turn.take().or_else(|| reserve.take()),
+                        _ => turn.take(),
                     };
-                    let turn = if keeps_turn { None } else { turn.take() };
                     self.write(run, step, turn).await;
                 }
             }
