@@ -331,10 +331,10 @@ impl<'a> Run<'a> {
     /// What is to be registered now. Where some of it can't be, nothing goes.
     fn registrable(&mut self, plan: &mut Plan) -> BTreeSet<Target> {
         // In a shared group, nothing is registered whose state can't be written.
-        let is_forgotten = self.policy.is_shared() && matches!(self.tags, KnownTags::Unusable);
+        let is_forgotten = |target| self.policy.is_shared() && self.tags.forget(target);
         let refused = &self.not_registrable;
         let (missing, turned_down): (BTreeSet<Target>, BTreeSet<Target>) =
-            plan.register.iter().partition(|target| !refused.contains_key(target) && !is_forgotten);
+            plan.register.iter().partition(|target| !refused.contains_key(target) && !is_forgotten(target));
         if !turned_down.is_empty() || (self.has_failed && !missing.is_empty()) {
             plan.hold(HoldReason::RegistrationFailed, |_| true);
         }

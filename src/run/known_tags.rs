@@ -7,6 +7,7 @@ use crate::{
     failure::{ElbError, ElbErrorKind, Failure},
     state::State,
     tags::{MOST_TAGS, Notation, TagChanges, Tags, takes_room},
+    target::Target,
 };
 
 /// What the tags of a target group say.
@@ -15,7 +16,10 @@ pub(super) enum KnownTags {
     /// They were not read.
     Unread,
     /// They could not be read or written.
-    Unusable,
+    Unusable {
+        /// The targets that were ours when they last could be.
+        owned: BTreeSet<Target>,
+    },
     /// They were read.
     Known {
         tags: Tags,
@@ -33,6 +37,11 @@ impl KnownTags {
     /// What they say, if that is known.
     pub(super) fn state(&self) -> Option<&State> {
         if let Self::Known { state, .. } = self { Some(state) } else { None }
+    }
+
+    /// Whether the tags would forget this target of a `shared` group, were it registered now.
+    pub(super) fn forget(&self, target: &Target) -> bool {
+        if let Self::Unusable { owned } = self { !owned.contains(target) } else { false }
     }
 
     /// What is left to do of a change that has begun.
@@ -67,7 +76,9 @@ impl<'a> Run<'a> {
     pub fn tidy(&mut self, tags: Result<Tags, ElbError>) {
         if self.is_tidying {
             self.tags_read(tags);
-            self.phase = Phase::Acting;
+            if matches!(self.tags, KnownTags::Known { .. }) {
+                self.phase = Phase::Acting;
+            }
         }
     }
 
@@ -88,12 +99,11 @@ impl<'a> Run<'a> {
             // What another setting may have left can wait, and who may not read it need not try again.
             Err(error) if !self.policy.needs_state() => self.memory.is_tidy = error.kind == ElbErrorKind::Denied,
             Err(error) => {
-                self.failures.push(error.into());
-                self.tags = KnownTags::Unusable;
-                // Whose the targets are is not known, and what is registered now could not be remembered as ours.
-                if self.policy.is_shared() {
+                // Whose the targets are was never known, and what is registered now could not be remembered as ours.
+                if self.policy.is_shared() && self.tags.state().is_none() {
                     self.phase = Phase::Ended;
                 }
+                self.tags_failed(error);
             }
         }
     }
@@ -143,7 +153,12 @@ impl<'a> Run<'a> {
     fn tags_failed(&mut self, error: ElbError) {
         if self.policy.needs_state() {
             self.failures.push(error.into());
-            self.tags = KnownTags::Unusable;
+            let owned = match &self.tags {
+                KnownTags::Known { state, .. } => state.owned.difference(&state.released).copied().collect(),
+                KnownTags::Unusable { owned } => owned.clone(),
+                KnownTags::Unread => BTreeSet::new(),
+            };
+            self.tags = KnownTags::Unusable { owned };
         } else {
             // What another setting left can wait for another run.
             self.report.warn(error.to_string());

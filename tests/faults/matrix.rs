@@ -595,8 +595,7 @@ pub(crate) fn entry(target: &str) -> String {
 pub(crate) fn repeated(arn: &str, calls: &[Call]) -> Vec<String> {
     let mut last: BTreeMap<String, &str> = BTreeMap::new();
     let mut repeated = Vec::new();
-    let is_accepted = |call: &&Call| call.status == 200 && call.error.is_none();
-    let accepted = calls.iter().filter(is_accepted).filter(|call| call.arn.as_deref() == Some(arn));
+    let accepted = calls.iter().filter(|call| is_accepted(call)).filter(|call| call.arn.as_deref() == Some(arn));
     for call in accepted.filter(|call| call.action.ends_with("sterTargets")) {
         for target in call.targets.iter().map(text) {
             if last.insert(target.clone(), &call.action) == Some(&call.action) {
@@ -605,6 +604,10 @@ pub(crate) fn repeated(arn: &str, calls: &[Call]) -> Vec<String> {
         }
     }
     repeated
+}
+
+pub(crate) fn is_accepted(call: &Call) -> bool {
+    call.status == 200 && call.error.is_none()
 }
 
 pub(crate) fn text(target: &SentTarget) -> String {

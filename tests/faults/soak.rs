@@ -31,7 +31,7 @@ use tokio::{join, net::UdpSocket, select, sync::RwLock, time::sleep};
 
 use crate::{
     block_on,
-    matrix::{ACTIONS, Truth, entry, repeated, text},
+    matrix::{ACTIONS, Truth, entry, is_accepted, repeated, text},
     threads,
 };
 
@@ -896,7 +896,14 @@ impl Episode {
             // Where room is made for others, the last target stays; but it may be the only one that is stale.
             let is_last = group.full && during.registered.len() == 1;
             let emptied = !during.registered.is_empty() && registered.is_empty();
-            rule(!emptied || is_last, format_args!("the group was emptied"));
+            // Of two runs at once, the later one puts back what both deregistered, unless AWS refuses that.
+            let of_group = calls.iter().rev().filter(|call| call.arn.as_deref() == Some(arn));
+            let since = of_group.take_while(|call| call.action != "DeregisterTargets" || !is_accepted(call));
+            let is_refused = is_double(manner)
+                && since
+                    .filter(|call| !is_accepted(call))
+                    .any(|call| ["DescribeTargetHealth", "RegisterTargets"].contains(&call.action.as_str()));
+            rule(!emptied || is_last || is_refused, format_args!("the group was emptied"));
             let prefix = "nlb-hostname-targets:";
             let others = self.world.aws.tags(arn).into_iter().filter(|(key, _)| !key.starts_with(prefix)).collect();
             rule(group.others == others, format_args!("the tags of others were {:?} and are {others:?}", group.others));

@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use support::{World, aws::TWICE, binding, failover, invoke, invoke_within, set, targets};
+use support::{
+    World,
+    aws::{Fault, FaultKind, TWICE},
+    binding, failover, invoke, invoke_within, set, targets,
+};
 use tokio::{
     join,
     time::{Instant, sleep, sleep_until, timeout},
@@ -148,39 +152,59 @@ async fn rule_17_a_watch_sees_what_a_run_beside_it_undid() {
 
 #[tokio::test]
 async fn rule_09_two_runs_at_once_with_different_answers_leave_no_group_empty() {
-    join_all((0..6).map(|_| two_runs_with_different_answers("0", Duration::from_secs(60)))).await;
+    join_all((0..6).map(|_| two_runs_with_different_answers("exclusive", "0", Duration::from_secs(60), None))).await;
 }
 
 #[tokio::test]
 async fn rule_09_what_two_runs_took_from_each_other_is_put_back_though_the_budget_is_used_up() {
-    // Of the eight requests of a burst, the dry runs take four, and the run takes two to read, and two to deregister. One
-    // more comes too late.
-    join_all((0..6).map(|_| two_runs_with_different_answers("2", Duration::from_secs(1)))).await;
+    // Of the four requests of a burst, the dry run takes two, and the run one to read. Two more take a second, and a turn
+    // for the registration two, which is too late.
+    join_all((0..6).map(|_| two_runs_with_different_answers("exclusive", "1", Duration::from_secs(4), None))).await;
 }
 
-async fn two_runs_with_different_answers(elb_requests_per_second: &str, time: Duration) {
-    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9", "10.0.1.10"]).await;
+#[tokio::test]
+async fn rule_09_what_two_runs_took_from_each_other_is_put_back_though_tags_can_be_written_and_read_no_more() {
+    let faults = ["AddTags", "DescribeTags"];
+    let checks = faults.iter().flat_map(|action| [*action; 6]);
+    let time = Duration::from_secs(60);
+    join_all(checks.map(|action| two_runs_with_different_answers("shared", "0", time, Some(action)))).await;
+}
+
+/// `denied` is what AWS denies once the runs deregister.
+async fn two_runs_with_different_answers(ownership: &str, budget: &str, time: Duration, denied: Option<&str>) {
+    let (world, arn) = World::with_database(&["10.0.1.9", "10.0.1.10"], &[]).await;
+    let bindings = json!([{"hostname": "db.test", "target_group_arn": arn, "ownership": ownership}]);
+    let world = world.set("BINDINGS", bindings);
+    world.sync().await.unwrap();
+    for target in ["10.0.1.9:5432", "10.0.1.10:5432"] {
+        world.aws.set_state(&arn, target, "healthy");
+    }
     world.aws.tolerate(TWICE);
     world.aws.set_latency(Duration::from_millis(20));
+    world.dns.set_a("db.test", &["10.0.1.9"]);
     let resolver = world.dns.resolver().await;
     let own = world.dns.address();
-    let world = world.set("ELB_REQUESTS_PER_SECOND", elb_requests_per_second).dns_servers(&[resolver.address()]);
+    let world = world.set("ELB_REQUESTS_PER_SECOND", budget).dns_servers(&[resolver.address()]);
     let first = world.function().await;
-    for _ in 0..3 {
-        invoke(&first, json!({"dry_run": true})).await.unwrap();
-    }
+    invoke(&first, json!({"dry_run": true})).await.unwrap();
     world.dns.set_a("db.test", &["10.0.1.10"]);
     let world = world.dns_servers(&[own]);
     let second = world.function().await;
-    for _ in 0..3 {
-        invoke(&second, json!({"dry_run": true})).await.unwrap();
+    invoke(&second, json!({"dry_run": true})).await.unwrap();
+    if let Some(action) = denied {
+        // Each run reads the tags once before it deregisters.
+        let after = if action == "DescribeTags" { 2 } else { 0 };
+        world.aws.fault(Fault::on(action, FaultKind::error(403, "AccessDenied", "no")).after(after));
     }
     let (one, other) = join!(invoke_within(&first, json!({}), time), invoke_within(&second, json!({}), time));
-    one.unwrap();
-    other.unwrap();
+    if denied.is_none() {
+        one.unwrap();
+        other.unwrap();
+    }
     let registered = world.aws.registered(&arn);
     assert_ne!(registered, BTreeSet::new(), "{:?}", world.actions());
     // A run that knows the name as it is repairs it all.
+    world.aws.clear_faults();
     world.sync().await.unwrap();
     assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
 }
