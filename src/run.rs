@@ -264,7 +264,8 @@ impl<'a> Run<'a> {
             self.memory.in_step = Some(self.in_step(look, plan, now));
         }
         self.memory.is_tidy |= self.is_tidying && matches!(self.tags, KnownTags::Known { .. });
-        self.is_tidying |= matches!(self.tags, KnownTags::Unread);
+        // Where a name did not resolve, its kind may not be known, and so what the tags are for.
+        self.is_tidying |= look.failures.is_empty() && matches!(self.tags, KnownTags::Unread);
         self.end()
     }
 
@@ -301,8 +302,10 @@ impl<'a> Run<'a> {
         // Where nothing has to be remembered, it does not matter that the tags were not read.
         let empty = State::default();
         let state = self.tags.state().or_else(|| (!self.policy.needs_state()).then_some(&empty));
-        // What was deregistered and is back is not missing from before.
-        self.memory.absent_since.retain(|target, _| registered.contains(target));
+        if !self.is_unavailable {
+            // What was deregistered and is back is not missing from before.
+            self.memory.absent_since.retain(|target, _| registered.contains(target));
+        }
         self.memory.note(&look.desired, &registered, now.time);
         self.memory.expect(&registered, &state.unwrap_or(&empty).missing, now.time);
         let memory = &*self.memory;
@@ -312,7 +315,8 @@ impl<'a> Run<'a> {
             policy: self.policy,
             absent_since: &memory.absent_since,
             absence: |target: &Target| memory.absence(target.address, now.time),
-            began: self.began,
+            // The clock may have been set back meanwhile.
+            began: self.began.min(now.time),
             now: now.time,
         };
         let mut plan = Plan::new(&look.desired, &known);

@@ -51,6 +51,10 @@ impl Run<'_> {
             }
             self.resolution.answers.insert(hostname, answer);
         }
+        // What an answer held is not missing since before it, though it may be asked for again before it counts.
+        if let Some(look) = self.look() {
+            self.memory.note(&look.desired, [], now.time);
+        }
     }
 
     /// How long DNS took to answer at first.

@@ -256,6 +256,8 @@ struct Notes {
     listed_at: Instant,
     is_unavailable: bool,
     tags: Option<Tags>,
+    /// Whether it was not allowed to read them. Who needs them not need not try again.
+    is_barred: bool,
     /// How often DNS, and the targets, were asked for again since the last change.
     looks: u32,
     lists: u32,
@@ -306,6 +308,7 @@ impl Notes {
             listed_at: now,
             is_unavailable: false,
             tags: None,
+            is_barred: false,
             looks: 0,
             lists: 0,
             writes_of_run: 0,
@@ -322,6 +325,7 @@ impl Notes {
     fn begin(&mut self, order: &Order<'_>, now: Now) {
         let old = mem::replace(self, Self::new(self.seen_at, Rc::new(order.group.clone())));
         *self = Self {
+            is_barred: old.is_barred,
             lacked_since: old.lacked_since,
             known_since: old.known_since,
             last_seen: old.last_seen,

@@ -184,7 +184,7 @@ impl Universe {
             let is_waiting = !grace.is_zero() && due > notes.began;
             assert!(is_new || is_waiting, "{target} is kept too long\n{}", context());
         }
-        let is_nothing_to_remember = !notes.is_shared() && (grace.is_zero() || noted.is_empty());
+        let is_nothing_to_remember = !notes.is_shared() && (grace.is_zero() || noted.is_empty()) && !notes.is_barred;
         let mut left = self.own_tags();
         left.retain(|key, _| is_own(key, me));
         assert!(!is_nothing_to_remember || left.is_empty(), "rule 8: a tag is left: {left:?}\n{}", context());

@@ -152,7 +152,8 @@ impl World for Universe {
                 self.note_absence();
             }
             Event::Listed(Err(error), _) => notes.is_unavailable |= error.kind == ElbErrorKind::Unavailable,
-            Event::TagsRead(tags) => notes.tags = tags.as_ref().ok().cloned().or_else(|| notes.tags.take()),
+            Event::TagsRead(Ok(tags)) => notes.tags = Some(tags.clone()),
+            Event::TagsRead(Err(error)) => notes.is_barred |= error.kind == ElbErrorKind::Denied,
             Event::Registered(Changed { accepted, refused, failed }) => {
                 notes.registered.extend(accepted);
                 notes.not_registrable.extend(refused.keys());
@@ -296,6 +297,9 @@ impl Universe {
         for target in before.difference(&after) {
             self.left_at.insert(*target, self.now);
             self.noted.remove(target);
+            for notes in &mut self.actors {
+                notes.known_since.remove(target);
+            }
             for claims in &mut self.claims {
                 claims.owned.remove(target);
             }
@@ -340,10 +344,10 @@ impl Universe {
     /// Takes in what the acting one knows to be missing.
     pub(super) fn note_absence(&mut self) {
         let notes = &mut self.actors[self.acting];
-        let (desired, _, is_complete) = notes.desired();
+        let (desired, refused, is_complete) = notes.desired();
         notes.lacked_since.retain(|target, _| !desired.contains(target));
         notes.known_since.retain(|target, _| !desired.contains(target));
-        self.noted.retain(|target, _| !desired.contains(target));
+        self.noted.retain(|target, _| !desired.contains(target) && !refused.contains(&target.address));
         if is_complete {
             for target in self.first_listed.keys().filter(|target| !desired.contains(target)) {
                 notes.lacked_since.entry(*target).or_insert(self.now);

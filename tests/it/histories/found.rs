@@ -1,0 +1,66 @@
+//! Histories that random ones found, cut down to what matters.
+
+use nlb_hostname_targets::policy::Ownership;
+use support::histories::{Fault, Happening, Happening::*, History, How, Kind, Setting, happen};
+
+fn play(setting: Setting, events: impl Into<Vec<Happening>>) {
+    happen(setting, &History(events.into()));
+}
+
+/// A name of one's own that leads to a reader endpoint, which answers in full as far as nobody says otherwise.
+fn chained() -> Setting {
+    let (kind, ownership) = (Kind::Chained, Ownership::Exclusive);
+    Setting { kind, has_two_names: false, ownership, grace: None, lookups: Some(1), caches: 0, ttl: 1, seed: 0 }
+}
+
+#[test]
+fn rule_16_what_an_answer_held_is_not_missing_since_before_though_it_was_too_old_to_count() {
+    let setting = Setting { has_two_names: true, grace: Some(0), ..chained() };
+    play(
+        setting,
+        [
+            HandRegister(4, 0, 0),
+            Step(0, Fault::None),
+            Go(0, 10),
+            Dns(0, [4].into()),
+            Step(0, Fault::None),
+            Begin(0, How::Full, 2),
+            Go(0, 4),
+            CalmRun,
+            // The other name is waited for until this one is asked again.
+            Step(0, Fault::Never),
+            Dns(0, [0].into()),
+        ],
+    );
+}
+
+#[test]
+fn rule_16_a_list_that_aws_cannot_tell_ends_no_absence() {
+    let setting = Setting { grace: Some(0), lookups: None, ..chained() };
+    play(setting, [HandRegister(0, 1, 0), CalmRun, Begin(0, How::Watch(30), 0), Unavailable(true)]);
+}
+
+#[test]
+fn rule_08_a_name_that_does_not_resolve_takes_no_state_that_its_chain_asks_for() {
+    let cold = [Begin(1, How::Full, 4), Go(1, 3), Step(1, Fault::Denied)];
+    play(chained(), [vec![HandRegister(0, 1, 0), CalmRun, Pass(300_000)], cold.into()].concat());
+}
+
+#[test]
+fn rule_08_a_clock_that_is_set_back_within_a_run_loses_no_ownership() {
+    let setting = Setting { has_two_names: true, ownership: Ownership::Shared, ..chained() };
+    play(
+        setting,
+        [
+            Step(0, Fault::None),
+            Step(0, Fault::None),
+            Told(0, Some([0, 1].into())),
+            Step(1, Fault::None),
+            Go(0, 13),
+            Step(0, Fault::None),
+            Go(0, 9),
+            ClockBack(61),
+            Go(1, 6),
+        ],
+    );
+}
