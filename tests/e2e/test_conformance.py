@@ -244,7 +244,7 @@ class Fault(Exception):
     """What goes wrong on purpose."""
 
 
-def struck(place: Network, at: int, error: BaseException, only: str = "") -> list[str]:
+def struck(place: Network, at: int, error: BaseException, only: str = "", moment: str = "before-call") -> list[str]:
     """Lets the call of this number fail, of those whose name begins so; the names of all calls, as they are made."""
     calls: list[str] = []
 
@@ -255,7 +255,7 @@ def struck(place: Network, at: int, error: BaseException, only: str = "") -> lis
                 raise error
 
     for service in ("ec2", "elbv2", "cloudformation"):
-        place.client(service).meta.events.register("before-call", strike)
+        place.client(service).meta.events.register(moment, strike)
     return calls
 
 
@@ -267,7 +267,9 @@ def attempt(place: Network) -> None:
         place.listening()
 
 
-def test_wherever_it_fails_nothing_is_left(cloud: Cloud) -> None:
+# What is done although its reply gets lost has to go as well.
+@pytest.mark.parametrize("moment", ["before-call", "after-call"])
+def test_wherever_it_fails_nothing_is_left(cloud: Cloud, moment: str) -> None:
     before = there_is(cloud)
     place = Network("emulation", SESSION, cloud.endpoint)
     calls = struck(place, 0, Fault())
@@ -280,7 +282,7 @@ def test_wherever_it_fails_nothing_is_left(cloud: Cloud) -> None:
     for at in range(1, end + 1):
         error = Fault() if at % 2 else KeyboardInterrupt(signal.SIGINT)
         place = Network("emulation", SESSION, cloud.endpoint)
-        struck(place, at, error)
+        struck(place, at, error, moment=moment)
         with pytest.raises(type(error)):
             attempt(place)
         assert there_is(cloud) == before, calls[at - 1]
