@@ -305,8 +305,10 @@ impl<'a> Run<'a> {
         // Where nothing has to be remembered, it does not matter that the tags were not read.
         let empty = State::default();
         let state = self.tags.state().or_else(|| (!self.policy.needs_state()).then_some(&empty));
-        // What was deregistered and is back is not missing from before.
-        self.memory.absent_since.retain(|target, _| registered.contains(target));
+        if !self.is_unavailable {
+            // What was deregistered and is back is not missing from before.
+            self.memory.absent_since.retain(|target, _| registered.contains(target));
+        }
         self.memory.note(&look.desired, &registered, now.time);
         self.memory.expect(&registered, &state.unwrap_or(&empty).missing, now.time);
         let memory = &*self.memory;

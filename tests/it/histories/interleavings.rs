@@ -177,3 +177,21 @@ fn rule_01_however_much_room_is_needed_it_empties_no_group_of_several() {
         }
     }
 }
+
+#[test]
+fn rule_16_that_aws_cannot_tell_the_targets_for_a_while_does_not_begin_the_30_s_anew() {
+    let universe = RefCell::new(Universe::new(setting(Ownership::Exclusive, 0)));
+    let mut theatre = Theatre::new(&universe);
+    let events = [
+        Happening::HandRegister(3, 0, 0),
+        Happening::CalmRun,
+        Happening::Pass(20_000),
+        Happening::Unavailable(true),
+        Happening::CalmRun,
+        Happening::Unavailable(false),
+        Happening::Pass(11_000),
+        // It would be held for too long.
+        Happening::CalmRun,
+    ];
+    events.iter().for_each(|event| theatre.play(event));
+}
