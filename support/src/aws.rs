@@ -8,6 +8,7 @@
 mod cloudwatch;
 mod elb;
 mod load_balancers;
+mod request;
 mod tagging;
 mod wire;
 
@@ -26,7 +27,8 @@ use crate::tls::{Authority, Handshakes, Tls};
 pub use load_balancers::LoadBalancer;
 
 use elb::{Bucket, Group, State, Target, checked_health, key_text, nets};
-use wire::{Asked, lock, serve};
+use request::Asked;
+use wire::{lock, serve};
 
 /// A handle on the server, which stops when the last handle is dropped.
 #[derive(Clone)]

@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::{
     Metric,
-    elb::{Refusal, State, refuse},
-    wire::{Asked, Protocol},
+    elb::State,
+    request::{Asked, Protocol, Refusal, refuse},
 };
 
 impl State {

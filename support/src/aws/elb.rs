@@ -12,8 +12,8 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Call, Fault, FaultKind, Found, Metric, SentTarget, TWICE, TargetGroup,
     load_balancers::LoadBalancers,
+    request::{Asked, Refusal, element, invalid, members, refuse},
     tagging::Tagging,
-    wire::{Asked, element, members},
 };
 
 /// What a request is in for.
@@ -21,30 +21,6 @@ pub(super) struct Fate {
     pub(super) before: Duration,
     pub(super) after: Duration,
     pub(super) end: Option<FaultKind>,
-}
-
-#[derive(Clone)]
-pub(super) struct Refusal {
-    pub(super) status: u16,
-    pub(super) code: String,
-    pub(super) message: String,
-    /// Whether a well-behaved caller cannot run into it.
-    breach: bool,
-}
-
-impl Refusal {
-    pub(super) fn breach(mut self) -> Self {
-        self.breach = true;
-        self
-    }
-}
-
-pub(super) fn refuse(status: u16, code: &str, message: impl Into<String>) -> Refusal {
-    Refusal { status, code: code.to_owned(), message: message.into(), breach: false }
-}
-
-pub(super) fn invalid(message: impl Into<String>) -> Refusal {
-    refuse(400, "ValidationError", message)
 }
 
 pub(super) struct Bucket {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     FakeAws,
-    elb::{Refusal, State, invalid, refuse},
-    wire::{Asked, element, members},
+    elb::State,
+    request::{Asked, Refusal, element, invalid, members, refuse},
 };
 
 /// A load balancer to create: by default an internal network load balancer in zones `a` and `b` of us-east-1, without

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::{
     FakeAws,
-    elb::{Bucket, Group, Refusal, State, refuse},
-    wire::Asked,
+    elb::{Bucket, Group, State},
+    request::{Asked, Refusal, refuse},
 };
 
 /// What it knows besides the target groups.

@@ -1,9 +1,8 @@
 //! HTTP and the protocols of AWS in it: a request is read, its fate is looked up, and a reply is written.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     convert::Infallible,
-    fmt,
     fs::OpenOptions,
     io::{self, Write},
     sync::{Arc, Mutex, MutexGuard},
@@ -15,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
-    http::{HeaderValue, request::Parts},
+    http::HeaderValue,
     server::conn::http1,
     service::service_fn,
 };
@@ -29,8 +28,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    FaultKind, SentTarget,
-    elb::{Refusal, State, refuse},
+    FaultKind,
+    elb::State,
+    request::{Asked, Protocol, Refusal, element, refuse},
 };
 use crate::{temporary, tls::Handshakes};
 
@@ -200,127 +200,6 @@ fn reset() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
 }
 
-/// A request, read but not yet judged.
-#[derive(Default)]
-pub(super) struct Asked {
-    pub(super) number: u64,
-    pub(super) protocol: Protocol,
-    service: &'static str,
-    pub(super) action: String,
-    pub(super) arns: Vec<String>,
-    pub(super) targets: Vec<SentTarget>,
-    pub(super) tags: Vec<(String, String)>,
-    pub(super) region: String,
-    pub(super) gzip: bool,
-    /// The decoded fields of the Query protocol.
-    pub(super) fields: BTreeMap<String, String>,
-    /// The body of the other two, as it came.
-    pub(super) body: Bytes,
-    /// What is wrong with the request as a whole.
-    pub(super) refusal: Option<Refusal>,
-}
-
-/// How a request is written, and its reply.
-#[derive(Clone, Copy, Default, Eq, PartialEq)]
-pub(super) enum Protocol {
-    /// `rpc-v2-cbor`: CloudWatch as the Rust SDK asks it.
-    Cbor,
-    /// `awsJson`: the Resource Groups Tagging API, and CloudWatch as boto3 asks it.
-    Json,
-    /// `awsQuery`: ELBv2.
-    #[default]
-    Query,
-}
-
-impl Protocol {
-    fn of(head: &Parts) -> Self {
-        if head.uri.path().starts_with("/service/") {
-            Self::Cbor
-        } else if head.headers.contains_key(TARGET) {
-            Self::Json
-        } else {
-            Self::Query
-        }
-    }
-}
-
-/// CloudWatch, as it calls itself.
-const GRANITE: &str = "GraniteServiceVersion20100801";
-
-/// The header that names the operation in JSON.
-const TARGET: &str = "x-amz-target";
-
-impl Asked {
-    fn read(head: &Parts, body: Bytes) -> Self {
-        let mut asked = Self {
-            protocol: Protocol::of(head),
-            gzip: head.headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip"),
-            ..Self::default()
-        };
-        let service = if asked.protocol == Protocol::Json {
-            let target = head.headers.get(TARGET).and_then(|target| target.to_str().ok()).unwrap_or_default();
-            let (service, operation) = target.split_once('.').unwrap_or_default();
-            asked.action = operation.to_owned();
-            asked.body = body;
-            if service == GRANITE { "monitoring" } else { "tagging" }
-        } else if asked.protocol == Protocol::Cbor {
-            let prefix = format!("/service/{GRANITE}/operation/");
-            let operation = head.uri.path().strip_prefix(&prefix);
-            asked.action = operation.unwrap_or_default().to_owned();
-            asked.body = body;
-            "monitoring"
-        } else {
-            asked.fields = form_urlencoded::parse(&body).into_owned().collect();
-            asked.action = asked.field("Action").unwrap_or_default().to_owned();
-            let arn = asked.field("TargetGroupArn").map(str::to_owned);
-            let lists = ["TargetGroupArns", "ResourceArns"].map(|name| asked.list(name));
-            asked.arns = arn.into_iter().chain(lists.concat()).collect();
-            asked.targets = asked.sent_targets();
-            asked.tags = asked.sent_tags();
-            "elasticloadbalancing"
-        };
-        asked.service = service;
-        match signed_scope(head) {
-            Some((region, scope)) if scope == service => asked.region = region,
-            _ => {
-                let message = format!("Request is missing Authentication Token for {service}");
-                asked.refusal = Some(refuse(403, "MissingAuthenticationToken", message).breach());
-            }
-        }
-        asked
-    }
-
-    pub(super) fn field(&self, name: &str) -> Option<&str> {
-        self.fields.get(name).map(String::as_str)
-    }
-
-    pub(super) fn list(&self, name: &str) -> Vec<String> {
-        let member = |n| self.fields.get(&format!("{name}.member.{n}")).cloned();
-        (1..).map_while(member).collect()
-    }
-
-    fn sent_tags(&self) -> Vec<(String, String)> {
-        let member = |n: usize| {
-            let value = self.field(&format!("Tags.member.{n}.Value")).unwrap_or_default();
-            Some((self.field(&format!("Tags.member.{n}.Key"))?.to_owned(), value.to_owned()))
-        };
-        (1..).map_while(member).collect()
-    }
-
-    fn sent_targets(&self) -> Vec<SentTarget> {
-        let member = |n: usize| {
-            let field = |name| self.field(&format!("Targets.member.{n}.{name}"));
-            Some(SentTarget {
-                id: field("Id")?.to_owned(),
-                // A port that is no port is recorded as 0, which is none either.
-                port: field("Port").map(|port| port.parse().unwrap_or(0)),
-                az: field("AvailabilityZone").map(str::to_owned),
-            })
-        };
-        (1..).map_while(member).collect()
-    }
-}
-
 /// Adds the action to the list of all that the function asked for in any test, which `tests/e2e` holds against the
 /// template's policy: `target/tmp/aws-actions`, a line for each action and test process.
 fn note_action(service: &str, action: &str) {
@@ -335,26 +214,4 @@ fn note_action(service: &str, action: &str) {
         let file = OpenOptions::new().create(true).append(true).open(temporary("aws-actions"));
         file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the target folder can be written to");
     }
-}
-
-/// Region and service of the SigV4 credential scope. The signature itself is not checked: any credentials do.
-fn signed_scope(head: &Parts) -> Option<(String, String)> {
-    let authorization = head.headers.get("authorization")?.to_str().ok()?;
-    let parts = authorization.strip_prefix("AWS4-HMAC-SHA256 ")?;
-    let part = |name| parts.split([',', ' ']).find_map(|p| p.strip_prefix(name));
-    part("Signature=")?;
-    let scope: Vec<&str> = part("Credential=")?.rsplit('/').collect();
-    let ["aws4_request", service, region, _date, _key, ..] = scope[..] else {
-        return None;
-    };
-    Some((region.to_owned(), service.to_owned()))
-}
-pub(super) fn element(name: &str, content: impl fmt::Display) -> String {
-    let content = content.to_string().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    format!("<{name}>{content}</{name}>")
-}
-
-pub(super) fn members(name: &str, members: impl Iterator<Item = String>) -> String {
-    let members: String = members.map(|member| format!("<member>{member}</member>")).collect();
-    format!("<{name}>{members}</{name}>")
 }

@@ -1,4 +1,4 @@
-//! Every order in which two runs can take their steps, and every step at which one can be killed.
+//! Every order in which two runs can take their steps, and every step at which one can be killed or AWS can fail it.
 
 use std::cell::RefCell;
 
@@ -127,4 +127,71 @@ fn rule_09_a_run_that_is_killed_at_any_step_is_repaired_by_the_next() {
             }
         }
     }
+}
+
+#[test]
+fn rule_18_from_whatever_step_on_aws_cannot_tell_the_targets_nothing_goes() {
+    for ownership in [Ownership::Exclusive, Ownership::Shared] {
+        for step in 0.. {
+            let universe = RefCell::new(Universe::new(setting(ownership, 0)));
+            let mut theatre = Theatre::new(&universe);
+            let before = [
+                Happening::HandRegister(3, 1, 0),
+                Happening::CalmRun,
+                Happening::Pass(90_000),
+                Happening::Dns(0, [1, 2].into()),
+                Happening::Begin(0, How::Full, 0),
+                Happening::Go(0, step),
+            ];
+            before.iter().for_each(|event| theatre.play(event));
+            let has_ended = !theatre.is_running(0);
+            // What is known is old by now, and asked for again.
+            theatre.play(&Happening::Pass(2500));
+            theatre.play(&Happening::Unavailable(true));
+            theatre.play(&Happening::Go(0, u8::MAX));
+            theatre.calm_down();
+            if has_ended {
+                assert!(step > 10, "it had some steps to take");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn rule_01_however_much_room_is_needed_it_empties_no_group_of_several() {
+    for stale in 1..5 {
+        for given in 1..5 {
+            let universe = RefCell::new(Universe::new(setting(Ownership::Exclusive, 0)));
+            let mut theatre = Theatre::new(&universe);
+            let events = [
+                Happening::HandRegister(20, stale - 1, 0),
+                // What is initial is held.
+                Happening::Pass(90_000),
+                Happening::Quota(stale.into()),
+                Happening::Dns(0, (1..=given).collect()),
+                Happening::CalmRun,
+            ];
+            events.iter().for_each(|event| theatre.play(event));
+            theatre.calm_down();
+        }
+    }
+}
+
+#[test]
+fn rule_16_that_aws_cannot_tell_the_targets_for_a_while_does_not_begin_the_30_s_anew() {
+    let universe = RefCell::new(Universe::new(setting(Ownership::Exclusive, 0)));
+    let mut theatre = Theatre::new(&universe);
+    let events = [
+        Happening::HandRegister(3, 0, 0),
+        Happening::CalmRun,
+        Happening::Pass(20_000),
+        Happening::Unavailable(true),
+        Happening::CalmRun,
+        Happening::Unavailable(false),
+        Happening::Pass(11_000),
+        // It would be held for too long.
+        Happening::CalmRun,
+    ];
+    events.iter().for_each(|event| theatre.play(event));
 }
