@@ -349,9 +349,16 @@ impl Universe {
         notes.known_since.retain(|target, _| !desired.contains(target));
         self.noted.retain(|target, _| !desired.contains(target) && !refused.contains(&target.address));
         if is_complete {
-            for target in self.first_listed.keys().filter(|target| !desired.contains(target)) {
+            let is_missing = |target: &Target| !desired.contains(target);
+            let listed: BTreeSet<_> = self.first_listed.keys().copied().filter(is_missing).collect();
+            for target in &listed {
                 notes.lacked_since.entry(*target).or_insert(self.now);
-                self.missing_since[function_of(self.acting)].entry(*target).or_insert(self.now);
+            }
+            // What DNS gave once may be missing before it is registered.
+            let given = self.claims.iter().flat_map(|claims| &claims.given);
+            let given = given.flat_map(|address| PORTS.map(|port| Target { address: *address, port }));
+            for target in listed.into_iter().chain(given.filter(is_missing)) {
+                self.missing_since[function_of(self.acting)].entry(target).or_insert(self.now);
             }
         }
     }

@@ -35,12 +35,6 @@ fn rule_16_what_an_answer_held_is_not_missing_since_before_though_it_was_too_old
 }
 
 #[test]
-fn rule_16_a_list_that_aws_cannot_tell_ends_no_absence() {
-    let setting = Setting { grace: Some(0), lookups: None, ..chained() };
-    play(setting, [HandRegister(0, 1, 0), CalmRun, Begin(0, How::Watch(30), 0), Unavailable(true)]);
-}
-
-#[test]
 fn rule_08_a_name_that_does_not_resolve_takes_no_state_that_its_chain_asks_for() {
     let cold = [Begin(1, How::Full, 4), Go(1, 3), Step(1, Fault::Denied)];
     play(chained(), [vec![HandRegister(0, 1, 0), CalmRun, Pass(300_000)], cold.into()].concat());
