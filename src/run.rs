@@ -149,7 +149,7 @@ impl<'a> Run<'a> {
                 // What a CNAME chain would tell was not known when the reads went out.
                 self.policy = self.group_policy();
                 self.phase = Phase::Acting;
-                self.rereads = 0;
+                self.asks_anew();
             }
             Phase::Ended => return Step::Done,
             Phase::Acting => {}

@@ -419,7 +419,9 @@ impl Written {
         let is_later = asked_at >= self.at;
         match (self.change, shown) {
             (_, None) => false,
-            (Change::Registration { was_draining }, Some(TargetState::Draining)) => is_later && !was_draining,
+            (Change::Registration { was_draining }, Some(TargetState::Draining)) => {
+                is_later && (!was_draining || asked_at - self.at > USUAL_LAG)
+            }
             (Change::Registration { .. }, Some(_)) | (Change::Deregistration(_), Some(TargetState::Draining)) => true,
             (Change::Deregistration(before), Some(TargetState::Initial)) => is_later && before != TargetState::Initial,
             (Change::Deregistration(_), Some(_)) => false,
@@ -551,6 +553,9 @@ const NOBODY: usize = 3;
 
 /// How long a target that is `initial` must have been missing.
 const FLAPPING: Duration = Duration::from_secs(30);
+
+/// How long it may show a target as draining that was so before it was registered.
+const USUAL_LAG: Duration = Duration::from_secs(10);
 
 /// How long a list may lack a change.
 const LONGEST_LAG: Duration = Duration::from_secs(60);
