@@ -335,7 +335,8 @@ impl<'a> Run<'a> {
     /// What is to be registered now. Where some of it can't be, nothing goes.
     fn registrable(&mut self, plan: &mut Plan) -> BTreeSet<Target> {
         // In a shared group, nothing is registered whose state can't be written.
-        let is_forgotten = |target| self.policy.is_shared() && self.tags.forget(target);
+        let is_empty = self.registered().next().is_none();
+        let is_forgotten = |target| self.policy.is_shared() && self.tags.forget(target, is_empty);
         let refused = &self.not_registrable;
         let (missing, turned_down): (BTreeSet<Target>, BTreeSet<Target>) =
             plan.register.iter().partition(|target| !refused.contains_key(target) && !is_forgotten(target));

@@ -39,9 +39,10 @@ impl KnownTags {
         if let Self::Known { state, .. } = self { Some(state) } else { None }
     }
 
-    /// Whether the tags would forget this target of a `shared` group, were it registered now.
-    pub(super) fn forget(&self, target: &Target) -> bool {
-        if let Self::Unusable { owned } = self { !owned.contains(target) } else { false }
+    /// Whether the tags may forget this target of a `shared` group, were it registered now. That it was ours a moment ago
+    /// has to do where the group is empty, which is worse: a run beside this one may be about to forget it.
+    pub(super) fn forget(&self, target: &Target, is_empty: bool) -> bool {
+        if let Self::Unusable { owned } = self { !(is_empty && owned.contains(target)) } else { false }
     }
 
     /// What is left to do of a change that has begun.
