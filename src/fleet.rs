@@ -316,6 +316,6 @@ const TIME_FOR_ONE: Duration = Duration::from_secs(5);
 /// (√5 − 1) / 2, as a fraction of 2⁶⁴.
 const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// What a target group may need within that time: to be described, its facts, a registration and
-/// a deregistration.
-const REQUESTS_FOR_ONE: u32 = 4;
+/// What a target group may need within that time: to be described, its facts, a registration, and a deregistration with
+/// what follows it.
+const REQUESTS_FOR_ONE: u32 = 5;

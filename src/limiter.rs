@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::OwnedSemaphorePermit,
+    sync::{Mutex as AsyncMutex, OwnedSemaphorePermit},
     time::{Instant, sleep},
 };
 
@@ -25,6 +25,8 @@ pub struct Limiter {
     burst_seconds: f64,
     bucket: Mutex<Bucket>,
     continuing: AtomicUsize,
+    /// Those that continue go in the order in which they came.
+    line: AsyncMutex<()>,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,7 @@ impl Limiter {
                 filled_at: Instant::now(),
             }),
             continuing: AtomicUsize::new(0),
+            line: AsyncMutex::new(()),
         }
     }
 
@@ -89,6 +92,8 @@ impl Limiter {
         let Some(rate) = self.per_second else { return permits() };
         let count = COUNT as f64;
         let _queued = (priority == Priority::Continue).then(|| Queued::new(&self.continuing));
+        // Whoever waits for several would else wait for as long as others come who need one.
+        let _first = if priority == Priority::Continue { Some(self.line.lock().await) } else { None };
         loop {
             let pause = {
                 let mut bucket = self.filled(rate);

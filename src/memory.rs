@@ -32,6 +32,8 @@ pub struct Memory {
     pub writes: Writes,
     /// Whether the tags hold nothing that another setting left, as far as this function may see.
     pub is_tidy: bool,
+    /// Whether they were read for that in a run that failed before it could use them. One that is done begins anew.
+    pub has_read_in_vain: bool,
     /// When a change of our own is to be verified.
     pub verify_at: Option<Timestamp>,
 }

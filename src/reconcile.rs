@@ -89,7 +89,7 @@ impl Reconciler {
         let steps = Steps { reconciler: self, group, waits: &waits, cutoff };
         let working = async {
             let tidying = if run.may_tidy() { self.limiter.spare(SPARE_REQUESTS) } else { None };
-            let (tags, ()) = join!(steps.spare_tags(tidying), steps.carry_out(&mut run, Some(turn)));
+            let ((), tags) = join!(steps.carry_out(&mut run, Some(turn)), steps.spare_tags(tidying));
             if let Some(tags) = tags {
                 run.tidy(tags);
                 steps.carry_out(&mut run, None).await;
@@ -145,8 +145,11 @@ impl Steps<'_> {
         let mut reserve: Option<Permit> = None;
         loop {
             let step = run.next(self.reconciler.now());
-            if step.is_write() && turn.is_none() && reserve.is_none() {
-                if matches!(step, Step::Deregister(_)) {
+            let needs_reserve = matches!(step, Step::Deregister(_));
+            if step.is_write() && reserve.is_none() && (needs_reserve || turn.is_none()) {
+                // One turn that is kept while another one is waited for might keep others waiting.
+                drop(turn.take());
+                if needs_reserve {
                     [turn, reserve] = self.reconciler.limiter.acquire_all(Priority::Continue).await.map(Some);
                 } else {
                     turn = Some(self.turn().await);
@@ -283,7 +286,8 @@ impl Steps<'_> {
         let half = || self.cutoff.saturating_duration_since(Instant::now()) / 2;
         let placed = self.reconciler.target_groups.with_place(&self.group.arn, turn?);
         let turn = timeout(TIDYING_TIMEOUT.min(half()), placed).await.ok()?;
-        timeout(ATTEMPT_TIMEOUT.min(half()), self.tags(Some(turn))).await.ok()
+        let tags = self.reconciler.target_groups.describe_tags(&self.group.arn, Some(turn));
+        timeout(ATTEMPT_TIMEOUT.min(half()), tags).await.ok()
     }
 
     async fn turn(&self) -> Permit {

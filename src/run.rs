@@ -195,15 +195,18 @@ impl<'a> Run<'a> {
         self.report.is_unregistered = !plan.register.is_empty();
         let is_dry_run = self.task.mode == Mode::DryRun;
         let is_done = self.has_failed || (missing.is_empty() && plan.deregister.is_empty());
+        // What this run deregistered is listed again before all else: what the list shows may have to be put back.
+        if is_done && self.unverified {
+            return self.reread();
+        }
         if is_dry_run || is_done || (matches!(self.quota, Quota::Reached(_)) && plan.deregister.is_empty()) {
             // What is only to be remembered waits for the other answers, which change it again. And what is stale, and
             // makes room, is only known by them.
             if let Some(pause) = self.collect(now) {
                 return Step::Pause(pause);
             }
-            // What this run deregistered is listed again first: what the list shows may have to be put back.
-            if is_dry_run || (is_done && (changes.is_empty() || self.unverified)) {
-                return self.verify_or_end(&look, &plan, now);
+            if is_dry_run || (is_done && changes.is_empty()) {
+                return self.done(&look, &plan, now);
             }
             if !is_done {
                 if let Quota::Reached(error) = mem::replace(&mut self.quota, Quota::NotReached) {
@@ -250,11 +253,8 @@ impl<'a> Run<'a> {
         Step::Register(missing.into_iter().take(BATCH).collect())
     }
 
-    /// The end of a run whose work is done, unless a last list is due.
-    fn verify_or_end(&mut self, look: &Look, plan: &Plan, now: Now) -> Step {
-        if self.unverified {
-            return self.reread();
-        }
+    /// The end of a run whose work is done.
+    fn done(&mut self, look: &Look, plan: &Plan, now: Now) -> Step {
         if self.task.mode == Mode::DryRun {
             self.report.registered.extend(&plan.register);
             self.report.deregistered.extend(plan.deregister.iter().map(|shown| shown.target));
@@ -266,6 +266,7 @@ impl<'a> Run<'a> {
         self.memory.is_tidy |= self.is_tidying && matches!(self.tags, KnownTags::Known { .. });
         // Where a name did not resolve, its kind may not be known, and so what the tags are for.
         self.is_tidying |= look.failures.is_empty() && matches!(self.tags, KnownTags::Unread);
+        self.memory.has_read_in_vain &= !self.is_tidying;
         self.end()
     }
 
@@ -305,9 +306,9 @@ impl<'a> Run<'a> {
         if !self.is_unavailable {
             // What was deregistered and is back is not missing from before.
             self.memory.absent_since.retain(|target, _| registered.contains(target));
+            self.memory.expect(&registered, &state.unwrap_or(&empty).missing, now.time);
         }
         self.memory.note(&look.desired, &registered, now.time);
-        self.memory.expect(&registered, &state.unwrap_or(&empty).missing, now.time);
         let memory = &*self.memory;
         let known = Known {
             listed: self.listed.as_deref().unwrap_or_default(),

@@ -69,12 +69,14 @@ impl<'a> Run<'a> {
     /// Whether to read the tags, though no setting asks for it, at the same time as the targets; then [`Self::tidy`]. What
     /// another setting left in them must not be found by a later one. Once is enough.
     pub fn may_tidy(&self) -> bool {
-        self.task.mode == Mode::Full && !self.memory.is_tidy && !self.policy.needs_state()
+        let is_known = self.memory.is_tidy || self.memory.has_read_in_vain;
+        self.task.mode == Mode::Full && !is_known && !self.policy.needs_state()
     }
 
     /// These tags were read for [`Self::may_tidy`], and there are no more steps. Where all is done, there are some again,
     /// if the tags are not as they should be.
     pub fn tidy(&mut self, tags: Result<Tags, ElbError>) {
+        self.memory.has_read_in_vain = !self.is_tidying;
         if self.is_tidying {
             self.tags_read(tags);
             if matches!(self.tags, KnownTags::Known { .. }) {

@@ -258,6 +258,9 @@ struct Notes {
     tags: Option<Tags>,
     /// Whether it was not allowed to read them. Who needs them not need not try again.
     is_barred: bool,
+    /// Whether the run before was done while nothing else happened. One that fails reads tags in vain, and the next one
+    /// that is done does not read them either.
+    was_well: bool,
     /// How often DNS, and the targets, were asked for again since the last change.
     looks: u32,
     lists: u32,
@@ -309,6 +312,7 @@ impl Notes {
             is_unavailable: false,
             tags: None,
             is_barred: false,
+            was_well: false,
             looks: 0,
             lists: 0,
             writes_of_run: 0,
@@ -326,6 +330,7 @@ impl Notes {
         let old = mem::replace(self, Self::new(self.seen_at, Rc::new(order.group.clone())));
         *self = Self {
             is_barred: old.is_barred,
+            was_well: old.was_well,
             lacked_since: old.lacked_since,
             known_since: old.known_since,
             last_seen: old.last_seen,

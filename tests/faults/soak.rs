@@ -899,10 +899,11 @@ impl Episode {
             // Of two runs at once, the later one puts back what both deregistered, unless AWS refuses that.
             let of_group = calls.iter().rev().filter(|call| call.arn.as_deref() == Some(arn));
             let since = of_group.take_while(|call| call.action != "DeregisterTargets" || !is_accepted(call));
-            let is_refused = is_double(manner)
-                && since
-                    .filter(|call| !is_accepted(call))
-                    .any(|call| ["DescribeTargetHealth", "RegisterTargets"].contains(&call.action.as_str()));
+            let is_last_refused = |action: &&str| {
+                since.clone().find(|call| call.action == **action).is_some_and(|call| !is_accepted(call))
+            };
+            let is_refused =
+                is_double(manner) && ["DescribeTargetHealth", "RegisterTargets"].iter().any(is_last_refused);
             rule(!emptied || is_last || is_refused, format_args!("the group was emptied"));
             let prefix = "nlb-hostname-targets:";
             let others = self.world.aws.tags(arn).into_iter().filter(|(key, _)| !key.starts_with(prefix)).collect();

@@ -1,8 +1,9 @@
 //! The contract's rules of behaviour, by their numbers.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, mem, num::NonZeroU32, sync::Arc, time::Duration};
 
 use hickory_server::proto::rr::RecordType;
+use nlb_hostname_targets::limiter::{Limiter, Priority};
 use serde_json::{Value, json};
 use support::{
     World, advance,
@@ -11,6 +12,7 @@ use support::{
     dns::{Reply, record},
     invoke, invoke_within, set,
 };
+use tokio::select;
 
 #[tokio::test]
 async fn rule_01_registers_first_and_deregisters_after() {
@@ -444,6 +446,24 @@ async fn rule_08_a_group_that_needs_no_state_has_no_tag_written_and_none_read_bu
 }
 
 #[tokio::test]
+async fn rule_08_tags_that_a_run_could_not_use_are_not_read_again_until_one_is_done() {
+    let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.10"]).await;
+    world.aws.set_tag(&arn, "nlb-hostname-targets:missing-1", "10.0.1.10_5432@1763802000");
+    world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
+    let function = world.function().await;
+    for _ in 0..3 {
+        invoke(&function, json!({})).await.unwrap_err();
+    }
+    assert_eq!(world.count("DescribeTags"), 1);
+    world.dns.set_a("db.test", &["10.0.1.10"]);
+    for _ in 0..3 {
+        invoke(&function, json!({})).await.unwrap();
+    }
+    assert_eq!(world.count("DescribeTags"), 2);
+    assert_eq!(world.aws.tags(&arn).len(), 0);
+}
+
+#[tokio::test]
 async fn rule_08_new_targets_do_not_wait_for_tags_that_cannot_be_removed() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
     world.aws.set_tag(&arn, "nlb-hostname-targets:owned-1", "10.0.1.9_5432");
@@ -824,6 +844,23 @@ async fn rule_12_where_all_groups_change_at_once_all_are_brought_in_step() {
     for (count, at) in requests.iter().enumerate() {
         let allowed = 16.0 + 4.0 * (*at - requests[0]).as_secs_f64();
         assert!((count as f64) < allowed + 1.0, "request {count} came too soon");
+    }
+}
+
+#[tokio::test]
+async fn rule_12_who_waits_for_two_turns_is_not_overtaken_by_those_who_wait_for_one() {
+    let limiter = Arc::new(Limiter::new(NonZeroU32::new(20), 1.0));
+    (0..20).for_each(|_| limiter.count_attempt());
+    let two = async { limiter.acquire_all::<2>(Priority::Continue).await };
+    let others = async {
+        for _ in 0..20 {
+            mem::forget(limiter.acquire(Priority::Continue).await);
+        }
+    };
+    select! {
+        biased;
+        turns = two => drop(turns),
+        () = others => panic!("twenty others were faster"),
     }
 }
 

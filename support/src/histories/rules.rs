@@ -158,11 +158,12 @@ impl Universe {
         assert!(held.is_subset(&stale), "the report names what stays\n{}", context());
         let is_told = held == stale || (notes.has_failed && desired.is_subset(&registered));
         assert!(is_told, "the report names all that stays: {stale:?}\n{}", context());
+        let notes = &mut self.actors[me];
+        let was_well = mem::replace(&mut notes.was_well, is_well);
         if !is_well {
             self.noted.clear();
             return;
         }
-        let notes = &mut self.actors[me];
         let grace = notes.grace();
         let owned = notes.tags.as_ref().map(|tags| owned(tags, me)).unwrap_or_default();
         let elsewhere = notes.tags.as_ref().map(|tags| owned_elsewhere(tags, me)).unwrap_or_default();
@@ -184,7 +185,8 @@ impl Universe {
             let is_waiting = !grace.is_zero() && due > notes.began;
             assert!(is_new || is_waiting, "{target} is kept too long\n{}", context());
         }
-        let is_nothing_to_remember = !notes.is_shared() && (grace.is_zero() || noted.is_empty()) && !notes.is_barred;
+        let may_be_tidy = was_well && !notes.is_barred;
+        let is_nothing_to_remember = !notes.is_shared() && (grace.is_zero() || noted.is_empty()) && may_be_tidy;
         let mut left = self.own_tags();
         left.retain(|key, _| is_own(key, me));
         assert!(!is_nothing_to_remember || left.is_empty(), "rule 8: a tag is left: {left:?}\n{}", context());

@@ -131,6 +131,7 @@ impl World for Universe {
         match event {
             Event::Began { order, early } => {
                 notes.begin(order, now);
+                notes.was_well &= self.is_alone;
                 if let Some(early) = early {
                     self.answered(&early.answers);
                 }
