@@ -98,6 +98,19 @@ fn rule_09_in_whatever_order_two_runs_with_different_answers_take_their_steps_a_
     assert!(orders > 200, "{orders}");
 }
 
+/// A run that has both to register and to deregister takes so many steps.
+fn begin_a_change(theatre: &mut Theatre<'_>, steps: u8) {
+    let events = [
+        Happening::HandRegister(3, 1, 0),
+        Happening::CalmRun,
+        Happening::Pass(90_000),
+        Happening::Dns(0, [1, 2].into()),
+        Happening::Begin(0, How::Full, 0),
+        Happening::Go(0, steps),
+    ];
+    events.iter().for_each(|event| theatre.play(event));
+}
+
 #[test]
 fn rule_09_a_run_that_is_killed_at_any_step_is_repaired_by_the_next() {
     for ownership in [Ownership::Exclusive, Ownership::Shared] {
@@ -106,15 +119,7 @@ fn rule_09_a_run_that_is_killed_at_any_step_is_repaired_by_the_next() {
                 for killed_after in 0.. {
                     let universe = RefCell::new(Universe::new(setting(ownership, grace)));
                     let mut theatre = Theatre::new(&universe);
-                    let before = [
-                        Happening::HandRegister(3, 1, 0),
-                        Happening::CalmRun,
-                        Happening::Pass(90_000),
-                        Happening::Dns(0, [1, 2].into()),
-                        Happening::Begin(0, How::Full, 0),
-                        Happening::Go(0, killed_after),
-                    ];
-                    before.iter().for_each(|event| theatre.play(event));
+                    begin_a_change(&mut theatre, killed_after);
                     let has_ended = !theatre.is_running(0);
                     theatre.play(&Happening::Step(0, fault));
                     theatre.play(&Happening::Kill(0));
@@ -135,15 +140,7 @@ fn rule_18_from_whatever_step_on_aws_cannot_tell_the_targets_nothing_goes() {
         for step in 0.. {
             let universe = RefCell::new(Universe::new(setting(ownership, 0)));
             let mut theatre = Theatre::new(&universe);
-            let before = [
-                Happening::HandRegister(3, 1, 0),
-                Happening::CalmRun,
-                Happening::Pass(90_000),
-                Happening::Dns(0, [1, 2].into()),
-                Happening::Begin(0, How::Full, 0),
-                Happening::Go(0, step),
-            ];
-            before.iter().for_each(|event| theatre.play(event));
+            begin_a_change(&mut theatre, step);
             let has_ended = !theatre.is_running(0);
             // What is known is old by now, and asked for again.
             theatre.play(&Happening::Pass(2500));
