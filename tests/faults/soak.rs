@@ -957,6 +957,8 @@ impl Episode {
                 let unresolved = if during.is_followed { &during.unresolved_at_the_end } else { &during.unresolved };
                 rule(unresolved.is_empty(), format_args!("{unresolved:?} does not resolve, which goes unnoticed"));
             }
+            // The run may have seen what DNS gave at any time of it, which ends an absence.
+            group.seen_missing.retain(|target, _| !during.ever.contains(target));
             if is_well && (during.is_steady || during.is_followed) && alone {
                 // Not every address of a sampled name was in an answer of this run.
                 let lacks = during.at_the_end.difference(&registered).filter(|_| !kind.sampled);
@@ -983,9 +985,6 @@ impl Episode {
                     group.seen_missing.entry(target).or_insert(now);
                 }
                 group.missing_from.retain(|target, _| !during.always.contains(target));
-            } else {
-                // A run that was not alone, or not steady, may have seen it.
-                group.seen_missing.retain(|target, _| !during.ever.contains(target));
             }
             let failed = message.contains(arn.as_str());
             let failures: Vec<_> = self
