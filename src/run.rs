@@ -325,10 +325,12 @@ impl<'a> Run<'a> {
             // Registering is idempotent; what AWS accepted within this invocation is not sent again.
             plan.register.retain(|target| !memory.writes.has_registered(target));
             plan.deregister.clear();
-            // What is not shown may be there.
-            let adopted = mem::take(&mut plan.state.owned);
+            // What is not shown may be there. But what DNS gives is not missing.
+            let owned = mem::take(&mut plan.state.owned);
             plan.state = known.state.filter(|_| self.policy.needs_state()).cloned().unwrap_or_default();
-            plan.state.owned.extend(adopted);
+            plan.state.owned.extend(owned);
+            plan.state.missing.retain(|target, _| !look.desired.targets.contains(target));
+            plan.state.released.retain(|target| !look.desired.targets.contains(target));
         }
         plan
     }

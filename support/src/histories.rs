@@ -21,7 +21,7 @@ use std::{
 use fastrand::Rng;
 use nlb_hostname_targets::{
     binding::Group,
-    failure::{DnsFailure, ElbError, ElbErrorKind, ResolveError},
+    failure::{DnsFailure, ElbError, ElbErrorKind, Failure, ResolveError},
     hostname::Hostname,
     network::AllowedNetworks,
     policy::Ownership,
@@ -476,6 +476,7 @@ fn group(names: &[Name; 3], setting: Setting, function: usize) -> Group {
 /// What a tag of ours says of a target.
 struct Entry {
     target: Target,
+    missing_since: Option<Timestamp>,
     is_released: bool,
 }
 
@@ -486,8 +487,10 @@ fn entries(key: &str, value: &str) -> Vec<Entry> {
     }
     let read = |entry: &str| {
         let (entry, is_released) = entry.strip_suffix("/released").map_or((entry, false), |entry| (entry, true));
-        let (address, port) = entry.split('@').next()?.split_once('_')?;
-        Some(Entry { target: Target { address: address.parse().ok()?, port: port.parse().ok()? }, is_released })
+        let mut rest = entry.split('@');
+        let (address, port) = rest.next()?.split_once('_')?;
+        let target = Target { address: address.parse().ok()?, port: port.parse().ok()? };
+        Some(Entry { target, missing_since: rest.next().and_then(|since| since.parse().ok()), is_released })
     };
     value.split_whitespace().filter_map(read).collect()
 }
@@ -496,6 +499,13 @@ fn entries(key: &str, value: &str) -> Vec<Entry> {
 fn owned(tags: &Tags, actor: usize) -> BTreeSet<Target> {
     let own = tags.iter().filter(|(key, _)| is_own(key, actor));
     own.flat_map(|(key, value)| entries(key, value)).map(|entry| entry.target).collect()
+}
+
+/// Since when they say the target to be missing.
+fn missing_since(tags: &Tags, actor: usize, target: &Target) -> Option<Timestamp> {
+    let own = tags.iter().filter(|(key, _)| is_own(key, actor));
+    let mut entries = own.flat_map(|(key, value)| entries(key, value));
+    entries.find(|entry| entry.target == *target)?.missing_since
 }
 
 /// What another function owns, and has not let go.

@@ -21,6 +21,7 @@ impl Universe {
 
     pub(super) fn check_registration(&self, targets: &BTreeSet<Target>) {
         let me = self.acting;
+        let now = World::now(self);
         let notes = &self.actors[me];
         let (desired, ..) = notes.desired();
         for target in targets {
@@ -31,8 +32,12 @@ impl Universe {
             let is_in = notes.state_of(target).is_some_and(TargetState::is_registered);
             assert!(!is_in, "registers {target}, which is registered");
             if notes.is_shared() && !self.is_tampered {
-                let owned = owned(self.group.tags(self.now, Duration::ZERO), me);
-                assert!(owned.contains(target), "rule 8: registers {target}, which no tag says to be its own");
+                let tags = self.group.tags(self.now, Duration::ZERO);
+                assert!(owned(tags, me).contains(target), "rule 8: registers {target}, which no tag says to be its own");
+                // Of what was missing for so long, a run beside this one forgets whose it is.
+                let since = missing_since(tags, me, target).unwrap_or(now.time);
+                let missing = now.time.since(since);
+                assert!(missing <= LONGEST_LAG, "rule 8: registers {target}, by a tag missing for {missing:?}");
             }
         }
     }

@@ -58,3 +58,18 @@ fn rule_08_a_clock_that_is_set_back_within_a_run_loses_no_ownership() {
         ],
     );
 }
+
+#[test]
+fn rule_08_by_a_tag_that_calls_it_missing_no_target_is_registered_where_aws_cannot_tell_the_targets() {
+    let setting = Setting { ownership: Ownership::Shared, grace: Some(0), ..chained() };
+    let moved = |host| vec![Pass(70_000), Dns(0, [host].into())];
+    let before = [moved(1), vec![CalmRun], moved(2), vec![CalmRun]].concat();
+    play(setting, [before, moved(1), vec![Unavailable(true), CalmRun]].concat());
+}
+
+#[test]
+fn rule_08_what_dns_gave_while_aws_could_not_tell_the_targets_is_missing_anew() {
+    let setting = Setting { grace: Some(60), ..chained() };
+    let gives = |host, is_unavailable| [Pass(40_000), Dns(0, [host].into()), Unavailable(is_unavailable), CalmRun];
+    play(setting, [&[HandRegister(4, 0, 0)][..], &gives(0, false), &gives(4, true), &gives(0, false)].concat());
+}

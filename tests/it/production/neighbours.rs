@@ -1,6 +1,9 @@
 //! What fails in one place, and must not spoil another.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -135,6 +138,29 @@ async fn rule_18_where_aws_cannot_tell_the_targets_addresses_are_registered_and_
         world.sync().await.unwrap();
         let stays = fields != json!({});
         assert_eq!(world.aws.registered(&arn), if stays { targets(&[9, 10]) } else { targets(&[10]) }, "{fields}");
+    });
+    join_all(checks).await;
+}
+
+#[tokio::test]
+async fn rule_18_what_dns_gives_is_not_missing_though_aws_cannot_tell_the_targets() {
+    let settings =
+        [("missing-1", json!({"deregister_after_seconds": 60})), ("owned-1-1", json!({"ownership": "shared"}))];
+    let checks = settings.map(async |(key, fields)| {
+        let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
+        let mut binding = binding("db.test", &arn);
+        binding.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let world = world.set("BINDINGS", json!([binding]));
+        world.aws.set_tag(&arn, &format!("nlb-hostname-targets:{key}"), "10.0.1.10_5432@1763802000.250");
+        world.aws.fault(Fault::on("DescribeTargetHealth", FaultKind::health_unavailable()));
+        world.failure(json!({})).await;
+        let is_missing =
+            |tags: &BTreeMap<String, String>| tags.values().any(|value| value.contains("10.0.1.10_5432@"));
+        assert!(!is_missing(&world.aws.tags(&arn)), "{fields}: its grace would be over at once");
+        if fields["ownership"] == "shared" {
+            let found = world.aws.calls_of("RegisterTargets")[0].found.clone().unwrap();
+            assert!(!is_missing(&found.tags), "{:?}: a run beside this one may be about to forget it", found.tags);
+        }
     });
     join_all(checks).await;
 }
