@@ -101,6 +101,11 @@ impl Memory {
         self.samples.values_mut().for_each(|samples| samples.expect(&expected, now));
     }
 
+    /// When an answer of one of these hostnames last held this address.
+    pub fn last_seen<'a>(&self, address: IpAddr, hostnames: impl Iterator<Item = &'a Hostname>) -> Option<Timestamp> {
+        hostnames.filter_map(|hostname| self.samples.get(hostname)?.last_seen(address)).max()
+    }
+
     /// How sure it is that an address is gone: by the hostname that knows least, since any may have had it.
     pub fn absence(&self, address: IpAddr, now: Timestamp) -> Absence {
         let sampled = self.samples.values().filter(|samples| samples.is_sample());

@@ -38,6 +38,9 @@ pub struct Known<'a, A> {
     pub policy: Policy,
     /// Since when the addresses of targets have been missing in a row, as far as this execution environment knows.
     pub absent_since: &'a BTreeMap<Target, Timestamp>,
+    /// When an answer last held a target, as far as this execution environment knows. It may have been unable to write
+    /// that down.
+    pub last_seen: &'a BTreeMap<Target, Timestamp>,
     /// How sure it is that an address is gone that DNS does not give.
     pub absence: A,
     /// When this run began.
@@ -213,7 +216,8 @@ impl Plan {
             Absence::Usual if tag.is_some() || is_unhealthy => known.now,
             Absence::Usual => return Some(Hold { reason: HoldReason::Evidence, missing_since: None, until: None }),
         };
-        let since = missing_since(remembered, &target, since).min(known.now);
+        let since = missing_since(remembered, &target, since);
+        let since = known.last_seen.get(&target).map_or(since, |seen| since.max(*seen)).min(known.now);
         if known.policy.deregister_after_seconds > 0 {
             self.state.missing.insert(target, since);
         }

@@ -310,7 +310,14 @@ impl<'a> Run<'a> {
         }
         self.memory.note(&look.desired, &registered, now.time);
         let memory = &*self.memory;
+        let last_seen = |target: &Target| {
+            let members = self.task.group.members.iter();
+            let of_port = members.filter(|(_, port)| port.or(self.facts.map(|facts| facts.port)) == Some(target.port));
+            Some((*target, memory.last_seen(target.address, of_port.map(|(hostname, _)| hostname))?))
+        };
+        let last_seen = registered.iter().filter_map(last_seen).collect();
         let known = Known {
+            last_seen: &last_seen,
             listed: self.listed.as_deref().unwrap_or_default(),
             state,
             policy: self.policy,

@@ -129,6 +129,8 @@ impl Samples {
     /// environment, may have registered it, because DNS gave it. Of what is no longer registered, nothing is missed.
     pub fn expect(&mut self, targets: &BTreeMap<IpAddr, Option<Timestamp>>, at: Timestamp) {
         self.expected.retain(|address, _| targets.contains_key(address));
+        // A time that lies ahead is of a clock that was set back.
+        self.addresses.values_mut().for_each(|evidence| evidence.last_seen = at.min(evidence.last_seen));
         for (address, noted) in targets {
             let new = Expected { answers: self.answers, since: at, noted: None };
             let expected = self.expected.entry(*address).or_insert_with(|| {

@@ -141,6 +141,7 @@ fn assert_does_no_harm(state: &State, policy: Policy) {
             state: Some(state),
             policy,
             absent_since: &absent_since,
+            last_seen: &absent_since,
             absence: |_: &Target| Absence::Gone { since: NOW },
             began: NOW,
             now: NOW,

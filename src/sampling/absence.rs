@@ -99,6 +99,11 @@ impl Samples {
         }
     }
 
+    /// When an answer last held this address, or a target of it was registered anew.
+    pub fn last_seen(&self, address: IpAddr) -> Option<Timestamp> {
+        self.addresses.get(&address).map(|evidence| evidence.last_seen)
+    }
+
     /// Whether addresses that an answer lacked come back all the time.
     pub(super) fn rotates(&self) -> bool {
         self.returns >= 3 && f64::from(self.returns) * RAREST >= f64::from(self.answers)

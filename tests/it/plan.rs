@@ -31,6 +31,7 @@ struct Case {
     ownership: Ownership,
     grace: u32,
     absent_since: BTreeMap<Target, Timestamp>,
+    last_seen: BTreeMap<Target, Timestamp>,
     absence: Absence,
 }
 
@@ -43,6 +44,7 @@ impl Default for Case {
             ownership: Ownership::Exclusive,
             grace: 0,
             absent_since: BTreeMap::new(),
+            last_seen: BTreeMap::new(),
             absence: GONE,
         }
     }
@@ -63,6 +65,7 @@ impl Case {
                 state: self.state.as_ref(),
                 policy,
                 absent_since: &self.absent_since,
+                last_seen: &self.last_seen,
                 absence: |_: &Target| self.absence,
                 began: NOW,
                 now: NOW,
@@ -153,6 +156,9 @@ fn rule_08_grace_counts_from_the_time_that_is_remembered() {
     let since = ago(299);
     assert_eq!(case(missing(2, since)).held(), Some((HoldReason::Grace, Some(since), Some(since.plus_seconds(300)))));
     assert_eq!(case(missing(2, ago(300))).outcome().1, [2]);
+    // DNS gave it since, to a run that could not write that down.
+    let seen = Case { last_seen: [(target(2), ago(100))].into(), ..case(missing(2, ago(300))) };
+    assert_eq!(seen.held(), Some((HoldReason::Grace, Some(ago(100)), Some(NOW.plus_seconds(200)))));
     // A time that lies ahead was written before the clock was set back.
     let ahead = case(missing(2, NOW.plus_seconds(500)));
     assert_eq!(ahead.held(), Some((HoldReason::Grace, Some(NOW), Some(NOW.plus_seconds(300)))));
@@ -264,6 +270,7 @@ proptest! {
             ownership: if is_shared { Ownership::Shared } else { Ownership::Exclusive },
             grace,
             absent_since: absent.iter().map(|(host, seconds)| (target(*host), ago(*seconds))).collect(),
+            last_seen: BTreeMap::new(),
             absence,
         };
         let plan = case.plan();

@@ -91,10 +91,10 @@ impl Universe {
     pub(super) fn check_grace(&self, target: &Target) {
         let notes = &self.actors[self.acting];
         let grace = notes.grace();
+        let last_seen = notes.last_seen.get(target).map(|at| self.now - *at);
+        let is_early = last_seen.is_some_and(|ago| ago < grace);
+        assert!(!is_early, "rules 8 and 15: deregisters {target} {last_seen:?} after it was seen");
         if !notes.answer_in_full() {
-            let last_seen = notes.last_seen.get(target).map(|at| self.now - *at);
-            let is_early = last_seen.is_some_and(|ago| ago < grace);
-            assert!(!is_early, "rule 15: deregisters {target} {last_seen:?} after it was seen");
             return;
         }
         let mut since = self.missing_since[function_of(self.acting)][target];
