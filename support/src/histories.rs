@@ -394,15 +394,25 @@ impl Notes {
     }
 
     /// What DNS gives, as far as this run knows; the addresses that may be no targets; and whether each name gives
-    /// something.
+    /// something. Of a name that may give samples, all that it gave to this run.
     fn desired(&self) -> (BTreeSet<Target>, BTreeSet<IpAddr>, bool) {
+        self.desired_where(|answering| answering != Answering::InFull)
+    }
+
+    /// The same, but of a name that may give samples or not, no more than its newest answer.
+    fn surely_desired(&self) -> (BTreeSet<Target>, BTreeSet<IpAddr>, bool) {
+        self.desired_where(|answering| answering == Answering::Sample)
+    }
+
+    fn desired_where(&self, is_sample: impl Fn(Answering) -> bool) -> (BTreeSet<Target>, BTreeSet<IpAddr>, bool) {
         let mut targets = BTreeSet::new();
         let mut refused = BTreeSet::new();
         let mut is_complete = true;
         for (hostname, port) in &self.group.members {
-            let addresses = match self.answering(hostname) {
-                Answering::InFull => self.newest.get(hostname).cloned().flatten().map(|answer| answer.addresses),
-                _ => self.saw.get(hostname).cloned(),
+            let addresses = if is_sample(self.answering(hostname)) {
+                self.saw.get(hostname).cloned()
+            } else {
+                self.newest.get(hostname).cloned().flatten().map(|answer| answer.addresses)
             };
             let addresses = addresses.unwrap_or_default();
             refused.extend(addresses.iter().filter(|address| is_public(**address)));

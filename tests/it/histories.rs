@@ -37,7 +37,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(1000))]
+    #![proptest_config(config(2000))]
 
     #[test]
     fn whatever_happens_no_target_goes_too_early_and_none_stays_for_good(

@@ -33,7 +33,10 @@ impl Universe {
             assert!(!is_in, "registers {target}, which is registered");
             if notes.is_shared() && !self.is_tampered {
                 let tags = self.group.tags(self.now, Duration::ZERO);
-                assert!(owned(tags, me).contains(target), "rule 8: registers {target}, which no tag says to be its own");
+                assert!(
+                    owned(tags, me).contains(target),
+                    "rule 8: registers {target}, which no tag says to be its own"
+                );
                 // Of what was missing for so long, a run beside this one forgets whose it is.
                 let since = missing_since(tags, me, target).unwrap_or(now.time);
                 let missing = now.time.since(since);
@@ -45,7 +48,8 @@ impl Universe {
     pub(super) fn check_deregistration(&self, shown: &BTreeSet<RegisteredTarget>) {
         let me = self.acting;
         let notes = &self.actors[me];
-        let (desired, refused, is_complete) = notes.desired();
+        let (desired, refused, _) = notes.surely_desired();
+        let (.., is_complete) = notes.desired();
         let going: BTreeSet<_> = shown.iter().map(|shown| shown.target).collect();
         assert!(is_complete, "rule 2: deregisters {going:?} while a name did not resolve");
         assert!(!notes.is_unavailable, "rule 18: deregisters {going:?} though AWS can't tell the targets");

@@ -148,6 +148,8 @@ impl World for Universe {
                     let shown = listed.iter().find(|shown| shown.target == *target).map(|shown| shown.state);
                     asked_at - LONGEST_LAG <= write.at && !write.is_seen(shown, asked_at)
                 });
+                // What a list lacks that lags is forgotten, and stays longer.
+                self.noted.retain(|target, _| listed.iter().any(|shown| shown.target == *target));
                 notes.list = Some(listed.clone());
                 notes.listed_at = asked_at;
                 self.note_absence();
@@ -433,9 +435,7 @@ impl Universe {
             assert_eq!(report.deregistered, notes.deregistered, "the report tells what was deregistered");
         }
         // What DNS gives is not missing, whether AWS can tell the targets or not.
-        let is_of_targets = |failure: &Failure| {
-            matches!(failure, Failure::Elb(error) if error.operation == "DescribeTargetHealth" && error.kind == ElbErrorKind::Unavailable)
-        };
+        let is_of_targets = |failure: &Failure| matches!(failure, Failure::Elb(error) if error.operation == "DescribeTargetHealth" && error.kind == ElbErrorKind::Unavailable);
         let is_done = report.failures.iter().all(is_of_targets) && notes.mode != Mode::DryRun;
         self.left(is_done);
     }

@@ -80,7 +80,8 @@ fn rule_08_what_dns_gave_to_a_run_that_could_not_write_it_down_is_missing_anew()
         let setting = Setting { grace: Some(60), ..chained() };
         let gives = |host| [Pass(40_000), Dns(0, [host].into())];
         let failing = [Begin(0, How::Full, 0), Step(0, Fault::None), Step(0, fault), Go(0, 30), Pass(30_000)];
-        let events = [&[HandRegister(4, 0, 0)][..], &gives(0), &[CalmRun], &gives(4), &failing, &gives(0)[1..], &[CalmRun]];
+        let events =
+            [&[HandRegister(4, 0, 0)][..], &gives(0), &[CalmRun], &gives(4), &failing, &gives(0)[1..], &[CalmRun]];
         play(setting, events.concat());
     }
 }

@@ -154,8 +154,7 @@ async fn rule_18_what_dns_gives_is_not_missing_though_aws_cannot_tell_the_target
         world.aws.set_tag(&arn, &format!("nlb-hostname-targets:{key}"), "10.0.1.10_5432@1763802000.250");
         world.aws.fault(Fault::on("DescribeTargetHealth", FaultKind::health_unavailable()));
         world.failure(json!({})).await;
-        let is_missing =
-            |tags: &BTreeMap<String, String>| tags.values().any(|value| value.contains("10.0.1.10_5432@"));
+        let is_missing = |tags: &BTreeMap<String, String>| tags.values().any(|value| value.contains("10.0.1.10_5432@"));
         assert!(!is_missing(&world.aws.tags(&arn)), "{fields}: its grace would be over at once");
         if fields["ownership"] == "shared" {
             let found = world.aws.calls_of("RegisterTargets")[0].found.clone().unwrap();
