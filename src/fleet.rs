@@ -214,14 +214,12 @@ impl Fleet {
         {
             report = watch.follow(reconciler, group, &mut memory, report, cutoff).await;
         }
-        if !is_dry_run {
-            let mut known = self.known();
-            let known = known.entry(group.arn.clone()).or_default();
-            known.memory = memory;
-            // One that was put off in the end has not had its turn.
-            if report.outcome != Outcome::Deferred {
-                known.looked_at = Some(began);
-            }
+        let mut known = self.known();
+        let known = known.entry(group.arn.clone()).or_default();
+        known.memory = memory;
+        // One that was put off in the end has not had its turn.
+        if !is_dry_run && report.outcome != Outcome::Deferred {
+            known.looked_at = Some(began);
         }
         report
     }
@@ -264,7 +262,12 @@ impl Fleet {
             _ => self.reconciler.resolve(group, family, dns_cutoff(Instant::now(), cutoff)).await,
         };
         if let Some(facts) = facts.filter(|_| resolution.is_complete()) {
-            report.look(resolution.look(group, facts, &self.reconciler.allowed_networks), resolution.took);
+            let look = resolution.look(group, facts, &self.reconciler.allowed_networks);
+            let mut known = self.known();
+            let memory = &mut known.entry(group.arn.clone()).or_default().memory;
+            memory.begin_run(group);
+            memory.take_in(&resolution, &look.desired, self.reconciler.now().time);
+            report.look(look, resolution.took);
         } else {
             // That we had no time to hear of a name, or that its group may be of the other family,
             // is no failure.

@@ -1,5 +1,5 @@
-//! What an execution environment remembers of a target group from run to run. Losing it does no harm: targets then stay
-//! longer, and none goes earlier. Pure: no I/O.
+//! What an execution environment remembers of a target group from run to run. Losing it makes targets stay longer. Only
+//! what a failed run saw and could not write into the tags is then forgotten. Pure: no I/O.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -38,8 +38,8 @@ pub struct Known<'a, A> {
     pub policy: Policy,
     /// Since when the addresses of targets have been missing in a row, as far as this execution environment knows.
     pub absent_since: &'a BTreeMap<Target, Timestamp>,
-    /// When an answer last held a target, as far as this execution environment knows. It may have been unable to write
-    /// that down.
+    /// When an answer last held a target, or it was registered anew, as far as this execution environment knows. A time in
+    /// the tags that is older does not count: the run that saw the target may have been unable to write that down.
     pub last_seen: &'a BTreeMap<Target, Timestamp>,
     /// How sure it is that an address is gone that DNS does not give.
     pub absence: A,
@@ -192,7 +192,9 @@ impl Plan {
             self.state.owned.insert(*target);
             let is_registered = listed.is_some_and(|state| state.is_registered());
             if !is_registered && (is_certain || remembered.missing.contains_key(target)) {
-                self.state.missing.insert(*target, missing_since(remembered, target, known.now));
+                // A time that lies ahead was written before the clock was set back.
+                let since = remembered.missing.get(target).map_or(known.now, |since| known.now.min(*since));
+                self.state.missing.insert(*target, since);
             }
         }
     }
@@ -208,7 +210,8 @@ impl Plan {
         let absent_since = known.absent_since.get(&target).copied().unwrap_or(known.now);
         let is_unhealthy = shown.state == TargetState::Unhealthy;
         let absence = (known.absence)(&target);
-        let tag = remembered.missing.get(&target);
+        let seen = known.last_seen.get(&target);
+        let tag = remembered.missing.get(&target).filter(|since| seen.is_none_or(|seen| seen <= since));
         let since = match absence {
             Absence::Gone { since } | Absence::Thin { since } => since,
             // Missing begins with the first answer that lacks it. Only the tags tell that no other execution environment
@@ -216,8 +219,7 @@ impl Plan {
             Absence::Usual if tag.is_some() || is_unhealthy => known.now,
             Absence::Usual => return Some(Hold { reason: HoldReason::Evidence, missing_since: None, until: None }),
         };
-        let since = missing_since(remembered, &target, since);
-        let since = known.last_seen.get(&target).map_or(since, |seen| since.max(*seen)).min(known.now);
+        let since = tag.map_or(since, |tag| since.min(*tag)).min(known.now);
         if known.policy.deregister_after_seconds > 0 {
             self.state.missing.insert(target, since);
         }
@@ -257,12 +259,6 @@ impl Plan {
     pub fn due(&self) -> Option<Timestamp> {
         self.held.values().filter_map(|hold| hold.until).min()
     }
-}
-
-/// Since when a target has been missing, as far as it is remembered. A time that lies ahead was written before the clock
-/// was set back.
-fn missing_since(remembered: &State, target: &Target, otherwise: Timestamp) -> Timestamp {
-    remembered.missing.get(target).map_or(otherwise, |since| otherwise.min(*since))
 }
 
 /// How long a target that was registered moments ago must have been missing in a row: in an Aurora failover, a resolver

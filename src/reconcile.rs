@@ -200,7 +200,8 @@ impl Steps<'_> {
     ) {
         let target_groups = &self.reconciler.target_groups;
         let asked_at = Instant::now();
-        let (answered, listed, tags, is_confirmed) = join!(
+        let ((), listed, tags, is_confirmed) = join!(
+            // What DNS said counts even where the time is over before the rest is known.
             async {
                 let known = match target_groups.known_facts(&self.group.arn) {
                     Some(known) if !facts || known.is_err() => known,
@@ -217,7 +218,11 @@ impl Steps<'_> {
                     }
                     Err(_) => BTreeMap::new(),
                 };
-                (known, answers, asked_at.elapsed())
+                run.learned(known);
+                if !answers.is_empty() {
+                    run.answered(answers, self.reconciler.now());
+                    run.resolved_in(asked_at.elapsed());
+                }
             },
             self.list(turn),
             async { if tags { Some(self.tags(Some(self.turn().await)).await) } else { None } },
@@ -226,12 +231,6 @@ impl Steps<'_> {
         if !is_confirmed {
             run.withdraw();
             return;
-        }
-        let (facts, answers, took) = answered;
-        run.learned(facts);
-        if !answers.is_empty() {
-            run.answered(answers, self.reconciler.now());
-            run.resolved_in(took);
         }
         run.listed(listed, asked_at);
         if let Some(tags) = tags {

@@ -17,7 +17,7 @@ pub(super) enum KnownTags {
     Unread,
     /// They could not be read or written.
     Unusable {
-        /// The targets that were ours when they last could be.
+        /// The targets that were ours, and not missing, when they last could be.
         owned: BTreeSet<Target>,
     },
     /// They were read.
@@ -157,7 +157,11 @@ impl<'a> Run<'a> {
         if self.policy.needs_state() {
             self.failures.push(error.into());
             let owned = match &self.tags {
-                KnownTags::Known { state, .. } => state.owned.difference(&state.released).copied().collect(),
+                KnownTags::Known { state, .. } => {
+                    // Of what was missing for long, a run beside this one forgets whose it is.
+                    let is_kept = |target: &&Target| !state.missing.contains_key(*target);
+                    state.owned.difference(&state.released).filter(is_kept).copied().collect()
+                }
                 KnownTags::Unusable { owned } => owned.clone(),
                 KnownTags::Unread => BTreeSet::new(),
             };

@@ -237,6 +237,7 @@ struct Notes {
     largest: BTreeMap<Hostname, usize>,
     returns: BTreeMap<Hostname, usize>,
     last_answer: BTreeMap<Hostname, BTreeSet<IpAddr>>,
+    known: BTreeMap<Hostname, BTreeSet<IpAddr>>,
     /// What the newest list showed of the time.
     seen_at: Instant,
 
@@ -298,6 +299,7 @@ impl Notes {
             largest: BTreeMap::new(),
             returns: BTreeMap::new(),
             last_answer: BTreeMap::new(),
+            known: BTreeMap::new(),
             seen_at: now,
             writes: BTreeMap::new(),
             is_active: false,
@@ -337,6 +339,7 @@ impl Notes {
             largest: old.largest,
             returns: old.returns,
             last_answer: old.last_answer,
+            known: old.known,
             writes: old.writes,
             is_active: true,
             mode: order.mode,
@@ -373,8 +376,12 @@ impl Notes {
             return Answering::InFull;
         }
         let is_large = self.largest.get(hostname).is_some_and(|largest| *largest >= 8);
-        let rotates = self.returns.get(hostname).is_some_and(|returns| *returns >= 5);
-        if stated.is_some() || is_large || rotates { Answering::Unknown } else { Answering::InFull }
+        let rotates = self.returns.get(hostname).is_some_and(|returns| *returns >= 4);
+        match stated {
+            Some(_) => Answering::Sample,
+            None if is_large || rotates => Answering::Unknown,
+            None => Answering::InFull,
+        }
     }
 
     fn answer_in_full(&self) -> bool {
@@ -396,24 +403,32 @@ impl Notes {
     /// What DNS gives, as far as this run knows; the addresses that may be no targets; and whether each name gives
     /// something. Of a name that may give samples, all that it gave to this run.
     fn desired(&self) -> (BTreeSet<Target>, BTreeSet<IpAddr>, bool) {
-        self.desired_where(|answering| answering != Answering::InFull)
+        self.desired_where(|hostname| self.saw.get(hostname).cloned())
     }
 
     /// The same, but of a name that may give samples or not, no more than its newest answer.
     fn surely_desired(&self) -> (BTreeSet<Target>, BTreeSet<IpAddr>, bool) {
-        self.desired_where(|answering| answering == Answering::Sample)
+        self.desired_where(|hostname| {
+            let is_unsure = self.answering(hostname) == Answering::Unknown;
+            let newest = self.newest_of(hostname).filter(|_| is_unsure);
+            newest.or_else(|| self.saw.get(hostname).cloned())
+        })
     }
 
-    fn desired_where(&self, is_sample: impl Fn(Answering) -> bool) -> (BTreeSet<Target>, BTreeSet<IpAddr>, bool) {
+    fn newest_of(&self, hostname: &Hostname) -> Option<BTreeSet<IpAddr>> {
+        self.newest.get(hostname).cloned().flatten().map(|answer| answer.addresses)
+    }
+
+    fn desired_where(
+        &self,
+        sample: impl Fn(&Hostname) -> Option<BTreeSet<IpAddr>>,
+    ) -> (BTreeSet<Target>, BTreeSet<IpAddr>, bool) {
         let mut targets = BTreeSet::new();
         let mut refused = BTreeSet::new();
         let mut is_complete = true;
         for (hostname, port) in &self.group.members {
-            let addresses = if is_sample(self.answering(hostname)) {
-                self.saw.get(hostname).cloned()
-            } else {
-                self.newest.get(hostname).cloned().flatten().map(|answer| answer.addresses)
-            };
+            let in_full = self.answering(hostname) == Answering::InFull;
+            let addresses = if in_full { self.newest_of(hostname) } else { sample(hostname) };
             let addresses = addresses.unwrap_or_default();
             refused.extend(addresses.iter().filter(|address| is_public(**address)));
             let usable: Vec<_> = addresses.into_iter().filter(|address| !is_public(*address)).collect();

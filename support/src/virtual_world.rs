@@ -349,7 +349,6 @@ impl<W: World> Steps<'_, W> {
     ) -> Result<(), TimeIsOver> {
         let asked_at = self.now().at;
         let order = self.world.borrow_mut().order();
-        let mut answered = None;
         let mut listed = None;
         let mut read = None;
         for part in order {
@@ -367,18 +366,15 @@ impl<W: World> Steps<'_, W> {
                         }
                         Err(_) => BTreeMap::new(),
                     };
-                    answered = Some((known, answers, self.now().at - asked_at));
+                    run.learned(known);
+                    if !answers.is_empty() {
+                        self.answered(run, answers);
+                        run.resolved_in(self.now().at - asked_at);
+                    }
                 }
                 Read::Targets => listed = Some(self.call("DescribeTargetHealth", W::list).await?),
                 Read::Tags if tags => read = Some(self.call("DescribeTags", W::tags).await?),
                 Read::Tags => {}
-            }
-        }
-        if let Some((known, answers, took)) = answered {
-            run.learned(known);
-            if !answers.is_empty() {
-                self.answered(run, answers);
-                run.resolved_in(took);
             }
         }
         if let Some(listed) = listed {

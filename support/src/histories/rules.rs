@@ -48,8 +48,7 @@ impl Universe {
     pub(super) fn check_deregistration(&self, shown: &BTreeSet<RegisteredTarget>) {
         let me = self.acting;
         let notes = &self.actors[me];
-        let (desired, refused, _) = notes.surely_desired();
-        let (.., is_complete) = notes.desired();
+        let (desired, refused, is_complete) = notes.surely_desired();
         let going: BTreeSet<_> = shown.iter().map(|shown| shown.target).collect();
         assert!(is_complete, "rule 2: deregisters {going:?} while a name did not resolve");
         assert!(!notes.is_unavailable, "rule 18: deregisters {going:?} though AWS can't tell the targets");
@@ -105,6 +104,12 @@ impl Universe {
         let was_given = self.claims.iter().any(|claims| claims.given.contains(&target.address));
         if !was_given {
             since = since.max(self.first_listed[target]);
+        }
+        // What this environment saw later, whether it was written down or not, and a run lacked after that.
+        if let Some(seen) = notes.last_seen.get(target) {
+            let ours = self.actors.iter().enumerate().filter(|(who, _)| function_of(*who) == function_of(self.acting));
+            let lacked = ours.filter_map(|(_, notes)| notes.lacked_since.get(target)).filter(|since| *since >= seen);
+            since = since.max(*lacked.min().unwrap_or(seen));
         }
         let missing = self.now - since;
         assert!(missing >= grace, "rule 8: deregisters {target} after {missing:?} of {grace:?}");

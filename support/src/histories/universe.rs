@@ -149,7 +149,9 @@ impl World for Universe {
                     asked_at - LONGEST_LAG <= write.at && !write.is_seen(shown, asked_at)
                 });
                 // What a list lacks that lags is forgotten, and stays longer.
-                self.noted.retain(|target, _| listed.iter().any(|shown| shown.target == *target));
+                let is_listed =
+                    |target| listed.iter().any(|shown| shown.target == target && shown.state.is_registered());
+                self.noted.retain(|target, _| is_listed(*target));
                 notes.list = Some(listed.clone());
                 notes.listed_at = asked_at;
                 self.note_absence();
@@ -332,9 +334,11 @@ impl Universe {
             let largest = notes.largest.entry(hostname.clone()).or_default();
             *largest = addresses.len().max(*largest);
             let last = notes.last_answer.insert(hostname.clone(), addresses.clone());
-            let returned =
-                addresses.iter().filter(|address| last.as_ref().is_some_and(|last| !last.contains(*address)));
-            *notes.returns.entry(hostname.clone()).or_default() += returned.count();
+            let known = notes.known.entry(hostname.clone()).or_default();
+            let lacked = known.iter().filter(|address| last.as_ref().is_some_and(|last| !last.contains(*address)));
+            let returned = lacked.filter(|address| addresses.contains(*address)).count();
+            *notes.returns.entry(hostname.clone()).or_default() += returned;
+            known.extend(addresses);
             for (_, port) in notes.group.members.iter().filter(|(bound, _)| bound == hostname) {
                 let port = port.unwrap_or(PORTS[0]);
                 notes.last_seen.extend(addresses.iter().map(|address| (Target { address: *address, port }, answer.at)));
@@ -347,7 +351,7 @@ impl Universe {
     /// Takes in what the acting one knows to be missing.
     pub(super) fn note_absence(&mut self) {
         let notes = &mut self.actors[self.acting];
-        let (desired, refused, is_complete) = notes.desired();
+        let (desired, refused, is_complete) = notes.surely_desired();
         notes.lacked_since.retain(|target, _| !desired.contains(target));
         notes.known_since.retain(|target, _| !desired.contains(target));
         self.noted.retain(|target, _| !desired.contains(target) && !refused.contains(&target.address));

@@ -64,7 +64,11 @@ fn rule_08_by_a_tag_that_calls_it_missing_no_target_is_registered_where_aws_cann
     let setting = Setting { ownership: Ownership::Shared, grace: Some(0), ..chained() };
     let moved = |host| vec![Pass(70_000), Dns(0, [host].into())];
     let before = [moved(1), vec![CalmRun], moved(2), vec![CalmRun]].concat();
-    play(setting, [before, moved(1), vec![Unavailable(true), CalmRun]].concat());
+    let then = |events: &[Happening]| [&before[..], &moved(1), &[Unavailable(true)], events].concat();
+    play(setting, then(&[CalmRun]));
+    // Nor where nothing can be written.
+    let reads = [Begin(0, How::Full, 0), Step(0, Fault::None), Step(0, Fault::None), Step(0, Fault::None)];
+    play(setting, then(&[&reads[..], &[Step(0, Fault::Denied), Go(0, 30)]].concat()));
 }
 
 #[test]

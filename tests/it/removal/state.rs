@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::{
     Log, World, advance,
     aws::{Call, Fault, FaultKind, TargetGroup},
-    binding, invoke_within, now, targets, waiting,
+    binding, invoke, invoke_within, now, targets, waiting,
 };
 
 use super::{GRACE, MISSING, OWNED, bound_to, one_is_missing};
@@ -606,4 +606,38 @@ async fn the_emulation_is_as_strict_about_tags_as_elbv2_is() {
     assert!(describe(&arns).await.is_err(), "20 resources at most");
     assert_eq!(aws.tags(&arns[0]).len(), 2);
     assert_eq!(aws.take_violations().len(), 4, "of all that was refused since");
+}
+
+#[tokio::test]
+async fn rule_08_what_dns_gave_to_a_run_that_could_not_write_it_down_is_missing_anew() {
+    let hang = Fault::on("DescribeTargetHealth", FaultKind::Hang);
+    let denied = Fault::on("RemoveTags", FaultKind::error(403, "AccessDenied", "no"));
+    let cases = [
+        ("a dry run", 0, json!({"dry_run": true}), None),
+        ("one that is cut off", 0, json!({}), Some(hang)),
+        ("one that may not write", 0, json!({}), Some(denied)),
+        ("one that has no turn", 1, json!({}), None),
+    ];
+    for (what, budget, event, fault) in cases {
+        let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
+        let world = world.set("ELB_REQUESTS_PER_SECOND", budget);
+        let function = world.function().await;
+        invoke(&function, json!({})).await.unwrap();
+        advance(GRACE - 30);
+        world.dns.set_a("db.test", &["10.0.1.9", "10.0.1.10"]);
+        fault.into_iter().for_each(|fault| world.aws.fault(fault));
+        world.aws.clear_calls();
+        // Whether it fails or not.
+        drop(invoke_within(&function, event, Duration::from_millis(2500)).await);
+        let is_forgotten = world.aws.calls_of("RemoveTags").iter().any(|call| call.status == 200);
+        assert!(!is_forgotten, "{what}: it wrote that down");
+        world.aws.clear_faults();
+        world.dns.set_a("db.test", &["10.0.1.10"]);
+        advance(60);
+        invoke(&function, json!({})).await.unwrap();
+        assert_eq!(world.aws.registered(&arn), targets(&[9, 10]), "{what}");
+        advance(GRACE);
+        invoke(&function, json!({})).await.unwrap();
+        assert_eq!(world.aws.registered(&arn), targets(&[10]), "{what}");
+    }
 }
