@@ -210,16 +210,22 @@ impl Plan {
         let absent_since = known.absent_since.get(&target).copied().unwrap_or(known.now);
         let is_unhealthy = shown.state == TargetState::Unhealthy;
         let absence = (known.absence)(&target);
-        let seen = known.last_seen.get(&target);
-        let tag = remembered.missing.get(&target).filter(|since| seen.is_none_or(|seen| seen <= since));
-        let since = match absence {
-            Absence::Gone { since } | Absence::Thin { since } => since,
+        let since = match (remembered.missing.get(&target), absence) {
+            (Some(tag), _) => match known.last_seen.get(&target) {
+                // Whoever saw it later may have been unable to write that down.
+                Some(seen) if tag < seen => absent_since.max(*seen),
+                _ => *tag,
+            },
+            (None, Absence::Gone { since } | Absence::Thin { since }) => since,
             // Missing begins with the first answer that lacks it. Only the tags tell that no other execution environment
             // has seen it since.
-            Absence::Usual if tag.is_some() || is_unhealthy => known.now,
-            Absence::Usual => return Some(Hold { reason: HoldReason::Evidence, missing_since: None, until: None }),
+            (None, Absence::Usual) if is_unhealthy => known.now,
+            (None, Absence::Usual) => {
+                return Some(Hold { reason: HoldReason::Evidence, missing_since: None, until: None });
+            }
         };
-        let since = tag.map_or(since, |tag| since.min(*tag)).min(known.now);
+        // A time that lies ahead was written before the clock was set back.
+        let since = since.min(known.now);
         if known.policy.deregister_after_seconds > 0 {
             self.state.missing.insert(target, since);
         }

@@ -515,7 +515,7 @@ fn entries(key: &str, value: &str) -> Vec<Entry> {
         let mut rest = entry.split('@');
         let (address, port) = rest.next()?.split_once('_')?;
         let target = Target { address: address.parse().ok()?, port: port.parse().ok()? };
-        Some(Entry { target, missing_since: rest.next().and_then(|since| since.parse().ok()), is_released })
+        Some(Entry { target, missing_since: rest.next().map(str::parse).transpose().ok()?, is_released })
     };
     value.split_whitespace().filter_map(read).collect()
 }

@@ -105,12 +105,6 @@ impl Universe {
         if !was_given {
             since = since.max(self.first_listed[target]);
         }
-        // What this environment saw later, whether it was written down or not, and a run lacked after that.
-        if let Some(seen) = notes.last_seen.get(target) {
-            let ours = self.actors.iter().enumerate().filter(|(who, _)| function_of(*who) == function_of(self.acting));
-            let lacked = ours.filter_map(|(_, notes)| notes.lacked_since.get(target)).filter(|since| *since >= seen);
-            since = since.max(*lacked.min().unwrap_or(seen));
-        }
         let missing = self.now - since;
         assert!(missing >= grace, "rule 8: deregisters {target} after {missing:?} of {grace:?}");
     }
