@@ -202,7 +202,10 @@ fn rule_15_what_is_thin_or_usual_is_kept_for_want_of_evidence() {
     assert_eq!(case(thin, &[]).held(), Some((HoldReason::Evidence, Some(ago(400)), None)));
     assert_eq!(case(thin, &[]).plan().state.missing, missing(2, ago(400)).missing, "it is remembered");
     assert_eq!(case(Absence::Thin { since: ago(100) }, &[]).held().unwrap().0, HoldReason::Grace);
-    assert_eq!(case(Absence::Gone { since: ago(400) }, &[]).outcome().1, [2]);
+    let gone = Absence::Gone { since: ago(400) };
+    assert_eq!(case(gone, &[]).outcome().1, [2]);
+    // Another execution environment saw it after that.
+    assert_eq!(case(gone, &[(2, 200)]).held(), Some((HoldReason::Grace, Some(ago(200)), Some(NOW.plus_seconds(100)))));
     // An earlier execution environment found out since when; that it is gone, this one has to.
     assert_eq!(case(Absence::Usual, &[(2, 900)]).held(), Some((HoldReason::Evidence, Some(ago(900)), None)));
 }
