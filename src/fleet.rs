@@ -214,12 +214,15 @@ impl Fleet {
         {
             report = watch.follow(reconciler, group, &mut memory, report, cutoff).await;
         }
-        let mut known = self.known();
-        let known = known.entry(group.arn.clone()).or_default();
-        known.memory = memory;
-        // One that was put off in the end has not had its turn.
-        if !is_dry_run && report.outcome != Outcome::Deferred {
-            known.looked_at = Some(began);
+        // A dry run may go by other bindings.
+        if !is_dry_run {
+            let mut known = self.known();
+            let known = known.entry(group.arn.clone()).or_default();
+            known.memory = memory;
+            // One that was put off in the end has not had its turn.
+            if report.outcome != Outcome::Deferred {
+                known.looked_at = Some(began);
+            }
         }
         report
     }
@@ -261,12 +264,15 @@ impl Fleet {
             Some(early) if early.is_complete() => early,
             _ => self.reconciler.resolve(group, family, dns_cutoff(Instant::now(), cutoff)).await,
         };
-        if let Some(facts) = facts.filter(|_| resolution.is_complete()) {
-            let look = resolution.look(group, facts, &self.reconciler.allowed_networks);
+        let look = facts.map(|facts| resolution.look(group, facts, &self.reconciler.allowed_networks));
+        if let (Some(look), false) = (&look, report.is_withdrawn) {
             let mut known = self.known();
             let memory = &mut known.entry(group.arn.clone()).or_default().memory;
             memory.begin_run(group);
-            memory.take_in(&resolution, &look.desired, self.reconciler.now().time);
+            let now = self.reconciler.now();
+            memory.take_in(&resolution, &look.desired, now.time, now.at);
+        }
+        if let Some(look) = look.filter(|_| resolution.is_complete()) {
             report.look(look, resolution.took);
         } else {
             // That we had no time to hear of a name, or that its group may be of the other family,

@@ -1,10 +1,10 @@
-//! What an execution environment remembers of a target group from run to run. Losing it makes targets stay longer. Only
-//! what a failed run saw and could not write into the tags is then forgotten. Pure: no I/O.
+//! What an execution environment remembers of a target group from run to run. Losing it makes targets stay longer; but what
+//! a run saw and could not write into the tags is forgotten. Pure: no I/O.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -43,6 +43,8 @@ pub struct Memory {
 pub struct InStep {
     /// What DNS gave. Where answers are samples, also what else is registered.
     pub targets: BTreeSet<Target>,
+    /// What is registered, also what DNS does not give.
+    pub registered: BTreeSet<Target>,
     /// When it should be looked at again: a target's time has come, or a change of our own is to be verified.
     pub due: Option<Timestamp>,
     /// Targets that only the thin evidence keeps.
@@ -70,10 +72,19 @@ impl Memory {
         }
     }
 
-    /// Takes in what a name server said.
-    pub fn answered(&mut self, hostname: &Hostname, answer: &Result<Answer, ResolveError>, now: Timestamp) {
+    /// Takes in what a name server said, now or before. Both `now` and `at` are the time.
+    pub fn answered(
+        &mut self,
+        hostname: &Hostname,
+        answer: &Result<Answer, ResolveError>,
+        now: Timestamp,
+        at: Instant,
+    ) {
         match (self.samples.get_mut(hostname), answer) {
-            (Some(samples), Ok(answer)) => samples.add(&answer.addresses, answer.kind(), answer.ttl, now),
+            (Some(samples), Ok(answer)) => {
+                let came = now.minus(at.saturating_duration_since(answer.at));
+                samples.add(&answer.addresses, answer.kind(), answer.ttl, came);
+            }
             // That we had no time left says nothing of the name.
             (Some(samples), Err(error)) if !error.is_out_of_time() => samples.fail(),
             _ => {}
@@ -113,11 +124,11 @@ impl Memory {
     }
 
     /// Takes in a look of a watch that changes nothing.
-    pub fn take_in(&mut self, resolution: &Resolution, desired: &Desired, now: Timestamp) {
+    pub fn take_in(&mut self, resolution: &Resolution, desired: &Desired, now: Timestamp, at: Instant) {
         for (hostname, answer) in &resolution.answers {
-            self.answered(hostname, answer, now);
+            self.answered(hostname, answer, now, at);
         }
-        let registered = self.in_step.as_ref().map(|in_step| in_step.targets.clone()).unwrap_or_default();
+        let registered = self.in_step.as_ref().map(|in_step| in_step.registered.clone()).unwrap_or_default();
         self.note(desired, &registered, now);
     }
 

@@ -211,11 +211,7 @@ impl Plan {
         let is_unhealthy = shown.state == TargetState::Unhealthy;
         let absence = (known.absence)(&target);
         let since = match (remembered.missing.get(&target), absence) {
-            (Some(tag), _) => match known.last_seen.get(&target) {
-                // Whoever saw it later may have been unable to write that down.
-                Some(seen) if tag < seen => absent_since.max(*seen),
-                _ => *tag,
-            },
+            (Some(tag), _) => *tag,
             (None, Absence::Gone { since } | Absence::Thin { since }) => since,
             // Missing begins with the first answer that lacks it. Only the tags tell that no other execution environment
             // has seen it since.
@@ -223,6 +219,11 @@ impl Plan {
             (None, Absence::Usual) => {
                 return Some(Hold { reason: HoldReason::Evidence, missing_since: None, until: None });
             }
+        };
+        // A run that saw it later may have been unable to write that down.
+        let since = match known.last_seen.get(&target) {
+            Some(seen) if since < *seen => absent_since.max(*seen),
+            _ => since,
         };
         // A time that lies ahead was written before the clock was set back.
         let since = since.min(known.now);
@@ -273,4 +274,4 @@ impl Plan {
 const FLAPPING_SECONDS: u32 = 30;
 
 /// How long a list may lack a target that was registered: only after that is what is not listed really gone.
-const LAG_SECONDS: u32 = 60;
+pub(crate) const LAG_SECONDS: u32 = 60;

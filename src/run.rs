@@ -286,6 +286,7 @@ impl<'a> Run<'a> {
             due: plan.due().into_iter().chain(verify).min(),
             thin: thin.map(|(target, _)| *target).collect(),
             ttl: self.resolution.ttl(),
+            registered: self.registered().copied().collect(),
         }
     }
 
@@ -303,10 +304,12 @@ impl<'a> Run<'a> {
         // Where nothing has to be remembered, it does not matter that the tags were not read.
         let empty = State::default();
         let state = self.tags.state().or_else(|| (!self.policy.needs_state()).then_some(&empty));
-        if !self.is_unavailable {
+        if let Some(state) = state
+            && !self.is_unavailable
+        {
             // What was deregistered and is back is not missing from before.
             self.memory.absent_since.retain(|target, _| registered.contains(target));
-            self.memory.expect(&registered, &state.unwrap_or(&empty).missing, now.time);
+            self.memory.expect(&registered, &state.missing, now.time);
         }
         self.memory.note(&look.desired, &registered, now.time);
         let memory = &*self.memory;

@@ -15,7 +15,7 @@
 mod absence;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
     time::Duration,
 };
@@ -133,12 +133,19 @@ impl Samples {
         self.addresses.values_mut().for_each(|evidence| evidence.last_seen = at.min(evidence.last_seen));
         for (address, noted) in targets {
             let new = Expected { answers: self.answers, since: at, noted: None };
-            let expected = self.expected.entry(*address).or_insert_with(|| {
+            let expected = self.expected.entry(*address);
+            let is_new = match &expected {
+                Entry::Vacant(_) => true,
+                // A run that saw it took its time out of the tags.
+                Entry::Occupied(known) => known.get().noted.is_some() && noted.is_none(),
+            };
+            let expected = expected.or_insert(new);
+            if is_new {
+                *expected = new;
                 if let Some(evidence) = self.addresses.get_mut(address) {
                     *evidence = Evidence { last_seen: at, missing: 0, surprise: 0.0, ..*evidence };
                 }
-                new
-            });
+            }
             expected.noted = *noted;
         }
     }

@@ -91,7 +91,7 @@ impl Watch {
                 }
                 is_due = schedule.note(&look, &resolution, memory, now);
                 if !is_due {
-                    memory.take_in(&resolution, &look.desired, now.time);
+                    memory.take_in(&resolution, &look.desired, now.time, now.at);
                 }
                 // What failed at AWS stays so until it is tried again.
                 if !is_due && !schedule.has_failed {

@@ -77,7 +77,7 @@ impl Function {
             self.config.groups.iter().enumerate().map(|(place, group)| (&group.arn, place)).collect();
         reports.retain(|report| {
             let is_given = places.contains_key(&report.target_group_arn);
-            let is_gone = !is_given && report.failures.iter().any(Failure::is_not_found);
+            let is_gone = !is_given && !report.is_withdrawn && report.failures.iter().any(Failure::is_not_found);
             if is_gone {
                 finder.forget(&report.target_group_arn);
             }

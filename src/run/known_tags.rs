@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, mem};
 use super::{Mode, Now, Phase, Run, Step};
 use crate::{
     failure::{ElbError, ElbErrorKind, Failure},
-    state::State,
+    plan::LAG_SECONDS,
+    state::{State, Timestamp},
     tags::{MOST_TAGS, Notation, TagChanges, Tags, takes_room},
     target::Target,
 };
@@ -17,7 +18,7 @@ pub(super) enum KnownTags {
     Unread,
     /// They could not be read or written.
     Unusable {
-        /// The targets that were ours, and not missing, when they last could be.
+        /// The targets that were ours, and not missing for long, when they last could be.
         owned: BTreeSet<Target>,
     },
     /// They were read.
@@ -159,7 +160,8 @@ impl<'a> Run<'a> {
             let owned = match &self.tags {
                 KnownTags::Known { state, .. } => {
                     // Of what was missing for long, a run beside this one forgets whose it is.
-                    let is_kept = |target: &&Target| !state.missing.contains_key(*target);
+                    let is_recent = |since: &Timestamp| self.began < since.plus_seconds(LAG_SECONDS / 2);
+                    let is_kept = |target: &&Target| state.missing.get(*target).is_none_or(is_recent);
                     state.owned.difference(&state.released).filter(is_kept).copied().collect()
                 }
                 KnownTags::Unusable { owned } => owned.clone(),

@@ -37,8 +37,7 @@ impl Run<'_> {
         let is_refresh = self.next_look.take().is_none() && !self.resolution.answers.is_empty();
         self.refreshes = if is_refresh { self.refreshes + 1 } else { 0 };
         for (hostname, mut answer) in answers {
-            let age = answer.as_ref().map_or(Duration::ZERO, |answer| now.at.saturating_duration_since(answer.at));
-            self.memory.answered(&hostname, &answer, now.time.minus(age));
+            self.memory.answered(&hostname, &answer, now.time, now.at);
             if let Some(Ok(earlier)) = self.resolution.answers.get(&hostname)
                 && self.memory.is_sample(&hostname)
             {
@@ -189,7 +188,7 @@ impl Run<'_> {
             if self.listed.is_none() {
                 let in_step = self.memory.in_step.as_ref();
                 self.report.is_unregistered =
-                    in_step.is_none_or(|in_step| !look.desired.targets.is_subset(&in_step.targets));
+                    in_step.is_none_or(|in_step| !look.desired.targets.is_subset(&in_step.registered));
             }
             self.report.look(look, self.resolution.took);
         } else {

@@ -193,7 +193,7 @@ impl Environment {
                 is_due = schedule.note(&look, &resolution, &self.memory, now());
                 if !is_due {
                     world.borrow_mut().observe(Event::Looked(&resolution.answers));
-                    self.memory.take_in(&resolution, &look.desired, now().time);
+                    self.memory.take_in(&resolution, &look.desired, now().time, now().at);
                 }
                 early = Some(resolution);
             }

@@ -204,6 +204,9 @@ fn rule_15_what_is_thin_or_usual_is_kept_for_want_of_evidence() {
     assert_eq!(case(Absence::Thin { since: ago(100) }, &[]).held().unwrap().0, HoldReason::Grace);
     let gone = Absence::Gone { since: ago(400) };
     assert_eq!(case(gone, &[]).outcome().1, [2]);
+    // Another name of the group gave it after that.
+    let seen = Case { last_seen: [(target(2), ago(100))].into(), ..case(gone, &[]) };
+    assert_eq!(seen.held(), Some((HoldReason::Grace, Some(NOW), Some(NOW.plus_seconds(300)))));
     // Another execution environment saw it after that.
     assert_eq!(case(gone, &[(2, 200)]).held(), Some((HoldReason::Grace, Some(ago(200)), Some(NOW.plus_seconds(100)))));
     // An earlier execution environment found out since when; that it is gone, this one has to.

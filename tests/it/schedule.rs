@@ -34,8 +34,8 @@ fn target(host: u8) -> Target {
 }
 
 fn in_step(hosts: &[u8]) -> InStep {
-    let targets = hosts.iter().map(|host| target(*host)).collect();
-    InStep { targets, due: None, thin: BTreeSet::new(), ttl: Some(Duration::from_secs(5)) }
+    let targets: BTreeSet<_> = hosts.iter().map(|host| target(*host)).collect();
+    InStep { registered: targets.clone(), targets, due: None, thin: BTreeSet::new(), ttl: Some(Duration::from_secs(5)) }
 }
 
 fn report(has_failed: bool, is_unregistered: bool) -> GroupReport {

@@ -490,3 +490,15 @@ fn a_time_to_live_of_nothing_makes_each_answer_a_new_one() {
     });
     assert!(answers.is_some_and(|answers| answers < 60), "{answers:?}");
 }
+
+#[test]
+fn rule_15_who_takes_the_time_of_a_target_out_of_the_tags_has_seen_it() {
+    let mut name = Name::new(AuroraReader, 1, [1, 2]);
+    (0..50).for_each(|number| name.answer(&[1 + number % 2]));
+    *name.targets.get_mut(&address(2)).unwrap() = Some(name.at());
+    name.answers_until_gone(2, |_| vec![1]).expect("it is gone in the end");
+    *name.targets.get_mut(&address(2)).unwrap() = None;
+    name.answer(&[1]);
+    assert!(!name.is_gone(2), "another execution environment has seen it since");
+    assert!(name.answers_until_gone(2, |_| vec![1]).is_some_and(|more| more > 20), "it takes as much evidence again");
+}
