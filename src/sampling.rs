@@ -132,7 +132,7 @@ impl Samples {
         // A time that lies ahead is of a clock that was set back.
         self.addresses.values_mut().for_each(|evidence| evidence.last_seen = at.min(evidence.last_seen));
         for (address, noted) in targets {
-            let new = Expected { answers: self.answers, since: at, noted: None };
+            let new = Expected { answers: self.answers, since: at, noted: None, is_set_back: false };
             let expected = self.expected.entry(*address);
             let is_new = match &expected {
                 Entry::Vacant(_) => true,
@@ -145,6 +145,9 @@ impl Samples {
                 if let Some(evidence) = self.addresses.get_mut(address) {
                     *evidence = Evidence { last_seen: at, missing: 0, surprise: 0.0, ..*evidence };
                 }
+            }
+            if let (Some(before), Some(noted)) = (expected.noted, noted) {
+                expected.is_set_back = (expected.is_set_back && *noted == before) || *noted < before;
             }
             expected.noted = *noted;
         }

@@ -58,6 +58,8 @@ pub(super) struct Expected {
     pub(super) since: Timestamp,
     /// Since when an earlier execution environment found it missing, as the tags tell.
     pub(super) noted: Option<Timestamp>,
+    /// Whether it was set back since: somebody wants it to count, whatever was seen.
+    pub(super) is_set_back: bool,
 }
 
 /// What it takes to call an address gone.
@@ -99,9 +101,11 @@ impl Samples {
         }
     }
 
-    /// When an answer last held this address, or a target of it was registered anew.
+    /// When an answer last held this address, or a target of it was registered anew; `None` also where that does not count,
+    /// because somebody has set back the time in the tags.
     pub fn last_seen(&self, address: IpAddr) -> Option<Timestamp> {
-        self.addresses.get(&address).map(|evidence| evidence.last_seen)
+        let is_set_back = self.expected.get(&address).is_some_and(|expected| expected.is_set_back);
+        self.addresses.get(&address).filter(|_| !is_set_back).map(|evidence| evidence.last_seen)
     }
 
     /// Whether addresses that an answer lacked come back all the time.

@@ -640,3 +640,26 @@ async fn rule_08_what_dns_gave_to_a_run_that_could_not_write_it_down_is_missing_
         assert_eq!(world.aws.registered(&arn), targets(&[10]), "{what}");
     }
 }
+
+#[tokio::test]
+async fn rule_08_a_time_that_a_person_sets_back_counts() {
+    for fields in
+        [json!({"deregister_after_seconds": GRACE}), json!({"deregister_after_seconds": GRACE, "ownership": "shared"})]
+    {
+        let (world, arn) = bound_to("db.test", &["10.0.1.9"], &[], fields.clone()).await;
+        let function = world.function().await;
+        invoke(&function, json!({})).await.unwrap();
+        world.dns.set_a("db.test", &["10.0.1.10"]);
+        invoke(&function, json!({})).await.unwrap();
+        assert_eq!(world.aws.registered(&arn), targets(&[9, 10]), "{fields}");
+        let tags = world.aws.tags(&arn);
+        let (key, value) = tags.iter().find(|(_, value)| value.contains("10.0.1.9_5432@")).unwrap();
+        let entries = value.split(' ').map(|entry| match entry.split_once('@') {
+            Some((target, _)) => missing_for(u64::try_from(GRACE).unwrap(), target),
+            None => entry.to_owned(),
+        });
+        world.aws.set_tag(&arn, key, &entries.collect::<Vec<_>>().join(" "));
+        invoke(&function, json!({})).await.unwrap();
+        assert_eq!(world.aws.registered(&arn), targets(&[10]), "{fields}");
+    }
+}
