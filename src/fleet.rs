@@ -60,6 +60,13 @@ pub enum Errand<'a> {
     Watch(&'a Watch),
 }
 
+impl Errand<'_> {
+    /// Whether it changes nothing. It may go by other bindings, so that nothing of it is remembered.
+    fn is_dry_run(self) -> bool {
+        matches!(self, Self::Check(_) | Self::DryRun)
+    }
+}
+
 /// A target group that is to be looked at.
 struct Job<'a> {
     position: usize,
@@ -176,7 +183,7 @@ impl Fleet {
         };
         let mut report = match turn {
             Some(turn) => self.take_turn(group, early, turn, errand, cutoff).await,
-            None => self.put_off(group, early, cutoff).await,
+            None => self.put_off(group, early, errand, cutoff).await,
         };
         if let Errand::Check(inspection) = errand {
             let set_up = match &turns {
@@ -199,8 +206,7 @@ impl Fleet {
     ) -> GroupReport {
         let began = Instant::now();
         let reconciler = &self.reconciler;
-        let is_dry_run = matches!(errand, Errand::Check(_) | Errand::DryRun);
-        let mode = if is_dry_run { Mode::DryRun } else { Mode::Full };
+        let mode = if errand.is_dry_run() { Mode::DryRun } else { Mode::Full };
         let mut memory = self.known().entry(group.arn.clone()).or_default().memory.clone();
         memory.begin_invocation();
         let mut report = reconciler.reconcile(group, &mut memory, turn, early, mode, cutoff).await;
@@ -214,8 +220,7 @@ impl Fleet {
         {
             report = watch.follow(reconciler, group, &mut memory, report, cutoff).await;
         }
-        // A dry run may go by other bindings.
-        if !is_dry_run {
+        if !errand.is_dry_run() {
             let mut known = self.known();
             let known = known.entry(group.arn.clone()).or_default();
             known.memory = memory;
@@ -246,7 +251,13 @@ impl Fleet {
     }
 
     /// A group that the budget has no place for. It has not failed, unless its name did.
-    async fn put_off(&self, group: &Group, early: Option<Resolution>, cutoff: Instant) -> GroupReport {
+    async fn put_off(
+        &self,
+        group: &Group,
+        early: Option<Resolution>,
+        errand: Errand<'_>,
+        cutoff: Instant,
+    ) -> GroupReport {
         let mut report = GroupReport::new(group);
         report.is_deferred = true;
         report.is_withdrawn = !self.reconciler.confirms(group).await;
@@ -265,7 +276,7 @@ impl Fleet {
             _ => self.reconciler.resolve(group, family, dns_cutoff(Instant::now(), cutoff)).await,
         };
         let look = facts.map(|facts| resolution.look(group, facts, &self.reconciler.allowed_networks));
-        if let (Some(look), false) = (&look, report.is_withdrawn) {
+        if let (Some(look), false) = (&look, report.is_withdrawn || errand.is_dry_run()) {
             let mut known = self.known();
             let memory = &mut known.entry(group.arn.clone()).or_default().memory;
             memory.begin_run(group);

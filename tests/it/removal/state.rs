@@ -611,20 +611,20 @@ async fn the_emulation_is_as_strict_about_tags_as_elbv2_is() {
 #[tokio::test]
 async fn rule_08_what_dns_gave_to_a_run_that_could_not_write_it_down_is_missing_anew() {
     let hang = Fault::on("DescribeTargetHealth", FaultKind::Hang);
-    let denied = Fault::on("RemoveTags", FaultKind::error(403, "AccessDenied", "no"));
+    let denied = ["AddTags", "RemoveTags"].map(|action| Fault::on(action, FaultKind::error(403, "AccessDenied", "no")));
     let cases = [
-        ("one that is cut off", 0, Some(hang)),
-        ("one that may not write", 0, Some(denied)),
-        ("one that has no turn", 1, None),
+        ("one that is cut off", 0, vec![hang]),
+        ("one that may not write", 0, denied.into()),
+        ("one that has no turn", 1, vec![]),
     ];
-    for (what, budget, fault) in cases {
+    for (what, budget, faults) in cases {
         let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
         let world = world.set("ELB_REQUESTS_PER_SECOND", budget);
         let function = world.function().await;
         invoke(&function, json!({})).await.unwrap();
         advance(GRACE - 30);
         world.dns.set_a("db.test", &["10.0.1.9", "10.0.1.10"]);
-        fault.into_iter().for_each(|fault| world.aws.fault(fault));
+        faults.into_iter().for_each(|fault| world.aws.fault(fault));
         world.aws.clear_calls();
         // Whether it fails or not.
         drop(invoke_within(&function, json!({}), Duration::from_millis(2500)).await);
@@ -662,4 +662,30 @@ async fn rule_08_a_time_that_a_person_sets_back_counts() {
         invoke(&function, json!({})).await.unwrap();
         assert_eq!(world.aws.registered(&arn), targets(&[10]), "{fields}");
     }
+}
+
+#[tokio::test]
+async fn rule_08_a_dry_run_by_other_bindings_that_puts_a_group_off_forgets_nothing_of_it() {
+    let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
+    let world = world.set("ELB_REQUESTS_PER_SECOND", 1);
+    let function = world.function().await;
+    invoke(&function, json!({})).await.unwrap();
+    advance(GRACE - 30);
+    world.dns.set_a("db.test", &["10.0.1.9", "10.0.1.10"]);
+    for action in ["AddTags", "RemoveTags"] {
+        world.aws.fault(Fault::on(action, FaultKind::error(403, "AccessDenied", "no")));
+    }
+    invoke(&function, json!({})).await.unwrap_err();
+    world.aws.clear_faults();
+    world.dns.set_a("db.test", &["10.0.1.10"]);
+    let others = ["a", "b", "c", "d"].map(|name| world.aws.create_target_group(TargetGroup::new(name)));
+    let mut bindings: Vec<_> = others.iter().chain([&arn]).map(|arn| binding("db.test", arn)).collect();
+    bindings.iter_mut().for_each(|binding| binding["lookups"] = 2.into());
+    let dry_run = json!({"dry_run": true, "bindings": bindings});
+    let reply = invoke_within(&function, dry_run, Duration::from_millis(2500)).await.unwrap();
+    let outcomes: Vec<_> = reply["groups"].as_array().unwrap().iter().map(|group| &group["outcome"]).collect();
+    assert!(outcomes.iter().all(|outcome| *outcome == "deferred"), "{outcomes:?}");
+    advance(60);
+    invoke(&function, json!({})).await.unwrap();
+    assert_eq!(world.aws.registered(&arn), targets(&[9, 10]));
 }
