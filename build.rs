@@ -38,4 +38,4 @@ fn git(arguments: &[&str]) -> Option<String> {
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
-const SOURCES: [&str; 3] = ["Cargo.lock", "Cargo.toml", "src"];
+const SOURCES: [&str; 4] = ["Cargo.lock", "Cargo.toml", "core", "src"];

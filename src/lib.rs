@@ -32,42 +32,22 @@
 #![warn(clippy::too_many_lines)]
 
 pub mod aws;
-pub mod binding;
-pub mod check;
-pub mod config;
 pub mod discovery;
 pub mod dns;
-mod elb;
-pub mod event;
-pub mod failure;
-pub mod finder;
-pub mod finding;
 pub mod fleet;
 pub mod function;
-pub mod hostname;
-pub mod inspection;
-pub mod kind;
-pub mod limiter;
-pub mod memory;
-pub mod metrics;
-pub mod network;
-pub mod plan;
-pub mod policy;
-mod rds_event;
 pub mod reconcile;
-pub mod report;
-pub mod resolution;
-pub mod run;
-pub mod sampling;
-pub mod set_up;
-pub mod state;
-pub mod tagging;
-pub mod tags;
-pub mod target;
-pub mod target_group;
-mod text;
+pub mod settings;
 pub mod watch;
-pub mod writes;
+
+pub(crate) use aws::elb;
+pub use aws::{inspection, limiter, metrics, tagging, target_group};
+pub use discovery::finder;
+pub use nlb_hostname_targets_core::{
+    answer as resolution, binding, check, failure, finding, hostname, kind, memory, network, plan, policy, report, run,
+    sampling, set_up, state, tag_bindings, tags, target, text, writes,
+};
+pub use settings::{environment as config, event};
 
 /// The version, which replies and the log tell.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,6 +1,7 @@
 use nlb_hostname_targets::{
     binding::InvalidJson,
-    event::{Request, Trigger, WatchRequest},
+    event::{Request, WatchRequest},
+    report::Trigger,
 };
 use serde_json::{Map, Value};
 

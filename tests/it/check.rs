@@ -5,9 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use hickory_server::proto::rr::RecordType;
 use nlb_hostname_targets::{
     binding::Group,
-    event::Trigger,
     finding::{Code, Finding},
-    report::{self, GroupReport},
+    report::{self, GroupReport, Trigger},
 };
 use serde_json::{Value, json};
 use support::{

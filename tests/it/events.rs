@@ -11,8 +11,8 @@ use std::{
 
 use nlb_hostname_targets::{
     VERSION,
-    event::{Request, Trigger, WatchRequest},
-    report::Outcome,
+    event::{Request, WatchRequest},
+    report::{Outcome, Trigger},
 };
 use serde_json::{Value, json};
 use support::{World, aws::TargetGroup, binding, invoke_within};

@@ -21,6 +21,18 @@ pub struct SetUp {
     pub is_cut_off: bool,
 }
 
+impl SetUp {
+    /// What was read, if it was; what stood in the way is noted. `None`: the time was over.
+    pub fn take<T>(&mut self, subject: &str, read: Option<Result<T, ElbError>>) -> Option<T> {
+        match read {
+            Some(Ok(read)) => return Some(read),
+            Some(Err(error)) => self.failures.push((subject.to_owned(), error)),
+            None => self.is_cut_off = true,
+        }
+        None
+    }
+}
+
 /// What DescribeTargetGroups says of a target group.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -8,10 +8,10 @@ use std::{
 
 use super::{MOST_REFRESHES, Mode, Now, Phase, Quota, Run};
 use crate::{
+    answer::Answers,
     failure::{ElbError, ElbErrorKind, Failure},
     hostname::Hostname,
     report::GroupReport,
-    resolution::Answers,
     sampling::Samples,
     target::{Facts, RegisteredTarget, Target, TargetState},
 };

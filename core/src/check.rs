@@ -4,7 +4,6 @@
 use std::{fmt::Display, net::IpAddr};
 
 use crate::{
-    config::DISCOVERY,
     failure::{DnsFailure, ElbError, ElbErrorKind, Failure, GET_RESOURCES, ResolveError, Undiscovered},
     finding::{Code, Finding},
     hostname::Hostname,
@@ -343,7 +342,7 @@ impl Check<'_> {
 
 /// What kept the function from finding target groups by their tags.
 pub fn of_discovery(Undiscovered(error): &Undiscovered) -> Finding {
-    of_call(DISCOVERY, error)
+    of_call("DISCOVERY", error)
 }
 
 /// A call that failed.

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::timeout_at};
 use tracing::{info, warn};
 
 use crate::{
-    binding::Group, discovery::Found, failure::Undiscovered, hostname::AllowedHostnames, tagging::Tagging,
+    binding::Group, failure::Undiscovered, hostname::AllowedHostnames, tag_bindings::Found, tagging::Tagging,
     target::TargetGroupArn,
 };
 

@@ -18,13 +18,13 @@ use known_tags::KnownTags;
 pub use step::{Mode, Now, Step, Task};
 
 use crate::{
+    answer::{Look, OLDEST_ANSWER, Resolution, dns_cutoff},
     failure::{ElbError, Failure},
     hostname::Hostname,
     memory::{InStep, Memory},
     plan::{HoldReason, Known, Plan},
     policy::Policy,
     report::GroupReport,
-    resolution::{Look, OLDEST_ANSWER, Resolution, dns_cutoff},
     state::{State, Timestamp},
     tags::TagChanges,
     target::{Facts, RegisteredTarget, Target},

@@ -270,18 +270,6 @@ impl Turns<'_> {
     }
 }
 
-impl SetUp {
-    /// What was read, if it was; what stood in the way is noted. `None`: the time was over.
-    fn take<T>(&mut self, subject: &str, read: Option<Result<T, ElbError>>) -> Option<T> {
-        match read {
-            Some(Ok(read)) => return Some(read),
-            Some(Err(error)) => self.failures.push((subject.to_owned(), error)),
-            None => self.is_cut_off = true,
-        }
-        None
-    }
-}
-
 /// Whether a call may fail for one alone of those that it names.
 fn is_of_one(error: &ElbError) -> bool {
     matches!(error.kind, ElbErrorKind::Failed | ElbErrorKind::NotFound)

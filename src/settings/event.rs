@@ -2,12 +2,13 @@
 
 use std::num::NonZeroU32;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     binding::{Binding, Group, InvalidJson, boolean, from_json, integer},
-    rds_event::{eventbridge_starts_watch, sns_starts_watch},
+    report::Trigger,
+    settings::rds_event::{eventbridge_starts_watch, sns_starts_watch},
 };
 
 /// What an invocation asks for.
@@ -35,34 +36,6 @@ pub enum WatchRequest {
     /// Until the answer has changed and stayed the same for a while: an event of RDS says that it
     /// may change, but comes up to minutes before it does.
     UntilStable,
-}
-
-/// What invoked the function.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Trigger {
-    /// A direct request.
-    Direct,
-    /// An event of Amazon RDS, by EventBridge or inside an SNS record.
-    RdsEvent,
-    /// A schedule, or any other event that says nothing to us.
-    Schedule,
-}
-
-impl Trigger {
-    /// The name that the reply and the log give it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::RdsEvent => "rds-event",
-            Self::Schedule => "schedule",
-        }
-    }
-}
-
-impl Serialize for Trigger {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
 }
 
 impl Request {

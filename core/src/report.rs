@@ -11,18 +11,45 @@ use serde::{Serialize, ser::Error as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
+    answer::Look,
     binding::Group,
-    event::Trigger,
     failure::Failure,
     finding::Finding,
     hostname::Hostname,
     kind::HostnameKind,
     plan::{Hold, HoldReason},
     policy::{Ownership, Policy},
-    resolution::Look,
     state::Timestamp,
     target::{RegisteredTarget, Target, TargetGroupArn, TargetState},
 };
+
+/// What invoked the function.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Trigger {
+    /// A direct request.
+    Direct,
+    /// An event of Amazon RDS, by EventBridge or inside an SNS record.
+    RdsEvent,
+    /// A schedule, or any other event that says nothing to us.
+    Schedule,
+}
+
+impl Trigger {
+    /// The name that the reply and the log give it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::RdsEvent => "rds-event",
+            Self::Schedule => "schedule",
+        }
+    }
+}
+
+impl Serialize for Trigger {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
 
 /// The reply to an invocation.
 #[derive(Clone, Debug, Serialize)]

@@ -1,5 +1,12 @@
 //! How the AWS SDK is set up, and how its errors read.
 
+pub(crate) mod elb;
+pub mod inspection;
+pub mod limiter;
+pub mod metrics;
+pub mod tagging;
+pub mod target_group;
+
 use std::{error::Error, time::Duration};
 
 use aws_config::{

@@ -8,11 +8,11 @@ use std::{
 };
 
 use crate::{
+    answer::{Answer, Resolution},
     binding::Group,
     failure::ResolveError,
     hostname::Hostname,
     plan::Desired,
-    resolution::{Answer, Resolution},
     sampling::{Absence, Samples},
     state::Timestamp,
     target::Target,

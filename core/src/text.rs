@@ -2,7 +2,7 @@
 
 /// `text` with its control characters escaped: a message that repeats what an event or a variable
 /// holds must not let it begin a line of its own in the log.
-pub(crate) fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() {

@@ -262,7 +262,7 @@ fn ownership<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Owners
 }
 
 /// An integer within bounds; anything else, `null` included, is refused with the bounds named.
-pub(crate) fn integer<'de, D, N>(deserializer: D, bounds: RangeInclusive<N>) -> Result<N, D::Error>
+pub fn integer<'de, D, N>(deserializer: D, bounds: RangeInclusive<N>) -> Result<N, D::Error>
 where
     D: Deserializer<'de>,
     N: Display + PartialOrd + TryFrom<u64>,
@@ -276,7 +276,7 @@ where
 }
 
 /// A boolean; anything else, `null` included, is refused.
-pub(crate) fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+pub fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     let value = Value::deserialize(deserializer)?;
     value.as_bool().ok_or_else(|| not(&value, "true or false"))
 }

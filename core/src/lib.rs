@@ -1,0 +1,23 @@
+//! What the function decides, without I/O.
+
+pub mod answer;
+pub mod binding;
+pub mod check;
+pub mod failure;
+pub mod finding;
+pub mod hostname;
+pub mod kind;
+pub mod memory;
+pub mod network;
+pub mod plan;
+pub mod policy;
+pub mod report;
+pub mod run;
+pub mod sampling;
+pub mod set_up;
+pub mod state;
+pub mod tag_bindings;
+pub mod tags;
+pub mod target;
+pub mod text;
+pub mod writes;

@@ -1,0 +1,3 @@
+//! Target groups that say by their tags what they follow.
+
+pub mod finder;
