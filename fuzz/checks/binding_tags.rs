@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nlb_hostname_targets::{
-    discovery::Found,
+    tag_bindings::Found,
     hostname::AllowedHostnames,
     tags::{Subject, Tags},
     target::TargetGroupArn,
