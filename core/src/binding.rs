@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt::{Debug, Display},
-    net::IpAddr,
     num::NonZeroU16,
     ops::RangeInclusive,
 };
@@ -13,9 +12,8 @@ use serde_json::Value;
 
 use crate::{
     hostname::{AllowedHostnames, Hostname},
-    kind::HostnameKind,
-    policy::{Ownership, Policy},
-    target::{Target, TargetGroupArn},
+    policy::Ownership,
+    target::TargetGroupArn,
     text::one_line,
 };
 
@@ -128,21 +126,6 @@ impl Group {
         refusal.map_or(Ok(()), |problem| Err(InvalidJson { at: source.to_owned(), problem }))
     }
 
-    /// What the group goes by where its hostnames are of these kinds: of their defaults, the
-    /// longest counts.
-    pub fn policy(&self, kinds: impl IntoIterator<Item = HostnameKind>) -> Policy {
-        let by_kind = || kinds.into_iter().map(HostnameKind::deregister_after_seconds).max().unwrap_or_default();
-        Policy {
-            ownership: self.ownership,
-            deregister_after_seconds: self.deregister_after_seconds.unwrap_or_else(by_kind),
-        }
-    }
-
-    /// What kinds the hostnames are of, as far as the names themselves tell.
-    pub fn kinds_by_name(&self) -> impl Iterator<Item = HostnameKind> {
-        self.hostnames().into_iter().map(Hostname::kind)
-    }
-
     /// The hostnames, each once.
     pub fn hostnames(&self) -> BTreeSet<&Hostname> {
         self.members.iter().map(|(hostname, _)| hostname).collect()
@@ -151,22 +134,6 @@ impl Group {
     /// The hostnames, for a message.
     pub fn names(&self) -> String {
         self.hostnames().into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    }
-
-    /// What should be registered where `port` is the target group's own and `answer` tells the
-    /// addresses of a hostname.
-    pub fn targets<'a, I: IntoIterator<Item = IpAddr>>(
-        &self,
-        port: NonZeroU16,
-        answer: impl Fn(&Hostname) -> I + 'a,
-    ) -> BTreeSet<Target> {
-        self.members
-            .iter()
-            .flat_map(|(hostname, own)| {
-                let port = own.unwrap_or(port);
-                answer(hostname).into_iter().map(move |address| Target { address, port })
-            })
-            .collect()
     }
 }
 

@@ -96,7 +96,7 @@ impl Check<'_> {
                 );
                 Some(self.of_group(Code::Failed, failure.to_string(), advice))
             }
-            Failure::NoRoomInTags { .. } | Failure::Refused { .. } => {
+            Failure::Full { .. } | Failure::NoRoomInTags { .. } | Failure::Refused { .. } => {
                 Some(self.of_group(Code::Failed, failure.to_string(), "Mend what the message names, and check again"))
             }
         });

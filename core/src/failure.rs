@@ -15,6 +15,19 @@ pub enum Failure {
     /// An ELBv2 call failed.
     #[error(transparent)]
     Elb(#[from] ElbError),
+    /// The quota of targets is used up.
+    #[error(
+        "{waiting} targets wait for room: the quota of targets is used up (in Service Quotas: Targets per Target Group, and \
+         Targets per Network Load Balancer), and {draining} targets are draining, which count until they are gone. {error}"
+    )]
+    Full {
+        /// AWS's words.
+        error: ElbError,
+        /// How many targets wait.
+        waiting: usize,
+        /// How many targets are draining.
+        draining: usize,
+    },
     /// There is no room in the tags to remember targets.
     #[error(
         "no room in the target group's tags to remember {left_out} targets ({foreign} of {most} tags are others'), which \
@@ -77,6 +90,7 @@ impl Failure {
         match self {
             Self::Deadline(_) => "deadline",
             Self::Elb(error) => error.kind.as_str(),
+            Self::Full { error, .. } => error.kind.as_str(),
             Self::NoRoomInTags { .. } => "state",
             Self::NoUsableAddress { .. } | Self::Refused { .. } => "refused",
             Self::Tag { .. } => "tag",

@@ -1,157 +1,267 @@
-//! What an execution environment remembers of a target group from run to run. Losing it makes targets stay longer; but what
-//! a run saw and could not write into the tags is forgotten. Pure: no I/O.
+//! What an execution environment remembers of a target group from run to run. What is lost with it makes a target stay
+//! longer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use crate::{
-    answer::{Answer, Resolution},
-    binding::Group,
-    failure::ResolveError,
+    answer::{Answers, Look},
+    clock::{Now, Timestamp},
     hostname::Hostname,
-    plan::Desired,
-    sampling::{Absence, Samples},
-    state::Timestamp,
-    target::Target,
-    writes::Writes,
+    plan::Plan,
+    policy::Ownership,
+    run::{Known, Task},
+    samples::Samples,
+    tags::{State, rotating_name},
+    target::{RegisteredTarget, Target, TargetState},
 };
 
 /// What an execution environment remembers of a target group.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// What the group was last found or brought in step with; `None` where that is not known.
-    pub in_step: Option<InStep>,
     /// What was learned of the answers of each hostname.
-    pub samples: BTreeMap<Hostname, Samples>,
-    /// Since when the addresses of registered targets have been missing in a row.
-    pub absent_since: BTreeMap<Target, Timestamp>,
+    samples: BTreeMap<Hostname, Samples>,
+    /// Since when registered targets have been missing from all answers in a row.
+    missing: BTreeMap<Target, Timestamp>,
+    /// What the last list showed as registered; `None`: there was none yet.
+    registered: Option<BTreeSet<Target>>,
     /// What AWS accepted within this invocation.
-    pub writes: Writes,
-    /// Whether the tags hold nothing that another setting left, as far as this function may see.
-    pub is_tidy: bool,
-    /// Whether they were read for that in a run that failed before it could use them. One that is done begins anew.
-    pub has_read_in_vain: bool,
-    /// When a change of our own is to be verified.
-    pub verify_at: Option<Timestamp>,
+    done: BTreeMap<Target, Done>,
+    /// What the tags said when they were last read or written.
+    noted: State,
+    /// The names that an earlier environment saw rotate.
+    rotating: BTreeSet<String>,
+    /// What the last run knew that brought or found the group in step.
+    in_step: Option<Box<Known>>,
 }
 
-/// What a target group was found or brought in step with.
-#[derive(Clone, Debug)]
-pub struct InStep {
-    /// What DNS gave. Where answers are samples, also what else is registered.
-    pub targets: BTreeSet<Target>,
-    /// What is registered, also what DNS does not give.
-    pub registered: BTreeSet<Target>,
-    /// When it should be looked at again: a target's time has come, or a change of our own is to be verified.
-    pub due: Option<Timestamp>,
-    /// Targets that only the thin evidence keeps.
-    pub thin: BTreeSet<Target>,
-    /// How long a resolver in between may repeat the answers.
-    pub ttl: Option<Duration>,
+/// A change that AWS accepted.
+#[derive(Clone, Copy, Debug)]
+enum Done {
+    /// Of a target in this state.
+    Deregistered(Instant, TargetState),
+    Registered(Instant),
 }
 
 impl Memory {
     /// An invocation begins: what earlier ones wrote is to be seen by now.
     pub fn begin_invocation(&mut self) {
-        self.writes.clear();
+        self.done.clear();
     }
 
-    /// A run of this group begins.
-    pub fn begin_run(&mut self, group: &Group) {
-        let in_full = group.deregister_after_seconds == Some(0);
-        self.samples.retain(|hostname, _| group.hostnames().contains(hostname));
-        for hostname in group.hostnames() {
-            let new = Samples::new(group.lookups.get(hostname).copied(), in_full);
-            match self.samples.get_mut(hostname) {
-                Some(known) if known.has_settings_of(&new) => known.begin_run(),
-                _ => drop(self.samples.insert(hostname.clone(), new)),
+    /// Takes in what a tag of the group says: which names an earlier environment saw rotate.
+    pub fn rotating(&mut self, state: State) {
+        self.rotating = state.rotating;
+    }
+
+    /// A run over these hostnames begins.
+    pub fn begin_run(&mut self, task: &Task<'_>) {
+        let hostnames = task.group.hostnames();
+        self.samples.retain(|hostname, _| hostnames.contains(hostname));
+        for hostname in hostnames {
+            let lookups = task.group.lookups.get(hostname).copied();
+            let in_full = task.group.deregister_after_seconds == Some(0);
+            let new = || Samples::new(hostname, lookups, in_full);
+            let samples = self.samples.entry(hostname.clone()).or_insert_with(new);
+            samples.state(lookups, in_full);
+            if self.rotating.contains(rotating_name(hostname)) {
+                samples.set_rotating();
             }
         }
     }
 
-    /// Takes in what a name server said, now or before. Both `now` and `at` are the time.
-    pub fn answered(
-        &mut self,
-        hostname: &Hostname,
-        answer: &Result<Answer, ResolveError>,
-        now: Timestamp,
-        at: Instant,
-    ) {
-        match (self.samples.get_mut(hostname), answer) {
-            (Some(samples), Ok(answer)) => {
-                let came = now.minus(at.saturating_duration_since(answer.at));
-                samples.add(&answer.addresses, answer.kind(), answer.ttl, came);
-            }
-            // That we had no time left says nothing of the name.
-            (Some(samples), Err(error)) if !error.is_out_of_time() => samples.fail(),
-            _ => {}
-        }
-    }
-
-    /// Whether an answer of this hostname may hold but a sample of its addresses.
-    pub fn is_sample(&self, hostname: &Hostname) -> bool {
-        self.samples.get(hostname).is_some_and(Samples::is_sample)
-    }
-
-    /// Whether an answer of any hostname may hold but a sample of its addresses.
-    pub fn is_sampled(&self) -> bool {
-        self.samples.values().any(Samples::is_sample)
-    }
-
-    /// Takes in which targets are registered, and since when the tags say that some are missing.
-    pub fn expect<'a>(
-        &mut self,
-        registered: impl IntoIterator<Item = &'a Target>,
-        missing: &BTreeMap<Target, Timestamp>,
-        now: Timestamp,
-    ) {
-        let expected = registered.into_iter().map(|target| (target.address, missing.get(target).copied())).collect();
-        self.samples.values_mut().for_each(|samples| samples.expect(&expected, now));
-    }
-
-    /// When an answer of one of these hostnames last held this address.
-    pub fn last_seen<'a>(&self, address: IpAddr, hostnames: impl Iterator<Item = &'a Hostname>) -> Option<Timestamp> {
-        hostnames.filter_map(|hostname| self.samples.get(hostname)?.last_seen(address)).max()
-    }
-
-    /// How sure it is that an address is gone: by the hostname that knows least, since any may have had it.
-    pub fn absence(&self, address: IpAddr, now: Timestamp) -> Absence {
-        let sampled = self.samples.values().filter(|samples| samples.is_sample());
-        sampled.map(|samples| samples.absence(address)).reduce(Absence::weaker).unwrap_or(Absence::Gone { since: now })
-    }
-
-    /// Takes in a look of a watch that changes nothing.
-    pub fn take_in(&mut self, resolution: &Resolution, desired: &Desired, now: Timestamp, at: Instant) {
-        for (hostname, answer) in &resolution.answers {
-            self.answered(hostname, answer, now, at);
-        }
-        let registered = self.in_step.as_ref().map(|in_step| in_step.registered.clone()).unwrap_or_default();
-        self.note(desired, &registered, now);
-    }
-
-    /// Takes in what is desired, and which targets are registered, to know since when which are missing.
-    pub fn note<'a>(&mut self, desired: &Desired, registered: impl IntoIterator<Item = &'a Target>, now: Timestamp) {
-        self.absent_since.retain(|target, _| !desired.targets.contains(target));
-        if desired.is_complete {
-            for target in registered.into_iter().filter(|target| !desired.targets.contains(target)) {
-                let since = self.absent_since.entry(*target).or_insert(now);
-                // A time that lies ahead is of a clock that was set back.
-                *since = now.min(*since);
+    /// Takes in new answers; `all` are the newest ones of all names, or what a run collected of them.
+    pub fn answered(&mut self, task: &Task<'_>, new: &Answers, all: &Answers, now: Now) {
+        for (hostname, answer) in new {
+            if let (Some(samples), Ok(answer)) = (self.samples.get_mut(hostname), answer) {
+                let is_found = samples.add(answer, before(now, answer.at));
+                if is_found {
+                    self.rotating.insert(rotating_name(hostname).to_owned());
+                }
             }
         }
+        let given = Look::new(task, new).desired;
+        self.missing.retain(|target, _| !given.contains(target));
+        self.note_missing(task, all, now);
+    }
+
+    /// Takes in what a list shows, what AWS accepted since included.
+    pub fn listed(&mut self, task: &Task<'_>, shown: &[RegisteredTarget], all: &Answers, now: Now) {
+        let registered: BTreeSet<Target> =
+            shown.iter().filter(|shown| shown.state.is_registered()).map(|shown| shown.target).collect();
+        for target in &registered {
+            let is_new = self.registered.as_ref().is_some_and(|before| !before.contains(target));
+            if is_new {
+                self.missing.remove(target);
+            }
+            for (hostname, samples) in &mut self.samples {
+                if task.ports(hostname).any(|port| port == target.port) {
+                    samples.expect(target.address, is_new);
+                }
+            }
+        }
+        let addresses: BTreeSet<_> = registered.iter().map(|target| target.address).collect();
+        self.samples.values_mut().for_each(|samples| samples.forget(|address| addresses.contains(&address), now.time));
+        self.missing.retain(|target, _| registered.contains(target));
+        self.registered = Some(registered);
+        self.note_missing(task, all, now);
+    }
+
+    /// Missing begins with the first answer that lacks it, where every name answered.
+    fn note_missing(&mut self, task: &Task<'_>, all: &Answers, now: Now) {
+        let look = Look::new(task, all);
+        if look.is_complete {
+            let registered = self.registered.iter().flatten();
+            for target in registered.filter(|target| !look.desired.contains(target)) {
+                self.missing.entry(*target).or_insert(now.time);
+            }
+        }
+    }
+
+    /// AWS accepted the registration of these targets.
+    pub fn registered(&mut self, targets: &BTreeSet<Target>, at: Instant) {
+        self.done.extend(targets.iter().map(|target| (*target, Done::Registered(at))));
+    }
+
+    /// AWS accepted the deregistration of these targets, which were shown like this.
+    pub fn deregistered<'a>(&mut self, shown: impl IntoIterator<Item = &'a RegisteredTarget>, at: Instant) {
+        self.done.extend(shown.into_iter().map(|shown| (shown.target, Done::Deregistered(at, shown.state))));
+    }
+
+    /// Rule 17: the targets as they are by a list that was asked for at `asked_at`, and by what AWS accepted. What it
+    /// accepted counts as done though a list may not show it yet.
+    pub fn overlay(&self, listed: &[RegisteredTarget], asked_at: Instant) -> Vec<RegisteredTarget> {
+        let mut shown: BTreeMap<Target, RegisteredTarget> =
+            listed.iter().map(|shown| (shown.target, shown.clone())).collect();
+        for (target, done) in &self.done {
+            match *done {
+                Done::Registered(at) => {
+                    let known = shown.entry(*target).or_insert_with(|| RegisteredTarget::new(*target));
+                    // One that a later list shows as draining was deregistered by somebody else.
+                    if known.state == TargetState::Draining && asked_at <= at {
+                        *known = RegisteredTarget::new(*target);
+                    }
+                }
+                Done::Deregistered(at, before) => {
+                    if asked_at.saturating_duration_since(at) > LONGEST_LAG {
+                        continue;
+                    }
+                    let Some(known) = shown.get_mut(target) else { continue };
+                    let is_registered_again =
+                        asked_at > at && known.state == TargetState::Initial && before != TargetState::Initial;
+                    if !is_registered_again {
+                        known.state = TargetState::Draining;
+                    }
+                }
+            }
+        }
+        shown.into_values().collect()
+    }
+
+    /// Whether AWS accepted the registration of this target in this invocation.
+    pub fn has_registered(&self, target: &Target) -> bool {
+        matches!(self.done.get(target), Some(Done::Registered(_)))
+    }
+
+    /// The names that a target is judged by: those that gave it or, where none did, all whose port it has.
+    pub fn judges<'a>(&'a self, task: &Task<'_>, target: &Target) -> Vec<(&'a Hostname, &'a Samples)> {
+        let of_port = self.samples.iter().filter(|(hostname, _)| task.ports(hostname).any(|port| port == target.port));
+        let (givers, others): (Vec<_>, Vec<_>) =
+            of_port.partition(|(_, samples)| samples.given_at(target.address).is_some());
+        if givers.is_empty() { others } else { givers }
+    }
+
+    /// How long, in seconds, the address of a target must be missing.
+    pub fn grace(&self, task: &Task<'_>, target: &Target) -> u32 {
+        let judges = || self.judges(task, target);
+        let by_names = || judges().into_iter().map(|(_, samples)| samples.grace()).max().unwrap_or_default();
+        task.group.deregister_after_seconds.unwrap_or_else(by_names)
+    }
+
+    /// The longest of these times, in seconds.
+    pub fn longest_grace(&self, task: &Task<'_>) -> u32 {
+        let by_names = || self.samples.values().map(Samples::grace).max().unwrap_or_default();
+        task.group.deregister_after_seconds.unwrap_or_else(by_names)
+    }
+
+    /// Whether anything has to be remembered in tags.
+    pub fn needs_state(&self, task: &Task<'_>) -> bool {
+        task.group.ownership == Ownership::Shared || self.longest_grace(task) > 0
+    }
+
+    /// What was learned of the answers of a hostname.
+    pub fn samples(&self, hostname: &Hostname) -> Option<&Samples> {
+        self.samples.get(hostname)
+    }
+
+    /// The names that were seen to rotate, and of which nobody states how they answer.
+    pub fn rotating_names(&self) -> impl Iterator<Item = &Hostname> {
+        self.samples.iter().filter(|(_, samples)| samples.is_rotating()).map(|(hostname, _)| hostname)
+    }
+
+    /// Since when this environment has been missing a target.
+    pub fn missing_since(&self, target: &Target) -> Option<Timestamp> {
+        self.missing.get(target).copied()
+    }
+
+    /// Since when a target is missing, where a tag says `noted`. An answer that held it later counts more: the run that saw
+    /// it may have been unable to write that down.
+    pub fn since(&self, task: &Task<'_>, target: &Target, noted: Option<Timestamp>, now: Timestamp) -> Timestamp {
+        let given_at =
+            self.judges(task, target).iter().filter_map(|(_, samples)| samples.given_at(target.address)).max();
+        let noted = noted.filter(|noted| given_at.is_none_or(|given_at| given_at < *noted));
+        // A time that lies ahead was written before the clock was set back.
+        noted.or_else(|| self.missing_since(target)).unwrap_or(now).min(now)
+    }
+
+    /// Takes in what the tags say now. What somebody removed is counted on from memory, and described in what is returned.
+    pub fn noted(&mut self, state: &mut State) -> Vec<String> {
+        let registered = self.registered.iter().flatten().copied().collect::<BTreeSet<_>>();
+        let owned: BTreeSet<_> = self.noted.owned.difference(&state.owned).copied().collect();
+        let owned: BTreeSet<_> = owned.intersection(&registered).copied().collect();
+        let is_lost = |target: &&Target| self.missing.contains_key(*target) && !state.missing.contains_key(*target);
+        let mut lost: BTreeSet<_> = self.noted.missing.keys().filter(is_lost).copied().collect();
+        lost.extend(&owned);
+        state.owned.extend(owned);
+        self.noted = state.clone();
+        let warning = |target| {
+            format!(
+                "the tag of {target} is gone: where nobody removed it by hand, keep other tools from removing tags under \
+                 nlb-hostname-targets:. It is counted on from memory, which ends with this execution environment"
+            )
+        };
+        lost.into_iter().map(warning).collect()
+    }
+
+    /// The tags were written, and say this now.
+    pub fn wrote(&mut self, state: &State) {
+        self.noted.clone_from(state);
+    }
+
+    /// A run ended, knowing this.
+    pub fn ended(&mut self, known: &Known, is_in_step: bool) {
+        if is_in_step {
+            self.in_step = Some(Box::new(known.clone()));
+        }
+    }
+
+    /// Rule 12: whether newer answers, or the time alone, ask for a change of a group that was in step.
+    pub fn is_urgent(&self, task: &Task<'_>, answers: &Answers, now: Now) -> bool {
+        let Some(in_step) = &self.in_step else { return false };
+        let mut known = Known::clone(in_step);
+        known.answers.clone_from(answers);
+        Plan::new(task, &known, self, now).changes_targets(&known)
     }
 }
 
-impl InStep {
-    /// Whether DNS gives something else.
-    pub fn differs(&self, desired: &Desired, is_sampled: bool) -> bool {
-        if desired.is_complete && !is_sampled {
-            desired.targets != self.targets
-        } else {
-            !desired.targets.is_subset(&self.targets)
-        }
-    }
+/// The time on the wall at an earlier instant.
+fn before(now: Now, at: Instant) -> Timestamp {
+    let ago = u64::try_from(now.at.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
+    Timestamp(now.time.0.saturating_sub(ago))
 }
+
+/// How long a list may lack a change. Nobody has reported a lag of more than some seconds; after that time, the list is
+/// believed.
+const LONGEST_LAG: Duration = Duration::from_secs(60);

@@ -1,53 +1,22 @@
-//! The decision: what DNS says, what is registered, what is remembered and the time, turned into
-//! what to register, to deregister and to remember. Pure: no I/O, no SDK type.
+//! The decision: what DNS says, what is registered, what is remembered and the time, turned into what to register, to
+//! deregister and to remember. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::{
-    policy::Policy,
-    sampling::Absence,
-    state::{State, Timestamp},
+    answer::Look,
+    clock::{Now, Timestamp},
+    failure::Failure,
+    hostname::Hostname,
+    memory::Memory,
+    policy::Ownership,
+    run::{Known, Task},
+    samples::{Samples, Verdict},
+    tags::{MOST_TAGS, State, TagChanges, is_own, rotating_name, takes_room},
     target::{RegisteredTarget, Target, TargetState},
 };
-
-/// What should be registered, as far as DNS told.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Desired {
-    /// The union of the answers, as targets.
-    pub targets: BTreeSet<Target>,
-    /// Addresses that DNS gave as well, and that may not become targets. Nothing is done to those
-    /// that are registered: DNS gives them, so they are not stale.
-    pub refused: BTreeSet<IpAddr>,
-    /// Whether every hostname of the group resolved. Where one did not, its addresses are
-    /// unknown, and any target may be one of them.
-    pub is_complete: bool,
-}
-
-/// What a plan is made from, besides what is desired.
-pub struct Known<'a, A> {
-    /// The targets of the group, draining ones among them.
-    pub listed: &'a [RegisteredTarget],
-    /// What is remembered of earlier runs; `None`: it can't be read or written.
-    pub state: Option<&'a State>,
-    /// What the group goes by.
-    pub policy: Policy,
-    /// Since when the addresses of targets have been missing in a row, as far as this execution environment knows.
-    pub absent_since: &'a BTreeMap<Target, Timestamp>,
-    /// When an answer last held a target, or it was registered anew, as far as this execution environment knows. A time in
-    /// the tags that is older does not count: the run that saw the target may have been unable to write that down.
-    pub last_seen: &'a BTreeMap<Target, Timestamp>,
-    /// How sure it is that an address is gone that DNS does not give.
-    pub absence: A,
-    /// When this run began.
-    pub began: Timestamp,
-    /// The time.
-    pub now: Timestamp,
-}
 
 /// Why a registered target stays that DNS does not give.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -67,7 +36,7 @@ pub enum HoldReason {
     OwnedElsewhere,
     /// DNS gives its address, which may not become a target.
     RefusedAddress,
-    /// What should be there instead could not be registered.
+    /// What should be there instead can't be registered.
     RegistrationFailed,
     /// The tags that say whose it is, and since when it is missing, can't be read or written.
     StateUnknown,
@@ -86,7 +55,7 @@ impl HoldReason {
             Self::Initial => "it was registered moments ago, and DNS may flap",
             Self::OwnedElsewhere => "another function owns it, too",
             Self::RefusedAddress => "DNS gives its address, which may not become a target",
-            Self::RegistrationFailed => "what should be there instead could not be registered",
+            Self::RegistrationFailed => "what should be there instead can't be registered",
             Self::StateUnknown => "the tags that say since when it is missing can't be read or written",
             Self::Unresolved => "a hostname did not resolve",
         }
@@ -98,10 +67,21 @@ impl HoldReason {
 pub struct Hold {
     /// Why.
     pub reason: HoldReason,
-    /// Since when its address has been missing, where that counts.
+    /// Since when its address has been missing, where that is more than usual.
     pub missing_since: Option<Timestamp>,
     /// When it goes, if nothing but time keeps it.
     pub until: Option<Timestamp>,
+}
+
+/// One change.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// Of tags.
+    Remember(TagChanges),
+    /// Of targets, as many as go into a call.
+    Register(BTreeSet<Target>),
+    /// The same, as they are shown.
+    Deregister(BTreeSet<RegisteredTarget>),
 }
 
 /// What to do to one target group.
@@ -113,158 +93,342 @@ pub struct Hold {
 /// | yes          | in any other state | nothing                                                      |
 /// | no           | draining           | nothing                                                      |
 /// | no           | in any other state | `deregister`, unless there is a reason to keep it in `held`  |
-///
-/// Where DNS gives nothing at all, nothing is deregistered whatever else is known: an empty
-/// group is an outage, and a network load balancer whose targets are all unhealthy still tries
-/// them.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Plan {
+    /// What DNS said.
+    pub look: Look,
     /// To be registered first.
     pub register: BTreeSet<Target>,
     /// To be deregistered after the registration succeeded, with all that was shown of them.
     pub deregister: BTreeSet<RegisteredTarget>,
     /// Registered and not given by DNS, but kept, each for a reason.
     pub held: BTreeMap<Target, Hold>,
-    /// What is to be remembered. In `shared` groups it has to be written before anything is
-    /// registered, so that a reply that gets lost can't make a target of ours a foreign one; and it
-    /// is forgotten when the target is really gone.
+    /// What is to be remembered.
     pub state: State,
+    /// The names that are asked on for, because a healthy target is missing suspiciously long.
+    pub asks_on: BTreeSet<Hostname>,
+    /// The targets as they are, own changes included.
+    pub shown: Vec<RegisteredTarget>,
+    is_shared: bool,
+    /// What makes the tags say `state`, where they are known, and for how many targets there is no room.
+    changes: TagChanges,
+    left_out: usize,
+    /// How many tags are others'.
+    foreign: usize,
 }
 
 impl Plan {
-    /// Compares what is desired with the targets that are listed, by what is known besides.
-    pub fn new<A: Fn(&Target) -> Absence>(desired: &Desired, known: &Known<'_, A>) -> Self {
-        let mut plan = Self::default();
-        let empty = State::default();
-        let remembered = known.state.unwrap_or(&empty);
-        let is_certain = desired.is_complete && !desired.targets.is_empty();
-        if known.policy.is_shared() {
-            plan.remember_owned(desired, remembered, is_certain, known);
-        }
-        let mut registered = BTreeSet::new();
-        for shown in known.listed.iter().filter(|shown| shown.state.is_registered()) {
-            let target = shown.target;
-            registered.insert(target);
-            if desired.targets.contains(&target) {
-                continue;
-            }
-            let hold = |reason| Some(Hold { reason, missing_since: None, until: None });
-            let hold = if known.state.is_none() {
-                hold(HoldReason::StateUnknown)
-            } else if known.policy.is_shared() && !remembered.owned.contains(&target) {
-                hold(HoldReason::Foreign)
-            } else if desired.refused.contains(&target.address) {
-                hold(HoldReason::RefusedAddress)
-            } else if is_certain {
-                plan.judge_missing(shown, remembered, known)
-            } else {
-                plan.state.missing.extend(remembered.missing.get_key_value(&target));
-                hold(HoldReason::Unresolved)
-            };
-            match hold {
-                // A sample need not hold every address.
-                Some(Hold { reason: HoldReason::Evidence, missing_since: None, .. }) => {}
-                Some(hold) => drop(plan.held.insert(target, hold)),
-                None => drop(plan.deregister.insert(shown.clone())),
-            }
-        }
-        if !known.policy.needs_state() {
-            plan.state = State::default();
-        }
-        plan.register = desired.targets.difference(&registered).copied().collect();
-        plan
-    }
-
-    /// Carries over whose the targets of a `shared` group are.
-    fn remember_owned<A>(&mut self, desired: &Desired, remembered: &State, is_certain: bool, known: &Known<'_, A>) {
-        let listed: BTreeMap<_, _> = known.listed.iter().map(|listed| (listed.target, listed.state)).collect();
-        // What DNS gives is adopted.
-        self.state.owned.clone_from(&desired.targets);
-        for target in remembered.owned.difference(&desired.targets) {
-            let listed = listed.get(target);
-            // What is not listed is gone, or another run is about to register it: only what was
-            // found missing by an earlier run is forgotten.
-            let was_missing =
-                remembered.missing.get(target).is_some_and(|since| since.plus_seconds(LAG_SECONDS) < known.began);
-            if listed.is_none() && is_certain && was_missing {
-                continue;
-            }
-            self.state.owned.insert(*target);
-            let is_registered = listed.is_some_and(|state| state.is_registered());
-            if !is_registered && (is_certain || remembered.missing.contains_key(target)) {
-                // A time that lies ahead was written before the clock was set back.
-                let since = remembered.missing.get(target).map_or(known.now, |since| known.now.min(*since));
-                self.state.missing.insert(*target, since);
-            }
-        }
-    }
-
-    /// Why a target stays whose address DNS does not give although every hostname resolved; `None`: it goes.
-    fn judge_missing<A: Fn(&Target) -> Absence>(
-        &mut self,
-        shown: &RegisteredTarget,
-        remembered: &State,
-        known: &Known<'_, A>,
-    ) -> Option<Hold> {
-        let target = shown.target;
-        let absent_since = known.absent_since.get(&target).copied().unwrap_or(known.now);
-        let is_unhealthy = shown.state == TargetState::Unhealthy;
-        let absence = (known.absence)(&target);
-        let since = match (remembered.missing.get(&target), absence) {
-            (Some(tag), _) => *tag,
-            (None, Absence::Gone { since } | Absence::Thin { since }) => since,
-            // Missing begins with the first answer that lacks it. Only the tags tell that no other execution environment
-            // has seen it since.
-            (None, Absence::Usual) if is_unhealthy => known.now,
-            (None, Absence::Usual) => {
-                return Some(Hold { reason: HoldReason::Evidence, missing_since: None, until: None });
-            }
+    /// Compares what DNS gives with what is registered. Of what would go, the first reason to keep it counts.
+    pub fn new(task: &Task<'_>, known: &Known, memory: &Memory, now: Now) -> Self {
+        let look = Look::new(task, &known.answers);
+        let shown = known.shown(memory);
+        let registered: BTreeSet<_> =
+            shown.iter().filter(|shown| shown.state.is_registered()).map(|shown| shown.target).collect();
+        let is_listed = matches!(known.listed, Some(Ok(_)));
+        let missing = look.desired.difference(&registered).copied();
+        let register: BTreeSet<_> = missing.filter(|target| !known.refused.contains_key(target)).collect();
+        let stale: Vec<_> = shown
+            .iter()
+            .filter(|shown| is_listed && shown.state.is_registered() && !look.desired.contains(&shown.target))
+            .cloned()
+            .collect();
+        let judge = Judge {
+            task,
+            known,
+            memory,
+            now,
+            look: &look,
+            state: known.state.as_ref(),
+            is_replaced: look.desired.iter().any(|target| registered.contains(target) || register.contains(target)),
+            has_healthy: shown.iter().any(|shown| shown.state == TargetState::Healthy),
+            targets_of: targets_of(task, memory, &registered),
         };
-        // A run that saw it later may have been unable to write that down.
-        let since = match known.last_seen.get(&target) {
-            Some(seen) if since < *seen => absent_since.max(*seen),
-            _ => since,
-        };
-        // A time that lies ahead was written before the clock was set back.
-        let since = since.min(known.now);
-        if known.policy.deregister_after_seconds > 0 {
-            self.state.missing.insert(target, since);
+        let mut held = BTreeMap::new();
+        let mut deregister = BTreeSet::new();
+        let mut asks_on = BTreeSet::new();
+        for shown in stale {
+            match judge.reason_to_keep(&shown) {
+                Some(hold) => {
+                    if matches!(hold.reason, HoldReason::Grace | HoldReason::Evidence) {
+                        asks_on.extend(judge.asks_on(&shown));
+                    }
+                    held.insert(shown.target, hold);
+                }
+                None => drop(deregister.insert(shown)),
+            }
         }
-        let until = since.plus_seconds(known.policy.deregister_after_seconds);
-        let hold = |reason, missing_since, until| Some(Hold { reason, missing_since: Some(missing_since), until });
-        if until > known.now {
-            return hold(HoldReason::Grace, since, Some(until));
-        }
-        // What AWS finds dead needs no more evidence.
-        if !matches!(absence, Absence::Gone { .. }) && !is_unhealthy {
-            return hold(HoldReason::Evidence, since, None);
-        }
-        let settled = absent_since.plus_seconds(FLAPPING_SECONDS);
-        if shown.state == TargetState::Initial && settled > known.now {
-            return hold(HoldReason::Initial, absent_since, Some(settled));
-        }
-        if known.policy.is_shared() && remembered.elsewhere.contains_key(&target) {
-            self.state.released.insert(target);
-            self.state.missing.insert(target, since);
-            return hold(HoldReason::OwnedElsewhere, since, None);
-        }
-        None
+        let state = judge.remembered(&shown, &held, &deregister);
+        let is_shared = judge.is_shared();
+        let tags = known.tags.as_ref().filter(|_| known.state.is_some());
+        let changed = tags.map(|tags| state.changes(tags, is_shared, task.function));
+        let (changes, left_out) = changed.unwrap_or_default();
+        let foreign =
+            tags.into_iter().flatten().filter(|(key, _)| takes_room(key) && !is_own(key, task.function)).count();
+        Self { register, deregister, held, state, asks_on, shown, is_shared, changes, left_out, foreign, look }
     }
 
-    /// Keeps those targets that `accepted` names, for this reason.
-    pub fn hold(&mut self, reason: HoldReason, accepted: impl Fn(&Target) -> bool) {
-        self.deregister.retain(|shown| {
-            let is_held = accepted(&shown.target);
-            if is_held {
-                self.held.insert(shown.target, Hold { reason, missing_since: None, until: None });
-            }
-            !is_held
-        });
+    /// The change that comes first. In `shared` groups whose the targets are is written before they are registered, so that
+    /// a reply that gets lost can't make a target of ours a foreign one.
+    pub fn next(&self, known: &Known) -> Option<Change> {
+        let remember = (!self.changes.is_empty()).then(|| Change::Remember(self.changes.clone()));
+        if self.is_shared && remember.is_some() { remember } else { self.change_of_targets(known).or(remember) }
+    }
+
+    /// Whether targets are to be registered or deregistered.
+    pub fn changes_targets(&self, known: &Known) -> bool {
+        self.change_of_targets(known).is_some()
+    }
+
+    fn change_of_targets(&self, known: &Known) -> Option<Change> {
+        if known.has_failed {
+            return None;
+        }
+        if self.register.is_empty() {
+            return first(&self.deregister).map(Change::Deregister);
+        }
+        if known.full.is_none() {
+            return first(&self.register).map(Change::Register);
+        }
+        // Rule 1: stale targets make room, once, as many as it needs, and the last target stays. Room that is on its way is
+        // waited for.
+        let is_draining = self.shown.iter().any(|shown| shown.state == TargetState::Draining);
+        if known.has_made_room || is_draining {
+            return None;
+        }
+        let registered = self.shown.iter().filter(|shown| shown.state.is_registered()).count();
+        let room = self.register.len().min(registered.saturating_sub(1)).min(BATCH);
+        let going: BTreeSet<_> = self.deregister.iter().take(room).cloned().collect();
+        (!going.is_empty()).then_some(Change::Deregister(going))
     }
 
     /// When time alone changes what is to be done.
     pub fn due(&self) -> Option<Timestamp> {
         self.held.values().filter_map(|hold| hold.until).min()
+    }
+
+    /// What is the matter: with DNS, with what AWS refuses, and with the room for targets and for tags.
+    pub fn failures(&self, known: &Known) -> Vec<Failure> {
+        let refusal = |operation| {
+            move |(target, reason): (&Target, &String)| Failure::Refused {
+                operation,
+                target: *target,
+                reason: reason.clone(),
+            }
+        };
+        let refused = known.refused.iter().filter(|(target, _)| self.look.desired.contains(target));
+        let stuck = known.stuck.iter().filter(|(target, _)| self.held.contains_key(target));
+        let full = known.full.iter().filter(|_| !self.register.is_empty()).map(|error| {
+            let count = |state| self.shown.iter().filter(move |shown| shown.state == state).count();
+            Failure::Full { error: error.clone(), waiting: self.register.len(), draining: count(TargetState::Draining) }
+        });
+        let no_room = (self.left_out > 0).then_some(Failure::NoRoomInTags {
+            left_out: self.left_out,
+            foreign: self.foreign,
+            most: MOST_TAGS,
+        });
+        let failures = self.look.failures.iter().cloned().chain(known.failures.iter().cloned());
+        failures
+            .chain(refused.map(refusal("RegisterTargets")))
+            .chain(stuck.map(refusal("DeregisterTargets")))
+            .chain(full)
+            .chain(no_room)
+            .collect()
+    }
+}
+
+/// As many as go into a call, if there are any.
+fn first<T: Clone + Ord>(items: &BTreeSet<T>) -> Option<BTreeSet<T>> {
+    (!items.is_empty()).then(|| items.iter().take(BATCH).cloned().collect())
+}
+
+/// How many of the registered targets each name gave, or may have given.
+fn targets_of<'a>(task: &Task<'_>, memory: &'a Memory, registered: &BTreeSet<Target>) -> BTreeMap<&'a Hostname, usize> {
+    let mut counts = BTreeMap::new();
+    for target in registered {
+        for (hostname, _) in memory.judges(task, target) {
+            *counts.entry(hostname).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// What a stale target is judged by.
+struct Judge<'a> {
+    task: &'a Task<'a>,
+    known: &'a Known,
+    memory: &'a Memory,
+    now: Now,
+    look: &'a Look,
+    state: Option<&'a State>,
+    /// Whether another target that DNS gives is registered, or will be before anything goes.
+    is_replaced: bool,
+    has_healthy: bool,
+    /// How many registered targets each name gave, or may have given.
+    targets_of: BTreeMap<&'a Hostname, usize>,
+}
+
+impl Judge<'_> {
+    /// Why a target stays that no answer holds; `None`: it goes.
+    fn reason_to_keep(&self, shown: &RegisteredTarget) -> Option<Hold> {
+        let target = &shown.target;
+        let hold = |reason| Some(Hold { reason, missing_since: None, until: None });
+        let grace = self.memory.grace(self.task, target);
+        if (self.is_shared() || grace > 0) && self.state.is_none() {
+            return hold(HoldReason::StateUnknown);
+        }
+        if self.is_shared() && !self.owned().contains(target) {
+            return hold(HoldReason::Foreign);
+        }
+        if self.look.refused.contains_key(&target.address) {
+            return hold(HoldReason::RefusedAddress);
+        }
+        if !self.look.is_complete {
+            return hold(HoldReason::Unresolved);
+        }
+        let since = self.since(target);
+        let verdict = self.verdict(shown);
+        if verdict == Verdict::Usual && self.noted(target).is_none() {
+            return hold(HoldReason::Evidence);
+        }
+        let hold = |reason, missing_since, until| Some(Hold { reason, missing_since: Some(missing_since), until });
+        let until = since.plus_seconds(grace);
+        if until > self.now.time {
+            return hold(HoldReason::Grace, since, Some(until));
+        }
+        if verdict != Verdict::Gone {
+            return hold(HoldReason::Evidence, since, None);
+        }
+        if !self.is_replaced {
+            return hold(HoldReason::RegistrationFailed, since, None);
+        }
+        if self.known.stuck.contains_key(target) {
+            return hold(HoldReason::DeregistrationRefused, since, None);
+        }
+        let missing_here = self.memory.missing_since(target).unwrap_or(self.now.time);
+        let settled = missing_here.plus_seconds(FLAPPING_SECONDS);
+        if shown.state == TargetState::Initial && settled > self.now.time {
+            return hold(HoldReason::Initial, missing_here, Some(settled));
+        }
+        if self.is_shared() && self.state.is_some_and(|state| state.elsewhere.contains(target)) {
+            return hold(HoldReason::OwnedElsewhere, since, None);
+        }
+        None
+    }
+
+    /// Rule 15: what the names say of a target that none of them gives. The one that is least sure counts.
+    fn verdict(&self, shown: &RegisteredTarget) -> Verdict {
+        if shown.state == TargetState::Unhealthy && self.has_healthy {
+            return Verdict::Gone;
+        }
+        let target = &shown.target;
+        let verdicts = self.sampled(target).map(|(hostname, samples)| {
+            let targets = self.targets_of.get(hostname).copied().unwrap_or_default();
+            match samples.verdict(target.address, targets) {
+                Verdict::Gone if samples.may_hide(target.address) => {
+                    let is_long_gone = self.since(target).plus_seconds(HIDDEN_SECONDS) <= self.now.time;
+                    if is_long_gone { Verdict::Gone } else { Verdict::Suspicious }
+                }
+                verdict => verdict,
+            }
+        });
+        verdicts.max().unwrap_or(Verdict::Gone)
+    }
+
+    /// The names that a target is judged by and whose answers are samples.
+    fn sampled(&self, target: &Target) -> impl Iterator<Item = (&Hostname, &Samples)> {
+        self.memory.judges(self.task, target).into_iter().filter(|(_, samples)| samples.is_sample())
+    }
+
+    /// The names to ask on for a target that is missing suspiciously long.
+    fn asks_on(&self, shown: &RegisteredTarget) -> Vec<Hostname> {
+        if self.verdict(shown) != Verdict::Suspicious {
+            return Vec::new();
+        }
+        let address = shown.target.address;
+        let names = self.sampled(&shown.target).filter(|(_, samples)| !samples.may_hide(address));
+        names.map(|(hostname, _)| hostname.clone()).collect()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.task.group.ownership == Ownership::Shared
+    }
+
+    fn noted(&self, target: &Target) -> Option<Timestamp> {
+        self.state.and_then(|state| state.missing.get(target)).copied()
+    }
+
+    fn since(&self, target: &Target) -> Timestamp {
+        self.memory.since(self.task, target, self.noted(target), self.now.time)
+    }
+
+    fn owned(&self) -> &BTreeSet<Target> {
+        const NONE: &BTreeSet<Target> = &BTreeSet::new();
+        self.state.map_or(NONE, |state| &state.owned)
+    }
+
+    /// What is to be remembered when all is done that the plan says.
+    fn remembered(
+        &self,
+        shown: &[RegisteredTarget],
+        held: &BTreeMap<Target, Hold>,
+        deregister: &BTreeSet<RegisteredTarget>,
+    ) -> State {
+        let none = State::default();
+        let before = self.state.unwrap_or(&none);
+        let mut state = State::default();
+        state.rotating.extend(self.memory.rotating_names().map(|hostname| rotating_name(hostname).to_owned()));
+        state.rotating.extend(before.rotating.iter().cloned());
+        let is_listed = matches!(self.known.listed, Some(Ok(_)));
+        let holds = |target: &Target, reason| held.get(target).is_some_and(|hold| hold.reason == reason);
+        // Of what can't be judged now, what was known counts on.
+        let is_open = |target: &Target| !is_listed || holds(target, HoldReason::Unresolved);
+        let before_missing = before.missing.iter().filter(|(target, _)| !self.look.desired.contains(target));
+        state
+            .missing
+            .extend(before_missing.filter(|(target, _)| is_open(target)).map(|(target, since)| (*target, *since)));
+        let missing = held.iter().filter(|(_, hold)| hold.missing_since.is_some()).map(|(target, _)| *target);
+        for target in missing.chain(deregister.iter().map(|shown| shown.target)) {
+            if self.memory.grace(self.task, &target) > 0 || holds(&target, HoldReason::OwnedElsewhere) {
+                state.missing.insert(target, self.since(&target));
+            }
+        }
+        if self.is_shared() {
+            self.remember_owners(before, shown, held, &mut state);
+        }
+        state
+    }
+
+    /// Whose the targets of a `shared` group are. What DNS gives is adopted, and what is gone is forgotten.
+    fn remember_owners(
+        &self,
+        before: &State,
+        shown: &[RegisteredTarget],
+        held: &BTreeMap<Target, Hold>,
+        state: &mut State,
+    ) {
+        let is_listed = matches!(self.known.listed, Some(Ok(_)));
+        let refused = |target: &&Target| !self.known.refused.contains_key(*target);
+        state.owned.extend(self.look.desired.iter().filter(refused));
+        for target in before.owned.difference(&self.look.desired) {
+            let listed = shown.iter().find(|shown| shown.target == *target);
+            let noted = before.missing.get(target).copied();
+            if listed.is_none() && is_listed && self.look.is_complete {
+                // Another run may be about to register it, unless it has been missing for longer than that takes.
+                if noted.is_some_and(|since| since.plus_seconds(LAG_SECONDS) < self.known.began) {
+                    continue;
+                }
+            }
+            state.owned.insert(*target);
+            let is_gone = listed.is_none_or(|shown| !shown.state.is_registered());
+            if is_gone && (noted.is_some() || (is_listed && self.look.is_complete)) {
+                let since = noted.unwrap_or(self.now.time).min(self.now.time);
+                state.missing.entry(*target).or_insert(since);
+            }
+        }
+        let released = |hold: &Hold| hold.reason == HoldReason::OwnedElsewhere;
+        let released_before = before.released.difference(&self.look.desired).filter(|_| !is_listed);
+        state.released.extend(released_before);
+        state.released.extend(held.iter().filter(|(_, hold)| released(hold)).map(|(target, _)| *target));
     }
 }
 
@@ -273,5 +437,11 @@ impl Plan {
 /// ([report](https://github.com/awslabs/aws-mysql-jdbc/issues/377)).
 const FLAPPING_SECONDS: u32 = 30;
 
+/// After how long a healthy target of a load balancer goes that its name never gave here.
+const HIDDEN_SECONDS: u32 = 24 * 3600;
+
 /// How long a list may lack a target that was registered: only after that is what is not listed really gone.
-pub(crate) const LAG_SECONDS: u32 = 60;
+const LAG_SECONDS: u32 = 60;
+
+/// Targets in a call. AWS documents no limit; aws-load-balancer-controller sends 200.
+pub const BATCH: usize = 200;

@@ -1,4 +1,4 @@
-//! What a target group goes by.
+//! Whose targets may be deregistered.
 
 use serde::Serialize;
 
@@ -11,25 +11,4 @@ pub enum Ownership {
     Exclusive,
     /// Only targets that this function registered, or whose address DNS gave it, are ever deregistered.
     Shared,
-}
-
-/// What a target group goes by.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Policy {
-    /// Whose targets may be deregistered.
-    pub ownership: Ownership,
-    /// How long, in seconds, an address must be missing from DNS before its target goes.
-    pub deregister_after_seconds: u32,
-}
-
-impl Policy {
-    /// Whether anything has to be remembered between runs.
-    pub fn needs_state(self) -> bool {
-        self.is_shared() || self.deregister_after_seconds > 0
-    }
-
-    /// Whether others may have targets in the group.
-    pub fn is_shared(self) -> bool {
-        self.ownership == Ownership::Shared
-    }
 }

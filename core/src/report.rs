@@ -4,22 +4,22 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     net::IpAddr,
-    time::Duration,
 };
 
 use serde::{Serialize, ser::Error as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    answer::Look,
     binding::Group,
+    clock::{Now, Timestamp},
     failure::Failure,
     finding::Finding,
     hostname::Hostname,
     kind::HostnameKind,
-    plan::{Hold, HoldReason},
-    policy::{Ownership, Policy},
-    state::Timestamp,
+    memory::Memory,
+    plan::{Hold, HoldReason, Plan},
+    policy::Ownership,
+    run::{Known, Mode, Task},
     target::{RegisteredTarget, Target, TargetGroupArn, TargetState},
 };
 
@@ -133,12 +133,12 @@ pub struct GroupReport {
     /// Whether the budget put it off.
     #[serde(skip)]
     pub is_deferred: bool,
-    /// Whether the target group turned out to be bound no more, or otherwise, so that nothing was done.
-    #[serde(skip)]
-    pub is_withdrawn: bool,
     /// Whether an address that DNS gives is not registered.
     #[serde(skip)]
-    pub is_unregistered: bool,
+    pub is_missing_any: bool,
+    /// The names that were seen to rotate, and of which nobody states how they answer.
+    #[serde(skip)]
+    pub rotating: BTreeSet<Hostname>,
     /// What the target group holds at the end; `None` where that is unknown.
     #[serde(skip)]
     pub targets: Option<TargetCounts>,
@@ -148,9 +148,6 @@ pub struct GroupReport {
     /// How often a target was deregistered since then.
     #[serde(skip)]
     pub deregistrations: usize,
-    /// How long DNS took; `None` where its answer was not looked at.
-    #[serde(skip)]
-    pub resolve_time: Option<Duration>,
 }
 
 /// What a hostname was taken for, and what follows.
@@ -213,11 +210,13 @@ pub struct TargetCounts {
 impl GroupReport {
     /// The report on a target group that nobody has looked at.
     pub fn new(group: &Group) -> Self {
+        let kinds = || group.hostnames().into_iter().map(Hostname::kind);
+        let by_names = || kinds().map(HostnameKind::deregister_after_seconds).max().unwrap_or_default();
         Self {
             target_group_arn: group.arn.clone(),
             hostnames: group.hostnames().into_iter().cloned().collect(),
             ownership: group.ownership,
-            deregister_after_seconds: group.policy(group.kinds_by_name()).deregister_after_seconds,
+            deregister_after_seconds: group.deregister_after_seconds.unwrap_or_else(by_names),
             kinds: Vec::new(),
             outcome: Outcome::default(),
             resolved: BTreeSet::new(),
@@ -234,47 +233,63 @@ impl GroupReport {
             failures: Vec::new(),
             warnings: Vec::new(),
             is_deferred: false,
-            is_withdrawn: false,
-            is_unregistered: false,
+            is_missing_any: false,
+            rotating: BTreeSet::new(),
             targets: None,
             registrations: 0,
             deregistrations: 0,
-            resolve_time: None,
         }
     }
 
-    /// Says what the hostnames were taken for, and what follows for the group. `lookups` tells how many answers of one a
-    /// run collects, where that is known.
-    pub fn set_policy<'a>(
-        &mut self,
-        policy: Policy,
-        kinds: impl Iterator<Item = (&'a Hostname, HostnameKind)>,
-        lookups: impl Fn(&Hostname) -> Option<u32>,
-    ) {
-        self.deregister_after_seconds = policy.deregister_after_seconds;
-        let settings = kinds.map(|(hostname, kind)| HostnameSettings {
-            hostname: hostname.clone(),
-            kind,
-            lookups: lookups(hostname).unwrap_or_else(|| kind.lookups()),
+    /// The report on a run that knows this, whether it has ended or is given up.
+    pub fn of(task: &Task<'_>, known: &Known, memory: &Memory, now: Now) -> Self {
+        let plan = Plan::new(task, known, memory, now);
+        let mut report = Self::new(task.group);
+        report.failures = plan.failures(known);
+        report.deregister_after_seconds = memory.longest_grace(task);
+        let settings = task.group.hostnames().into_iter().filter_map(|hostname| {
+            let samples = memory.samples(hostname)?;
+            Some(HostnameSettings { hostname: hostname.clone(), kind: samples.kind(), lookups: samples.lookups() })
         });
-        self.kinds = settings.collect();
+        report.kinds = settings.collect();
+        report.rotating = memory.rotating_names().cloned().collect();
+        report.warnings.clone_from(&known.warnings);
+        report.warnings.extend(report.rotating.iter().map(rotates));
+        report.registered.clone_from(&known.registered);
+        report.deregistered.clone_from(&known.deregistered);
+        (report.registrations, report.deregistrations) = (known.registrations, known.deregistrations);
+        report.hold(&plan.held, report.deregister_after_seconds);
+        if let Some(Ok(_)) = known.listed {
+            report.count(&plan.shown);
+        }
+        if known.mode() == Mode::DryRun {
+            report.registered.extend(&plan.register);
+            report.deregistered.extend(plan.deregister.iter().map(|shown| shown.target));
+            let answers = known.answers.iter();
+            let answers =
+                answers.filter_map(|(name, answer)| Some((name.clone(), answer.as_ref().ok()?.addresses.clone())));
+            report.answers = answers.collect();
+        }
+        report.is_missing_any = !plan.register.is_empty();
+        report.resolved = plan.look.resolved;
+        report.refused = plan.look.refused;
+        report.refused.extend(known.refused.iter().map(|(target, reason)| (target.address, reason.clone())));
+        report.settled()
     }
 
-    /// Puts in what DNS said, in place of what it said before.
-    pub fn look(&mut self, look: Look, took: Duration) {
-        self.resolved = look.resolved;
-        self.refused = look.refused;
-        self.failures = look.failures;
-        self.resolve_time = Some(took);
+    /// This report on a run that was given up, still waiting for this.
+    #[must_use]
+    pub fn cut_off(mut self, waiting: &str) -> Self {
+        self.failures.push(Failure::Deadline(waiting.to_owned()));
+        self.settled()
     }
 
     /// Lists the targets that stay although DNS does not give them.
-    pub fn hold(&mut self, held: &BTreeMap<Target, Hold>, policy: Policy) {
+    fn hold(&mut self, held: &BTreeMap<Target, Hold>, deregister_after_seconds: u32) {
         self.held = held.iter().map(|(target, hold)| HeldTarget { target: *target, reason: hold.reason }).collect();
         let waiting = held.iter().filter_map(|(target, hold)| {
             let missing_since = hold.missing_since?;
-            let deregister_at =
-                hold.until.unwrap_or_else(|| missing_since.plus_seconds(policy.deregister_after_seconds));
+            let deregister_at = hold.until.unwrap_or_else(|| missing_since.plus_seconds(deregister_after_seconds));
             Some(Waiting { target: *target, missing_since, deregister_at })
         });
         self.waiting = waiting.collect();
@@ -298,7 +313,6 @@ impl GroupReport {
             registrations: self.registrations + later.registrations,
             deregistrations: self.deregistrations + later.deregistrations,
             targets: later.targets.or(self.targets),
-            resolve_time: later.resolve_time.or(self.resolve_time),
             ..later
         }
         .settled()
@@ -315,7 +329,7 @@ impl GroupReport {
 
     /// Whether it was we who had no time left, and nothing that DNS gives is missing.
     pub fn is_out_of_time(&self) -> bool {
-        self.failures.iter().any(Failure::is_out_of_time) && !self.is_unregistered
+        self.failures.iter().any(Failure::is_out_of_time) && !self.is_missing_any
     }
 
     fn settled(mut self) -> Self {
@@ -342,14 +356,6 @@ impl GroupReport {
             registered: count(TargetState::is_registered),
             healthy: count(|state| state == TargetState::Healthy),
         });
-    }
-
-    /// A copy to publish metrics from; what was counted is counted anew from here on.
-    pub fn take_period(&mut self) -> Self {
-        let period = self.clone();
-        self.registrations = 0;
-        self.deregistrations = 0;
-        period
     }
 
     /// Settles the outcome by what was found and done.
@@ -405,6 +411,13 @@ impl GroupReport {
     pub fn names(&self) -> String {
         self.hostnames.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
+}
+
+fn rotates(hostname: &Hostname) -> String {
+    format!(
+        "{hostname} was seen to rotate: its answers count as samples, so a failover is followed late. Where it leads to \
+         several databases, state `deregister_after_seconds`: 300, which ends this warning; where it names one, state 0"
+    )
 }
 
 /// To the second, as AWS shows times.

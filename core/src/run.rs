@@ -1,428 +1,430 @@
-//! A run over one target group, without I/O: given all that came so far, what to do next.
-//!
-//! [`Run::next`] hands out a [`Step`]; whoever carries it out hands the result back by the method that is named there. The
-//! same results at the same times lead to the same steps. What is known so far decides the next step: there is no order
-//! of states besides.
-
-mod known_tags;
-mod results;
-mod step;
+//! A run over one target group: read, plan, change, and read again until there is nothing to change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem,
+    num::NonZeroU16,
     time::{Duration, Instant},
 };
 
-use known_tags::KnownTags;
-pub use step::{Mode, Now, Step, Task};
+use futures_util::future::{join, join3};
 
 use crate::{
-    answer::{Look, OLDEST_ANSWER, Resolution, dns_cutoff},
-    failure::{ElbError, Failure},
+    answer::Answers,
+    binding::Group,
+    clock::{Now, Timestamp},
+    failure::{ElbError, ElbErrorKind, Failure},
     hostname::Hostname,
-    memory::{InStep, Memory},
-    plan::{HoldReason, Known, Plan},
-    policy::Policy,
-    report::GroupReport,
-    state::{State, Timestamp},
-    tags::TagChanges,
+    memory::Memory,
+    network::AllowedNetworks,
+    plan::{Change, Plan},
+    tags::{State, TagChanges, Tags},
     target::{Facts, RegisteredTarget, Target},
+    world::{Changed, World},
 };
 
-/// A run over one target group.
-#[derive(Debug)]
-pub struct Run<'a> {
-    task: Task<'a>,
-    memory: &'a mut Memory,
-    began: Timestamp,
-    phase: Phase,
-    facts: Option<Facts>,
-    resolution: Resolution,
-    /// The targets as they are, own changes included; `None` while they are not known.
-    listed: Option<Vec<RegisteredTarget>>,
-    /// Whether AWS itself could not tell the targets.
-    is_unavailable: bool,
-    /// When what is known of targets and tags was asked for.
-    read_at: Option<Instant>,
-    tags: KnownTags,
-    policy: Policy,
-    /// When the next answer of these hostnames is due, whose answers are samples.
-    next_look: Option<(Instant, BTreeSet<Hostname>)>,
-    /// When no more answers are collected.
-    collect_until: Instant,
-    /// How often old answers, and old lists, were asked for again in a row.
-    refreshes: u32,
-    rereads: u32,
-    /// Whether a run beside this one may have deregistered what this one found registered. Of two
-    /// that deregister, the later one sees what the other did.
-    unverified: bool,
-    /// Whether all is done but for what another setting left in the tags.
-    is_tidying: bool,
-    has_written_tags: bool,
-    quota: Quota,
-    /// Whether a change of targets failed, so that no other is tried.
-    has_failed: bool,
-    /// What AWS refused for good.
-    not_registrable: BTreeMap<Target, String>,
-    not_deregistrable: BTreeMap<Target, String>,
-    /// What went wrong so far, besides what DNS said.
-    failures: Vec<Failure>,
-    /// The targets that AWS refused and that are at fault for what is not in step now.
-    turned_down: Vec<Failure>,
-    report: GroupReport,
+/// What a run is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    /// The target group, and what is bound to it.
+    pub group: &'a Group,
+    /// What never changes about it.
+    pub facts: Facts,
+    /// Which addresses may become targets.
+    pub allowed: &'a AllowedNetworks,
+    /// The name of this function, by which it owns targets of `shared` groups.
+    pub function: &'a str,
 }
 
+impl Task<'_> {
+    /// The ports that the addresses of a hostname are registered on.
+    pub fn ports(&self, hostname: &Hostname) -> impl Iterator<Item = NonZeroU16> {
+        let members = self.group.members.iter().filter(move |(bound, _)| bound == hostname);
+        members.map(|(_, port)| port.unwrap_or(self.facts.port))
+    }
+
+    /// All hostnames.
+    pub fn hostnames(&self) -> BTreeSet<Hostname> {
+        self.group.hostnames().into_iter().cloned().collect()
+    }
+}
+
+/// How thoroughly a target group is reconciled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Phase {
-    New,
-    Reading,
-    Acting,
-    Ended,
+pub enum Mode {
+    /// As [`Self::Full`], but nothing is written.
+    DryRun,
+    /// Of names whose answers are samples, several are collected.
+    Full,
+    /// One answer of each name: a watch goes on to ask anyway.
+    Single,
 }
 
-/// Where the quota of targets stands.
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Quota {
-    NotReached,
-    /// It refused a registration, in these words: stale targets go first.
-    Reached(ElbError),
-    /// Room was made when so many targets had been registered. Room that helped nothing is not made again: that would
-    /// empty the group.
-    MadeRoom(usize),
+/// What a run knows, and what it did. It grows by what comes back, and is judged by [`Plan::new`] alone. It outlives a run
+/// that is given up.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The newest answer of each name; of one whose answers are samples, all addresses of this run.
+    pub answers: Answers,
+    /// How long DNS took to answer at first.
+    pub took: Option<Duration>,
+    /// The targets as AWS last told them; `None`: it was not asked yet.
+    pub listed: Option<Result<Vec<RegisteredTarget>, ElbError>>,
+    /// All tags of the group, and what they say. `None`: they are not needed, or can't be read or written.
+    pub tags: Option<Tags>,
+    /// See `tags`.
+    pub state: Option<State>,
+    /// What AWS refused for good to register, in its words.
+    pub refused: BTreeMap<Target, String>,
+    /// The same to deregister.
+    pub stuck: BTreeMap<Target, String>,
+    /// What went wrong besides.
+    pub failures: Vec<Failure>,
+    /// Whether a change of targets failed, so that no other is tried.
+    pub has_failed: bool,
+    /// The quota refused a registration, which was not tried again.
+    pub full: Option<ElbError>,
+    /// Whether stale targets went to make room.
+    pub has_made_room: bool,
+    /// What the user should know besides.
+    pub warnings: Vec<String>,
+    /// What AWS accepted.
+    pub registered: BTreeSet<Target>,
+    /// The same.
+    pub deregistered: BTreeSet<Target>,
+    /// How often a target was registered.
+    pub registrations: usize,
+    /// How often a target was deregistered.
+    pub deregistrations: usize,
+    /// When the run began.
+    pub began: Timestamp,
+    mode: Mode,
+    /// When no more answers are collected.
+    collects_until: Instant,
+    looks: u32,
+    listed_at: Instant,
+    has_written_tags: bool,
+    /// Whether a run beside this one may have undone what this one was to bring about.
+    is_doubtful: bool,
 }
 
-impl<'a> Run<'a> {
-    /// A run that begins. `early` is what DNS said before.
-    pub fn new(task: Task<'a>, memory: &'a mut Memory, early: Option<Resolution>, now: Now) -> Self {
-        memory.begin_run(task.group);
-        let mut run = Self {
-            memory,
-            began: now.time,
-            phase: Phase::New,
-            facts: task.facts,
-            resolution: Resolution::default(),
+impl Known {
+    /// What a run knows that begins now, and ends at `cutoff` at the latest. `early` is what DNS said before, which the memory
+    /// has taken in.
+    pub fn new(mode: Mode, early: Answers, now: Now, cutoff: Instant) -> Self {
+        Self {
+            answers: early,
+            took: None,
             listed: None,
-            is_unavailable: false,
-            read_at: None,
-            tags: KnownTags::Unread,
-            policy: task.group.policy(task.group.kinds_by_name()),
-            next_look: None,
-            collect_until: dns_cutoff(now.at, task.cutoff).min(now.at + LONGEST_COLLECTION),
-            refreshes: 0,
-            rereads: 0,
-            unverified: false,
-            is_tidying: false,
-            has_written_tags: false,
-            quota: Quota::NotReached,
-            has_failed: false,
-            not_registrable: BTreeMap::new(),
-            not_deregistrable: BTreeMap::new(),
+            tags: None,
+            state: None,
+            refused: BTreeMap::new(),
+            stuck: BTreeMap::new(),
             failures: Vec::new(),
-            turned_down: Vec::new(),
-            report: GroupReport::new(task.group),
-            task,
-        };
-        if let Some(early) = early {
-            let took = early.took;
-            run.answered(early.answers, now);
-            run.resolution.took = took;
-        }
-        run
-    }
-
-    /// What to do next. To ask again without having done it changes nothing.
-    pub fn next(&mut self, now: Now) -> Step {
-        match self.phase {
-            Phase::New => {
-                self.phase = Phase::Reading;
-                let resolved = self.resolution.is_complete() && !self.resolution.answers.is_empty();
-                let hostnames = if resolved { BTreeSet::new() } else { self.hostnames() };
-                let tags = self.policy.needs_state();
-                return Step::Read { facts: self.facts.is_none(), hostnames, until: self.dns_cutoff(now), tags };
-            }
-            // A failure to read them is in the report.
-            Phase::Reading if self.facts.is_none() || (self.listed.is_none() && !self.is_unavailable) => {
-                return self.end();
-            }
-            Phase::Reading => {
-                // What a CNAME chain would tell was not known when the reads went out.
-                self.policy = self.group_policy();
-                self.phase = Phase::Acting;
-                self.asks_anew();
-            }
-            Phase::Ended => return Step::Done,
-            Phase::Acting => {}
-        }
-        let Some(Facts { family, .. }) = self.facts else { return self.end() };
-        if self.policy.needs_state() && matches!(self.tags, KnownTags::Unread) {
-            return Step::ReadTags;
-        }
-        if let Some(step) = self.tags.open_step() {
-            return step;
-        }
-        if let Some((at, hostnames)) = &self.next_look {
-            let pause = at.saturating_duration_since(now.at);
-            if !pause.is_zero() {
-                return Step::Pause(pause);
-            }
-            return Step::Resolve {
-                hostnames: hostnames.clone(),
-                family,
-                until: self.collect_until.max(now.at + SHORTEST_LOOK),
-            };
-        }
-        // What was true when a slow call began must not undo what a newer run has done since.
-        let old = self.resolution.old(now.at);
-        if old.is_empty() {
-            self.refreshes = 0;
-        } else if self.refreshes < MOST_REFRESHES {
-            return Step::Resolve { hostnames: old, family, until: self.dns_cutoff(now) };
-        }
-        self.act(now)
-    }
-
-    fn act(&mut self, now: Now) -> Step {
-        // Newer answers may be of another kind; what was remembered for the old one stays.
-        let seconds = self.group_policy().deregister_after_seconds;
-        self.policy.deregister_after_seconds = seconds.max(self.policy.deregister_after_seconds);
-        self.memory.is_tidy &= !self.policy.needs_state();
-        let Some(look) = self.look() else { return self.end() };
-        let mut plan = self.plan(&look, now);
-        let changes = self.tag_changes(&plan.state, now);
-        let missing = self.registrable(&mut plan);
-        self.report.hold(&plan.held, self.policy);
-        self.report.is_unregistered = !plan.register.is_empty();
-        let is_dry_run = self.task.mode == Mode::DryRun;
-        let is_done = self.has_failed || (missing.is_empty() && plan.deregister.is_empty());
-        // What this run deregistered is listed again before all else: what the list shows may have to be put back.
-        if is_done && self.unverified {
-            return self.reread();
-        }
-        if is_dry_run || is_done || (matches!(self.quota, Quota::Reached(_)) && plan.deregister.is_empty()) {
-            // What is only to be remembered waits for the other answers, which change it again. And what is stale, and
-            // makes room, is only known by them.
-            if let Some(pause) = self.collect(now) {
-                return Step::Pause(pause);
-            }
-            if is_dry_run || (is_done && changes.is_empty()) {
-                return self.done(&look, &plan, now);
-            }
-            if !is_done {
-                if let Quota::Reached(error) = mem::replace(&mut self.quota, Quota::NotReached) {
-                    self.failures.push(error.into());
-                }
-                // What would go stays, now that what should be there instead can't be registered.
-                self.has_failed = true;
-                return self.act(now);
-            }
-        }
-        let is_old = self.read_at.is_some_and(|at| now.at.saturating_duration_since(at) > OLDEST_ANSWER);
-        if is_old && self.rereads < MOST_REREADS && !self.is_unavailable {
-            return self.reread();
-        }
-        self.is_tidying &= is_done;
-        self.write(changes, missing, plan.deregister, is_done)
-    }
-
-    fn reread(&self) -> Step {
-        // What AWS accepted counts as done, though a read may not show it yet.
-        let tags = matches!(self.tags, KnownTags::Known { .. }) && !self.has_written_tags;
-        Step::Reread { tags: tags && (self.policy.needs_state() || self.is_tidying) }
-    }
-
-    /// The change that comes first.
-    fn write(
-        &self,
-        changes: TagChanges,
-        missing: BTreeSet<Target>,
-        deregister: BTreeSet<RegisteredTarget>,
-        state_only: bool,
-    ) -> Step {
-        if !changes.is_empty() && (self.policy.is_shared() || state_only) {
-            return self.tags.write(changes);
-        }
-        if missing.is_empty() || matches!(self.quota, Quota::Reached(_)) {
-            // Where the quota refused what is missing, as much room is made as that needs, and
-            // the last target stays for as long as there is another way.
-            let registered = self.registered().count();
-            let room = missing.len().min(registered.saturating_sub(1).max(1));
-            let most = if missing.is_empty() { BATCH } else { room.min(BATCH) };
-            return Step::Deregister(deregister.into_iter().take(most).collect());
-        }
-        Step::Register(missing.into_iter().take(BATCH).collect())
-    }
-
-    /// The end of a run whose work is done.
-    fn done(&mut self, look: &Look, plan: &Plan, now: Now) -> Step {
-        if self.task.mode == Mode::DryRun {
-            self.report.registered.extend(&plan.register);
-            self.report.deregistered.extend(plan.deregister.iter().map(|shown| shown.target));
-            return self.end();
-        }
-        if look.failures.is_empty() && self.failures.is_empty() && self.turned_down.is_empty() {
-            self.memory.in_step = Some(self.in_step(look, plan, now));
-        }
-        self.memory.is_tidy |= self.is_tidying && matches!(self.tags, KnownTags::Known { .. });
-        // Where a name did not resolve, its kind may not be known, and so what the tags are for.
-        self.is_tidying |= look.failures.is_empty() && matches!(self.tags, KnownTags::Unread);
-        self.memory.has_read_in_vain &= !self.is_tidying;
-        self.end()
-    }
-
-    fn in_step(&mut self, look: &Look, plan: &Plan, now: Now) -> InStep {
-        let mut targets = look.desired.targets.clone();
-        if self.memory.is_sampled() {
-            targets.extend(self.registered().filter(|target| !plan.held.contains_key(target)));
-        }
-        let has_changed = self.report.registrations + self.report.deregistrations > 0;
-        if has_changed {
-            self.memory.verify_at = Some(now.time.plus_seconds(VERIFY_AFTER_SECONDS));
-        }
-        let verify = self.memory.verify_at.filter(|at| *at > now.time);
-        let thin = plan.held.iter().filter(|(_, hold)| hold.reason == HoldReason::Evidence);
-        InStep {
-            targets,
-            due: plan.due().into_iter().chain(verify).min(),
-            thin: thin.map(|(target, _)| *target).collect(),
-            ttl: self.resolution.ttl(),
-            registered: self.registered().copied().collect(),
+            has_failed: false,
+            full: None,
+            has_made_room: false,
+            warnings: Vec::new(),
+            registered: BTreeSet::new(),
+            deregistered: BTreeSet::new(),
+            registrations: 0,
+            deregistrations: 0,
+            began: now.time,
+            mode,
+            collects_until: dns_cutoff(now.at, cutoff).min(now.at + LONGEST_COLLECTION),
+            looks: 1,
+            listed_at: now.at,
+            has_written_tags: false,
+            is_doubtful: false,
         }
     }
 
-    fn end(&mut self) -> Step {
-        self.phase = Phase::Ended;
-        Step::Done
+    /// How thorough the run is.
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
-    fn look(&self) -> Option<Look> {
-        Some(self.resolution.look(self.task.group, self.facts?, self.task.allowed))
-    }
-
-    fn plan(&mut self, look: &Look, now: Now) -> Plan {
-        let registered: Vec<_> = self.registered().copied().collect();
-        // Where nothing has to be remembered, it does not matter that the tags were not read.
-        let empty = State::default();
-        let state = self.tags.state().or_else(|| (!self.policy.needs_state()).then_some(&empty));
-        if let Some(state) = state
-            && !self.is_unavailable
-        {
-            // What was deregistered and is back is not missing from before.
-            self.memory.absent_since.retain(|target, _| registered.contains(target));
-            self.memory.expect(&registered, &state.missing, now.time);
+    /// The targets as they are, what AWS accepted since they were listed included.
+    pub fn shown(&self, memory: &Memory) -> Vec<RegisteredTarget> {
+        match &self.listed {
+            Some(Ok(listed)) => memory.overlay(listed, self.listed_at),
+            _ => memory.overlay(&[], self.listed_at),
         }
-        self.memory.note(&look.desired, &registered, now.time);
-        let memory = &*self.memory;
-        let last_seen = |target: &Target| {
-            let members = self.task.group.members.iter();
-            let of_port = members.filter(|(_, port)| port.or(self.facts.map(|facts| facts.port)) == Some(target.port));
-            Some((*target, memory.last_seen(target.address, of_port.map(|(hostname, _)| hostname))?))
-        };
-        let last_seen = registered.iter().filter_map(last_seen).collect();
-        let known = Known {
-            last_seen: &last_seen,
-            listed: self.listed.as_deref().unwrap_or_default(),
-            state,
-            policy: self.policy,
-            absent_since: &memory.absent_since,
-            absence: |target: &Target| memory.absence(target.address, now.time),
-            // The clock may have been set back meanwhile.
-            began: self.began.min(now.time),
-            now: now.time,
-        };
-        let mut plan = Plan::new(&look.desired, &known);
-        if self.is_unavailable {
-            // Registering is idempotent; what AWS accepted within this invocation is not sent again.
-            plan.register.retain(|target| !memory.writes.has_registered(target));
-            plan.deregister.clear();
-            // What is not shown may be there. But what DNS gives is not missing.
-            let owned = mem::take(&mut plan.state.owned);
-            plan.state = known.state.filter(|_| self.policy.needs_state()).cloned().unwrap_or_default();
-            plan.state.owned.extend(owned);
-            plan.state.missing.retain(|target, _| !look.desired.targets.contains(target));
-            plan.state.released.retain(|target| !look.desired.targets.contains(target));
+    }
+
+    /// Whether changes may be planned: where AWS itself can't tell the targets, what DNS gives is registered all the same.
+    fn may_go_on(&self) -> bool {
+        match &self.listed {
+            Some(Ok(_)) => true,
+            Some(Err(error)) => error.kind == ElbErrorKind::Unavailable,
+            None => false,
         }
-        plan
-    }
-
-    /// What is to be registered now. Where some of it can't be, nothing goes.
-    fn registrable(&mut self, plan: &mut Plan) -> BTreeSet<Target> {
-        // In a shared group, nothing is registered whose state can't be written.
-        let is_empty = self.registered().next().is_none();
-        let is_forgotten = |target| self.policy.is_shared() && self.tags.forget(target, is_empty);
-        let refused = &self.not_registrable;
-        let (missing, turned_down): (BTreeSet<Target>, BTreeSet<Target>) =
-            plan.register.iter().partition(|target| !refused.contains_key(target) && !is_forgotten(target));
-        if !turned_down.is_empty() || (self.has_failed && !missing.is_empty()) {
-            plan.hold(HoldReason::RegistrationFailed, |_| true);
-        }
-        let stuck = &self.not_deregistrable;
-        plan.hold(HoldReason::DeregistrationRefused, |target| stuck.contains_key(target));
-        let refusal = |operation, (target, reason): (&Target, &String)| Failure::Refused {
-            operation,
-            target: *target,
-            reason: reason.clone(),
-        };
-        let not_registered = refused.iter().filter(|(target, _)| turned_down.contains(target));
-        let not_deregistered = stuck.iter().filter(|(target, _)| plan.held.contains_key(target));
-        self.turned_down = not_registered
-            .map(|entry| refusal("RegisterTargets", entry))
-            .chain(not_deregistered.map(|entry| refusal("DeregisterTargets", entry)))
-            .collect();
-        missing
-    }
-
-    /// When the next answer is due of names whose answers are samples; `None`: there are enough.
-    fn collect(&mut self, now: Now) -> Option<Duration> {
-        if self.task.mode == Mode::Single {
-            return None;
-        }
-        let left = self.collect_until.saturating_duration_since(now.at);
-        let targets = self.registered().map(|target| target.address).collect();
-        let answered = self.resolution.answers.iter().filter(|(_, answer)| answer.is_ok());
-        let pauses = answered.filter_map(|(hostname, _)| {
-            let samples = self.memory.samples.get(hostname).filter(|samples| samples.is_sample())?;
-            Some((samples.next(&targets, left)?, hostname.clone()))
-        });
-        let pauses: Vec<_> = pauses.collect();
-        let pause = pauses.iter().map(|(pause, _)| *pause).max()?;
-        self.next_look = Some((now.at + pause, pauses.into_iter().map(|(_, hostname)| hostname).collect()));
-        Some(pause)
-    }
-
-    fn group_policy(&self) -> Policy {
-        self.task.group.policy(self.resolution.kinds().map(|(_, kind)| kind))
-    }
-
-    fn registered(&self) -> impl Iterator<Item = &Target> {
-        let listed = self.listed.iter().flatten().filter(|shown| shown.state.is_registered());
-        listed.map(|shown| &shown.target)
-    }
-
-    fn hostnames(&self) -> BTreeSet<Hostname> {
-        self.task.group.hostnames().into_iter().cloned().collect()
-    }
-
-    fn dns_cutoff(&self, now: Now) -> Instant {
-        dns_cutoff(now.at, self.task.cutoff)
     }
 }
 
-/// How long a run collects answers at most: the next minute's run collects, too.
+/// Brings a target group in step. What it knows and did is in `known`, also where the run is given up.
+pub async fn reconcile(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
+    memory.begin_run(task);
+    read(world, task, known, memory).await;
+    for _ in 0..MOST_STEPS {
+        refresh(world, task, known, memory).await;
+        if !known.may_go_on() {
+            return;
+        }
+        let plan = Plan::new(task, known, memory, world.now());
+        let change = plan.next(known);
+        // What is missing is not kept waiting by answers that only tell what may go.
+        let registers = !plan.register.is_empty() && !matches!(change, None | Some(Change::Deregister(_)));
+        if !registers && let Some((pause, hostnames)) = next_look(task, known, &plan, memory, world.now()) {
+            world.sleep(pause).await;
+            look(world, task, known, memory, &hostnames).await;
+            continue;
+        }
+        if known.mode == Mode::DryRun || change.is_none() {
+            break;
+        }
+        // A turn may take seconds, so the change is decided on what is true after it.
+        world.turn().await;
+        refresh(world, task, known, memory).await;
+        if !known.may_go_on() {
+            return;
+        }
+        let plan = Plan::new(task, known, memory, world.now());
+        match plan.next(known) {
+            None => {}
+            Some(Change::Remember(changes)) => remember(world, known, memory, &plan, &changes).await,
+            Some(Change::Register(targets)) => {
+                let changed = world.register(&targets).await;
+                memory.registered(&changed.accepted, world.now().at);
+                known.registrations += changed.accepted.len();
+                known.registered.extend(&changed.accepted);
+                known.take(changed);
+            }
+            Some(Change::Deregister(shown)) => {
+                let changed = world.deregister(&shown).await;
+                let accepted = shown.iter().filter(|shown| changed.accepted.contains(&shown.target));
+                memory.deregistered(accepted, world.now().at);
+                known.deregistrations += changed.accepted.len();
+                known.deregistered.extend(&changed.accepted);
+                known.has_made_room |= known.full.take().is_some();
+                known.stuck.extend(changed.refused.clone());
+                known.take(Changed { refused: BTreeMap::new(), ..changed });
+                // Of two runs that deregister what the other one counts on, the later one sees it.
+                list(world, task, known, memory).await;
+                known.is_doubtful |= Plan::new(task, known, memory, world.now()).register.iter().next().is_some();
+            }
+        }
+    }
+    let failures = Plan::new(task, known, memory, world.now()).failures(known);
+    memory.ended(known, failures.is_empty());
+}
+
+/// The reads that no other waits for, at the same time.
+async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
+    let asked_at = world.now().at;
+    known.listed_at = asked_at;
+    let early = known.answers.clone();
+    let is_known = |hostname: &Hostname| matches!(early.get(hostname), Some(Ok(_)));
+    let hostnames: BTreeSet<_> = task.hostnames().into_iter().filter(|hostname| !is_known(hostname)).collect();
+    let needs_state = memory.needs_state(task);
+    let mut new = Answers::new();
+    let mut tags = None;
+    // Each puts away what it has at once: what the others are doing may be given up.
+    let Known { answers, took, listed, .. } = known;
+    join3(
+        async {
+            if !hostnames.is_empty() {
+                new = world.resolve(&hostnames).await;
+                answers.extend(new.clone());
+                *took = Some(world.now().at.saturating_duration_since(asked_at));
+            }
+        },
+        async { *listed = Some(world.list().await) },
+        async {
+            if needs_state {
+                tags = Some(world.read_tags().await);
+            }
+        },
+    )
+    .await;
+    let now = world.now();
+    memory.answered(task, &new, &known.answers, now);
+    known.note_list(task, memory, now);
+    // What a name of one's own leads to is known only now.
+    if tags.is_none() && known.may_go_on() && memory.needs_state(task) {
+        tags = Some(world.read_tags().await);
+    }
+    if let Some(tags) = tags {
+        known.note_tags(tags, task, memory);
+    }
+}
+
+/// Asks DNS for more answers. Those of a sample are added to what it gave before.
+async fn look(
+    world: &impl World,
+    task: &Task<'_>,
+    known: &mut Known,
+    memory: &mut Memory,
+    hostnames: &BTreeSet<Hostname>,
+) {
+    known.looks += 1;
+    let answers = world.resolve(hostnames).await;
+    known.note_answers(answers, true, task, memory, world.now());
+}
+
+/// Asks again for what is too old to plan on: what was true when a slow call began must not undo what a newer run has done.
+async fn refresh(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
+    for _ in 0..MOST_REFRESHES {
+        let now = world.now().at;
+        let is_old = |at: Instant| now.saturating_duration_since(at) > OLDEST;
+        let answers = known.answers.iter();
+        let old =
+            answers.filter(|(_, answer)| answer.as_ref().is_ok_and(|answer| known.is_doubtful || is_old(answer.at)));
+        let old: BTreeSet<_> = old.map(|(hostname, _)| hostname.clone()).collect();
+        let is_list_old = matches!(known.listed, Some(Ok(_))) && is_old(known.listed_at);
+        if old.is_empty() && !is_list_old {
+            return;
+        }
+        if !old.is_empty() {
+            known.is_doubtful = false;
+            let answers = world.resolve(&old).await;
+            known.note_answers(answers, false, task, memory, world.now());
+        }
+        if is_list_old {
+            list(world, task, known, memory).await;
+        }
+    }
+}
+
+/// Lists the targets, and reads the tags, once more.
+async fn list(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
+    let asked_at = world.now().at;
+    // What AWS accepted counts as done, though a read may not show it yet.
+    let needs_tags = known.state.is_some() && !known.has_written_tags;
+    let (listed, tags) =
+        join(world.list(), async { if needs_tags { Some(world.read_tags().await) } else { None } }).await;
+    known.listed_at = asked_at;
+    known.listed = Some(listed);
+    known.note_list(task, memory, world.now());
+    if let Some(tags) = tags {
+        known.note_tags(tags, task, memory);
+    }
+}
+
+async fn remember(world: &impl World, known: &mut Known, memory: &mut Memory, plan: &Plan, changes: &TagChanges) {
+    match world.write_tags(changes).await {
+        Ok(()) => {
+            known.has_written_tags = true;
+            if let Some(tags) = &mut known.tags {
+                changes.apply(tags);
+            }
+            memory.wrote(&plan.state);
+            known.state = Some(plan.state.clone());
+        }
+        Err(error) => {
+            known.failures.push(error.into());
+            known.state = None;
+        }
+    }
+}
+
+/// When the next answer is due of names whose answers are samples; `None`: there are enough.
+fn next_look(
+    task: &Task<'_>,
+    known: &Known,
+    plan: &Plan,
+    memory: &Memory,
+    now: Now,
+) -> Option<(Duration, BTreeSet<Hostname>)> {
+    if known.mode == Mode::Single {
+        return None;
+    }
+    let left = known.collects_until.saturating_duration_since(now.at);
+    let pauses = task.hostnames().into_iter().filter_map(|hostname| {
+        let samples = memory.samples(&hostname).filter(|samples| samples.is_sample())?;
+        let is_resolved = matches!(known.answers.get(&hostname), Some(Ok(_)));
+        let more = samples.lookups().saturating_sub(known.looks);
+        let asks_on = known.mode == Mode::Full && plan.asks_on.contains(&hostname);
+        let pause = samples.pause(more == 0, now.time);
+        // Rather all that was asked for a little early than some of it not at all.
+        let pause = if more > 0 { pause.min(left * 19 / 20 / more) } else { pause };
+        (is_resolved && (more > 0 || asks_on) && pause <= left && !left.is_zero()).then_some((pause, hostname))
+    });
+    let pauses: Vec<_> = pauses.collect();
+    let pause = pauses.iter().map(|(pause, _)| *pause).max()?;
+    Some((pause, pauses.into_iter().map(|(_, hostname)| hostname).collect()))
+}
+
+impl Known {
+    /// Takes in newer answers. Those of a sample are added to what it gave in this run; of one that was only to tell more, a
+    /// failure says nothing.
+    fn note_answers(&mut self, answers: Answers, is_more: bool, task: &Task<'_>, memory: &mut Memory, now: Now) {
+        let new = answers.clone();
+        for (hostname, mut answer) in answers {
+            let is_sample = memory.samples(&hostname).is_some_and(|samples| samples.is_sample());
+            match (self.answers.get(&hostname), &mut answer) {
+                (Some(Ok(known)), Ok(answer)) if is_sample => answer.addresses.extend(&known.addresses),
+                (Some(Ok(_)), Err(_)) if is_more => continue,
+                _ => {}
+            }
+            self.answers.insert(hostname, answer);
+        }
+        memory.answered(task, &new, &self.answers, now);
+    }
+
+    fn note_list(&mut self, task: &Task<'_>, memory: &mut Memory, now: Now) {
+        match &self.listed {
+            Some(Ok(listed)) => {
+                let shown = memory.overlay(listed, self.listed_at);
+                memory.listed(task, &shown, &self.answers, now);
+            }
+            Some(Err(error)) => self.failures.push(error.clone().into()),
+            None => {}
+        }
+    }
+
+    fn note_tags(&mut self, tags: Result<Tags, ElbError>, task: &Task<'_>, memory: &mut Memory) {
+        match tags {
+            Ok(tags) => {
+                let (mut state, mut warnings) = State::read(&tags, task.function);
+                warnings.extend(memory.noted(&mut state));
+                self.warnings.extend(warnings);
+                self.state = Some(state);
+                self.tags = Some(tags);
+            }
+            Err(error) => {
+                self.failures.push(error.into());
+                self.state = None;
+            }
+        }
+    }
+
+    fn take(&mut self, Changed { refused, failed, .. }: Changed) {
+        self.refused.extend(refused);
+        match failed {
+            Some(error) if error.kind == ElbErrorKind::QuotaReached => self.full = Some(error),
+            Some(error) => {
+                self.failures.push(error.into());
+                self.has_failed = true;
+            }
+            None => {}
+        }
+    }
+}
+
+/// Until when DNS may take in a run that ends at `cutoff`. DNS that hangs has to leave some of the time for what else DNS
+/// gave.
+pub fn dns_cutoff(now: Instant, cutoff: Instant) -> Instant {
+    now + cutoff.saturating_duration_since(now) * 3 / 4
+}
+
+/// What a run may take: some thousand targets in calls of 200, fifty answers, and 45 s of asking on.
+const MOST_STEPS: usize = 500;
+
+/// The contract: an answer that is older by the time the targets are known is asked for again.
+const OLDEST: Duration = Duration::from_secs(2);
+
+/// DNS and ELBv2 may both be so slow that one is always old when the other is known.
+const MOST_REFRESHES: usize = 2;
+
+/// The contract: how long a run asks on.
 const LONGEST_COLLECTION: Duration = Duration::from_secs(45);
-
-/// How long an answer may take that is asked for at the end of the collection.
-const SHORTEST_LOOK: Duration = Duration::from_millis(500);
-
-/// How often old answers are asked for again in a row: a slow name may make the answers beside it old meanwhile.
-const MOST_REFRESHES: u32 = 2;
-
-/// How often the targets are listed again before a change. DNS and ELBv2 may both be so slow that
-/// one is always old when the other is known.
-const MOST_REREADS: u32 = 2;
-
-/// After how many seconds a change of our own is verified: a run beside this one may have undone it.
-const VERIFY_AFTER_SECONDS: u32 = 7;
-
-/// Targets in a call. AWS documents no limit; aws-load-balancer-controller sends 200.
-pub const BATCH: usize = 200;

@@ -1,41 +1,28 @@
-//! What is remembered of a target group between runs, and the times in it.
+//! The time, as the outside tells it: the core has no clock of its own.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fmt,
     str::FromStr,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use crate::target::Target;
-
-/// What is remembered of a target group. `tags` writes it into the tags of the target group itself.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct State {
-    /// Since when the address of a registered target has been missing from DNS.
-    pub missing: BTreeMap<Target, Timestamp>,
-    /// The targets that this function registered, or whose address DNS gave it; empty in `exclusive` groups.
-    pub owned: BTreeSet<Target>,
-    /// Those of them that this function would have deregistered, had no other function owned them as well.
-    pub released: BTreeSet<Target>,
-    /// The targets that other functions own and have not released, each with one of their names. This is only read.
-    pub elsewhere: BTreeMap<Target, String>,
+/// The time, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// By the one that only goes forward: it tells how old something is.
+    pub at: Instant,
+    /// By the one on the wall: it tells since when something has been missing.
+    pub time: Timestamp,
 }
 
 /// A time in milliseconds since the epoch. It is written in seconds: `1763802000.250`.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
     /// How long after `earlier` this is; nothing where it is before.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
-    }
-
-    /// So much earlier.
-    #[must_use]
-    pub fn minus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// This many seconds later.

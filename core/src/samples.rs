@@ -1,0 +1,253 @@
+//! Rule 15: what the answers of a hostname tell of the addresses that they lack.
+//!
+//! An answer may hold a sample of the addresses of its name. Where a name has N targets and an answer holds s of them, an
+//! answer lacks one that is still there with the probability 1 − s/N, and n answers in a row with (1 − s/N)ⁿ. An address is
+//! gone where that is below 10⁻¹³, and where n is three times what it ever came back after.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use crate::{answer::Answer, clock::Timestamp, hostname::Hostname, kind::HostnameKind};
+
+/// What an execution environment has learned of the answers of one hostname.
+#[derive(Clone, Debug)]
+pub struct Samples {
+    /// What a binding states.
+    stated_lookups: Option<u32>,
+    stated_in_full: bool,
+    /// By the name itself, and by the CNAME chain of the newest answer.
+    kind_by_name: HostnameKind,
+    kind: HostnameKind,
+    /// How many addresses the largest answer held.
+    largest: usize,
+    /// The longest time to live of any record of any answer.
+    longest_ttl: Duration,
+    /// When the last answer came that no cache can have given before.
+    fresh_at: Option<Timestamp>,
+    addresses: BTreeMap<IpAddr, Absence>,
+    /// When addresses came back, within the last hour.
+    returns: Vec<Timestamp>,
+    rotates: bool,
+}
+
+/// What the answers tell of one address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Absence {
+    /// When an answer last held it; `None`: none did in this environment.
+    given_at: Option<Timestamp>,
+    /// Since when answers have lacked it, and how many fresh ones in a row.
+    lacked_since: Option<Timestamp>,
+    lacked: u32,
+    /// The most fresh answers that lacked it before it came back.
+    came_back_after: u32,
+}
+
+/// What a name says of an address that its newest answer lacks, the surest first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Verdict {
+    /// It would have shown up.
+    Gone,
+    /// It is missing for longer than most are at any time.
+    Suspicious,
+    /// That is usual.
+    Usual,
+}
+
+impl Samples {
+    /// Nothing is known yet but the name. `lookups` and `in_full` are what the bindings state: how many answers a run
+    /// collects, and that answers hold all addresses.
+    pub fn new(hostname: &Hostname, lookups: Option<u32>, in_full: bool) -> Self {
+        Self {
+            stated_lookups: lookups,
+            stated_in_full: in_full,
+            kind_by_name: hostname.kind(),
+            kind: hostname.kind(),
+            largest: 0,
+            longest_ttl: Duration::ZERO,
+            fresh_at: None,
+            addresses: BTreeMap::new(),
+            returns: Vec::new(),
+            rotates: false,
+        }
+    }
+
+    /// The same knowledge under other stated settings.
+    pub fn state(&mut self, lookups: Option<u32>, in_full: bool) {
+        (self.stated_lookups, self.stated_in_full) = (lookups, in_full);
+    }
+
+    /// Takes in an answer that came at this time. Returned is whether the name was found to rotate by it.
+    pub fn add(&mut self, answer: &Answer, at: Timestamp) -> bool {
+        self.kind = answer.kind();
+        self.largest = self.largest.max(answer.addresses.len());
+        self.longest_ttl = self.longest_ttl.max(answer.longest_ttl);
+        // A time that lies ahead is of a clock that was set back.
+        self.fresh_at = self.fresh_at.map(|fresh_at| fresh_at.min(at));
+        let is_fresh = self.fresh_at.is_none_or(|fresh_at| at.since(fresh_at) >= self.longest_ttl);
+        if is_fresh {
+            self.fresh_at = Some(at);
+        }
+        let mut has_returned = false;
+        for address in &answer.addresses {
+            let absence = self.addresses.entry(*address).or_default();
+            let missing = absence.lacked_since.map(|since| at.since(since));
+            has_returned |= absence.given_at.is_some() && missing >= Some(SHORTEST_RETURN);
+            let came_back_after = absence.came_back_after.max(absence.lacked);
+            *absence = Absence { given_at: Some(at), came_back_after, ..Absence::default() };
+        }
+        for (_, absence) in self.addresses.iter_mut().filter(|(address, _)| !answer.addresses.contains(address)) {
+            absence.lacked_since.get_or_insert(at);
+            absence.lacked = absence.lacked.saturating_add(u32::from(is_fresh));
+        }
+        self.note_return(has_returned, at)
+    }
+
+    fn note_return(&mut self, has_returned: bool, at: Timestamp) -> bool {
+        if !has_returned || self.rotates || !self.may_rotate() {
+            return false;
+        }
+        self.returns.retain(|returned_at| at.since(*returned_at) <= RETURNS_WITHIN);
+        self.returns.push(at);
+        self.rotates = self.returns.len() >= RETURNS;
+        self.rotates
+    }
+
+    /// An endpoint of an instance or a writer has one address, which each failover moves; what AWS names as a sample is one.
+    fn may_rotate(&self) -> bool {
+        self.kind_by_name == HostnameKind::Other
+    }
+
+    /// The name was seen to rotate by an earlier execution environment.
+    pub fn set_rotating(&mut self) {
+        self.rotates = self.may_rotate();
+    }
+
+    /// Whether the name was seen to rotate, and nobody states how it answers.
+    pub fn is_rotating(&self) -> bool {
+        self.rotates && self.stated_lookups.is_none() && !self.stated_in_full
+    }
+
+    /// Takes in that a target of this address is registered, and whether it was registered just now. What another run
+    /// registers, DNS gave to that run, so its absence begins anew.
+    pub fn expect(&mut self, address: IpAddr, is_new: bool) {
+        let absence = self.addresses.entry(address).or_default();
+        if is_new {
+            (absence.lacked, absence.lacked_since) = (0, None);
+        }
+    }
+
+    /// Forgets addresses that are not registered, and were not given for long.
+    pub fn forget(&mut self, is_registered: impl Fn(IpAddr) -> bool, now: Timestamp) {
+        let is_recent = |given_at: Option<Timestamp>| given_at.is_some_and(|at| now.since(at) <= RETURNS_WITHIN);
+        self.addresses.retain(|address, absence| is_registered(*address) || is_recent(absence.given_at));
+    }
+
+    /// When an answer last held this address.
+    pub fn given_at(&self, address: IpAddr) -> Option<Timestamp> {
+        self.addresses.get(&address)?.given_at
+    }
+
+    /// Whether an answer may hold but a sample of the addresses.
+    pub fn is_sample(&self) -> bool {
+        match self.stated_lookups {
+            _ if self.stated_in_full => false,
+            Some(lookups) => lookups > 1,
+            None => self.is_sample_by_kind() || self.is_sample_by_answers(),
+        }
+    }
+
+    fn is_sample_by_kind(&self) -> bool {
+        matches!(self.kind, HostnameKind::AuroraReader | HostnameKind::LoadBalancer | HostnameKind::RdsProxy)
+    }
+
+    fn is_sample_by_answers(&self) -> bool {
+        self.rotates || (self.largest >= LARGE_ANSWER && self.kind_by_name == HostnameKind::Other)
+    }
+
+    /// What the name was taken for.
+    pub fn kind(&self) -> HostnameKind {
+        self.kind
+    }
+
+    /// How many answers a run collects.
+    pub fn lookups(&self) -> u32 {
+        let is_large = !self.is_sample_by_kind() && self.is_sample();
+        match self.stated_lookups {
+            Some(lookups) => lookups,
+            None if self.stated_in_full => 1,
+            None if is_large => HostnameKind::LoadBalancer.lookups(),
+            None => self.kind.lookups(),
+        }
+    }
+
+    /// How long, in seconds, an address must be missing where no binding says so.
+    pub fn grace(&self) -> u32 {
+        let is_large = !self.is_sample_by_kind() && self.is_sample_by_answers();
+        if is_large {
+            HostnameKind::LoadBalancer.deregister_after_seconds()
+        } else {
+            self.kind.deregister_after_seconds()
+        }
+    }
+
+    /// Whether the name may never give this address here: that of a load balancer may give each zone its own.
+    pub fn may_hide(&self, address: IpAddr) -> bool {
+        self.kind == HostnameKind::LoadBalancer && self.given_at(address).is_none()
+    }
+
+    /// What the answers say of an address that the newest one lacks, of a name that has so many targets.
+    pub fn verdict(&self, address: IpAddr, targets: usize) -> Verdict {
+        let Absence { lacked, came_back_after, .. } = self.addresses.get(&address).copied().unwrap_or_default();
+        if lacked >= self.needed(targets, FALSE_REMOVAL).max(came_back_after.saturating_mul(3)) {
+            Verdict::Gone
+        } else if lacked >= self.needed(targets, USUAL_ABSENCE).max(came_back_after.saturating_add(1)) {
+            Verdict::Suspicious
+        } else {
+            Verdict::Usual
+        }
+    }
+
+    /// How many answers in a row lack an address that is still there with a probability below `most`.
+    fn needed(&self, targets: usize, most: f64) -> u32 {
+        answers_needed(self.largest, targets, most)
+    }
+
+    /// How long to wait until another answer tells more: for the next fresh one, or briefly.
+    pub fn pause(&self, needs_fresh: bool, now: Timestamp) -> Duration {
+        let next_fresh = self.fresh_at.map_or(Duration::ZERO, |at| self.longest_ttl.saturating_sub(now.since(at)));
+        let pause = if needs_fresh { next_fresh } else { self.longest_ttl.min(LONGEST_PAUSE) };
+        pause.max(SHORTEST_PAUSE)
+    }
+}
+
+/// The smallest n with (1 − `size`/`targets`)ⁿ < `most`.
+pub fn answers_needed(size: usize, targets: usize, most: f64) -> u32 {
+    if size == 0 {
+        return u32::MAX;
+    }
+    if size >= targets {
+        return 1;
+    }
+    let lacks = 1.0 - size as f64 / targets as f64;
+    // The number is at least 1, and too large a one becomes the largest.
+    (most.ln() / lacks.ln()).floor() as u32 + 1
+}
+
+/// How unlikely it must be that an address that is still there shows up in no answer.
+pub const FALSE_REMOVAL: f64 = 1e-13;
+
+/// An absence of this probability, which one address in 25 has at any time, is worth asking on.
+const USUAL_ABSENCE: f64 = 0.04;
+
+/// DNS gives at most eight addresses of a load balancer in an answer, and Route 53 as many of a multivalue record.
+const LARGE_ANSWER: usize = 8;
+
+/// How long an address must have been missing to have come back: a failover flaps for 20 to 30 s.
+const SHORTEST_RETURN: Duration = Duration::from_secs(50);
+
+/// How many returns within which time make a name one that rotates.
+const RETURNS: usize = 3;
+const RETURNS_WITHIN: Duration = Duration::from_secs(3600);
+
+/// Between two answers of a run: five take as long as the time to live of RDS's records.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1300);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);

@@ -1,0 +1,223 @@
+//! A run, and then a watch: within one invocation, DNS is asked again and again, and each change is applied when it is seen.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    answer::{Answers, Look},
+    clock::Now,
+    failure::Failure,
+    memory::Memory,
+    plan::Plan,
+    report::GroupReport,
+    run::{Known, Mode, Task, reconcile},
+    target::Target,
+    world::World,
+};
+
+/// How to go on after a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    /// From one look at DNS to the next.
+    pub interval: Duration,
+    /// Whether to look sooner where the answer's time to live is over sooner.
+    pub heeds_ttl: bool,
+    /// Whether the watch of a group ends when its answer has changed, and for 30 s no more.
+    pub ends_when_stable: bool,
+    /// When it ends at the latest.
+    pub until: Instant,
+}
+
+/// What came of a target group in an invocation so far. It outlives a run that is given up.
+#[derive(Debug)]
+pub struct Course {
+    report: Option<GroupReport>,
+    known: Known,
+    /// When the last run has to end.
+    cutoff: Instant,
+    is_running: bool,
+    is_last: bool,
+}
+
+impl Course {
+    /// A course that begins with a run which knows this, and ends at `cutoff` at the latest.
+    pub fn new(known: Known, cutoff: Instant) -> Self {
+        Self { report: None, known, cutoff, is_running: false, is_last: false }
+    }
+
+    /// Runs, and then watches if it is to.
+    pub async fn follow(&mut self, world: &impl World, task: &Task<'_>, watch: Option<&Watch>, memory: &mut Memory) {
+        self.run(world, task, memory).await;
+        let Some(watch) = watch.filter(|watch| world.now().at < watch.until) else { return };
+        let mut schedule = Schedule::new(watch, task, self, memory, world.now());
+        while let Some(next) = schedule.next() {
+            world.sleep(next.min(watch.until).saturating_duration_since(world.now().at)).await;
+            if next >= watch.until {
+                break;
+            }
+            let answers = world.resolve(&task.hostnames()).await;
+            let now = world.now();
+            let errors = answers.values().filter_map(|answer| answer.as_ref().err());
+            if errors.into_iter().any(|error| error.is_out_of_time()) {
+                // That we have no time left says nothing of the name.
+                break;
+            }
+            memory.answered(task, &answers, &answers, now);
+            let earlier = std::mem::replace(&mut self.known.answers, answers.clone());
+            if schedule.is_due(task, &self.known, memory, now) {
+                self.known = Known::new(Mode::Single, answers, now, self.cutoff);
+                self.run(world, task, memory).await;
+                schedule.ran(task, self, memory, world.now());
+            } else if has_other_failures(task, &earlier, &answers) {
+                world.observe(&GroupReport::of(task, &self.known, memory, now));
+            }
+        }
+        self.is_last = true;
+        self.known = Known::new(Mode::Single, Answers::new(), world.now(), self.cutoff);
+        self.run(world, task, memory).await;
+    }
+
+    async fn run(&mut self, world: &impl World, task: &Task<'_>, memory: &mut Memory) {
+        self.is_running = true;
+        reconcile(world, task, &mut self.known, memory).await;
+        self.is_running = false;
+        let report = GroupReport::of(task, &self.known, memory, world.now());
+        world.observe(&report);
+        self.report = Some(self.joined(report));
+    }
+
+    /// What all runs of the course did and the last one found. A last look that could not end leaves what was last known.
+    fn joined(&mut self, later: GroupReport) -> GroupReport {
+        match self.report.take() {
+            None => later,
+            Some(earlier) if self.is_last && later.is_out_of_time() => earlier.with_changes_of(later),
+            Some(earlier) => earlier.merged(later),
+        }
+    }
+
+    /// The report on all of it. Where it is given up, `waiting` says what for.
+    pub fn finish(mut self, task: &Task<'_>, memory: &Memory, now: Now, waiting: &str) -> GroupReport {
+        if self.is_running || self.report.is_none() {
+            let report = GroupReport::of(task, &self.known, memory, now).cut_off(waiting);
+            return self.joined(report);
+        }
+        self.report.take().unwrap_or_else(|| GroupReport::new(task.group))
+    }
+}
+
+/// Whether other names fail now.
+fn has_other_failures(task: &Task<'_>, earlier: &Answers, now: &Answers) -> bool {
+    Look::new(task, earlier).failures != Look::new(task, now).failures
+}
+
+/// When a group is looked at next, and whether it has settled.
+struct Schedule<'a> {
+    watch: &'a Watch,
+    looked_at: Instant,
+    pause: Duration,
+    /// When the time has come for what the last run left open.
+    due_at: Option<Instant>,
+    /// What the last run was to bring about, and when to try again what failed.
+    tried: BTreeSet<Target>,
+    retry_at: Option<Instant>,
+    /// The last answers of the names that answer in full.
+    answer: BTreeSet<Target>,
+    changed_at: Option<Instant>,
+}
+
+impl<'a> Schedule<'a> {
+    fn new(watch: &'a Watch, task: &Task<'_>, course: &Course, memory: &Memory, now: Now) -> Self {
+        let mut schedule = Self {
+            watch,
+            looked_at: now.at,
+            pause: watch.interval,
+            due_at: None,
+            tried: BTreeSet::new(),
+            retry_at: None,
+            answer: answer_in_full(task, &course.known.answers, memory),
+            changed_at: None,
+        };
+        schedule.ran(task, course, memory, now);
+        // What the run before the watch changed counts as a change.
+        let has_changed = course.known.registrations + course.known.deregistrations > 0;
+        schedule.changed_at = has_changed.then_some(now.at);
+        schedule.heed(&course.known.answers);
+        schedule
+    }
+
+    /// When to look next; `None` where the group has settled.
+    fn next(&self) -> Option<Instant> {
+        let other = self.due_at.into_iter().chain(self.retry_at).min();
+        let other = other.map(|at| at.max(self.looked_at + SHORTEST_INTERVAL));
+        let next = other.into_iter().fold(self.looked_at + self.pause, Instant::min);
+        let is_stable = self.changed_at.is_some_and(|changed_at| next >= changed_at + STABLE);
+        (!self.watch.ends_when_stable || !is_stable).then_some(next)
+    }
+
+    /// Takes in a look, and tells whether the group is to be reconciled: the answer asks for a change, something is due, or
+    /// the last run failed some seconds ago.
+    fn is_due(&mut self, task: &Task<'_>, known: &Known, memory: &Memory, now: Now) -> bool {
+        self.looked_at = now.at;
+        self.heed(&known.answers);
+        let plan = Plan::new(task, known, memory, now);
+        let answer = answer_in_full(task, &known.answers, memory);
+        let is_new = !plan.look.desired.is_subset(&self.tried);
+        let differs = plan.changes_targets(known) || (is_new && plan.look.is_complete);
+        if differs || (plan.look.is_complete && answer != self.answer) {
+            self.changed_at = Some(now.at);
+        } else if self.retry_at.is_some() || !plan.look.is_complete {
+            // What is not in step, or not known to be, has not settled.
+            self.changed_at = self.changed_at.map(|_| now.at);
+        }
+        if plan.look.is_complete {
+            self.answer = answer;
+        }
+        let is_time = |at: Option<Instant>| at.is_some_and(|at| at <= now.at);
+        differs || is_time(self.due_at) || is_time(self.retry_at)
+    }
+
+    /// Takes in what came of a run.
+    fn ran(&mut self, task: &Task<'_>, course: &Course, memory: &Memory, now: Now) {
+        self.looked_at = now.at;
+        let known = &course.known;
+        let plan = Plan::new(task, known, memory, now);
+        // By a name that does not resolve nothing can be done.
+        let is_of_aws =
+            |failure: &Failure| !matches!(failure, Failure::Unresolved { .. } | Failure::NoUsableAddress { .. });
+        self.retry_at = plan.failures(known).iter().any(is_of_aws).then(|| now.at + RETRY);
+        let due = plan.due().map(|due| now.at + due.since(now.time));
+        // A run beside this one may have undone what this one changed.
+        let has_changed = known.registrations + known.deregistrations > 0;
+        self.due_at = due.into_iter().chain(has_changed.then(|| now.at + VERIFY_AFTER)).min();
+        self.tried = plan.look.desired;
+    }
+
+    fn heed(&mut self, answers: &Answers) {
+        let ttl = answers.values().flatten().map(|answer| answer.ttl).min();
+        self.pause = match ttl.filter(|_| self.watch.heeds_ttl) {
+            Some(ttl) => self.watch.interval.min(ttl.max(SHORTEST_INTERVAL)),
+            None => self.watch.interval,
+        };
+    }
+}
+
+/// What the names give whose answers hold all addresses.
+fn answer_in_full(task: &Task<'_>, answers: &Answers, memory: &Memory) -> BTreeSet<Target> {
+    let is_sample = |hostname| memory.samples(hostname).is_some_and(|samples| samples.is_sample());
+    let in_full = answers.iter().filter(|(hostname, _)| !is_sample(hostname));
+    Look::new(task, &in_full.map(|(hostname, answer)| (hostname.clone(), answer.clone())).collect()).desired
+}
+
+/// How long DNS must have stayed the same after a change: an Aurora failover flaps for seconds.
+const STABLE: Duration = Duration::from_secs(30);
+
+/// The contract: DNS is never asked more often than each second.
+pub const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After how long what failed is tried again. It may be an outage.
+const RETRY: Duration = Duration::from_secs(4);
+
+/// After how long a change of our own is verified.
+const VERIFY_AFTER: Duration = Duration::from_secs(7);
