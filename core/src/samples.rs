@@ -197,18 +197,19 @@ impl Samples {
     /// What the answers say of an address that the newest one lacks, of a name that has so many targets.
     pub fn verdict(&self, address: IpAddr, targets: usize) -> Verdict {
         let Absence { lacked, came_back_after, .. } = self.addresses.get(&address).copied().unwrap_or_default();
-        if lacked >= self.needed(targets, FALSE_REMOVAL).max(came_back_after.saturating_mul(3)) {
+        let needed = |most| answers_needed(self.largest, targets, most);
+        if lacked >= needed(FALSE_REMOVAL).max(came_back_after.saturating_mul(3)) {
             Verdict::Gone
-        } else if lacked >= self.needed(targets, USUAL_ABSENCE).max(came_back_after.saturating_add(1)) {
+        } else if lacked >= needed(USUAL_ABSENCE / targets.max(1) as f64).max(came_back_after.saturating_add(1)) {
             Verdict::Suspicious
         } else {
             Verdict::Usual
         }
     }
 
-    /// How many answers in a row lack an address that is still there with a probability below `most`.
-    fn needed(&self, targets: usize, most: f64) -> u32 {
-        answers_needed(self.largest, targets, most)
+    /// How many fresh answers in a row lacked this address.
+    pub fn lacked(&self, address: IpAddr) -> u32 {
+        self.addresses.get(&address).map_or(0, |absence| absence.lacked)
     }
 
     /// How long to wait until another answer tells more: for the next fresh one, or briefly.
@@ -235,8 +236,8 @@ pub fn answers_needed(size: usize, targets: usize, most: f64) -> u32 {
 /// How unlikely it must be that an address that is still there shows up in no answer.
 pub const FALSE_REMOVAL: f64 = 1e-13;
 
-/// An absence of this probability, which one address in 25 has at any time, is worth asking on.
-const USUAL_ABSENCE: f64 = 0.04;
+/// How likely it is at any time that one of all targets is missing suspiciously long: then a run asks on.
+const USUAL_ABSENCE: f64 = 0.08;
 
 /// DNS gives at most eight addresses of a load balancer in an answer, and Route 53 as many of a multivalue record.
 const LARGE_ANSWER: usize = 8;
