@@ -375,8 +375,8 @@ impl Judge<'_> {
     ) -> State {
         let none = State::default();
         let before = self.state.unwrap_or(&none);
-        let mut state = State::default();
-        state.rotating.extend(self.memory.rotating_names().map(|hostname| rotating_name(hostname).to_owned()));
+        let mut state = State { elsewhere: before.elsewhere.clone(), ..State::default() };
+        state.rotating.extend(self.memory.rotating_names().map(|(hostname, _)| rotating_name(hostname).to_owned()));
         state.rotating.extend(before.rotating.iter().cloned());
         let is_listed = matches!(self.known.listed, Some(Ok(_)));
         let holds = |target: &Target, reason| held.get(target).is_some_and(|hold| hold.reason == reason);

@@ -252,7 +252,8 @@ impl GroupReport {
             Some(HostnameSettings { hostname: hostname.clone(), kind: samples.kind(), lookups: samples.lookups() })
         });
         report.kinds = settings.collect();
-        report.rotating = memory.rotating_names().cloned().collect();
+        let unstated = memory.rotating_names().filter(|(_, is_unstated)| *is_unstated);
+        report.rotating = unstated.map(|(hostname, _)| hostname.clone()).collect();
         report.warnings.clone_from(&known.warnings);
         report.warnings.extend(report.rotating.iter().map(rotates));
         report.registered.clone_from(&known.registered);

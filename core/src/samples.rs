@@ -11,9 +11,9 @@ use crate::{answer::Answer, clock::Timestamp, hostname::Hostname, kind::Hostname
 /// What an execution environment has learned of the answers of one hostname.
 #[derive(Clone, Debug)]
 pub struct Samples {
-    /// What a binding states.
+    /// What the bindings state.
     stated_lookups: Option<u32>,
-    stated_in_full: bool,
+    stated_grace: Option<u32>,
     /// By the name itself, and by the CNAME chain of the newest answer.
     kind_by_name: HostnameKind,
     kind: HostnameKind,
@@ -53,12 +53,11 @@ pub enum Verdict {
 }
 
 impl Samples {
-    /// Nothing is known yet but the name. `lookups` and `in_full` are what the bindings state: how many answers a run
-    /// collects, and that answers hold all addresses.
-    pub fn new(hostname: &Hostname, lookups: Option<u32>, in_full: bool) -> Self {
+    /// Nothing is known yet but the name.
+    pub fn new(hostname: &Hostname) -> Self {
         Self {
-            stated_lookups: lookups,
-            stated_in_full: in_full,
+            stated_lookups: None,
+            stated_grace: None,
             kind_by_name: hostname.kind(),
             kind: hostname.kind(),
             largest: 0,
@@ -70,9 +69,14 @@ impl Samples {
         }
     }
 
-    /// The same knowledge under other stated settings.
-    pub fn state(&mut self, lookups: Option<u32>, in_full: bool) {
-        (self.stated_lookups, self.stated_in_full) = (lookups, in_full);
+    /// Takes in what the bindings state: how many answers a run collects, and the grace period in seconds.
+    pub fn state(&mut self, lookups: Option<u32>, grace: Option<u32>) {
+        (self.stated_lookups, self.stated_grace) = (lookups, grace);
+    }
+
+    /// Whether the bindings state that an answer holds all addresses.
+    fn is_in_full(&self) -> bool {
+        self.stated_grace == Some(0) || self.stated_lookups == Some(1)
     }
 
     /// Takes in an answer that came at this time. Returned is whether the name was found to rotate by it.
@@ -121,9 +125,14 @@ impl Samples {
         self.rotates = self.may_rotate();
     }
 
-    /// Whether the name was seen to rotate, and nobody states how it answers.
+    /// Whether the name was seen to rotate.
     pub fn is_rotating(&self) -> bool {
-        self.rotates && self.stated_lookups.is_none() && !self.stated_in_full
+        self.rotates
+    }
+
+    /// Whether nobody states how the name answers.
+    pub fn is_unstated(&self) -> bool {
+        self.stated_lookups.is_none() && self.stated_grace.is_none()
     }
 
     /// Takes in that a target of this address is registered, and whether it was registered just now. What another run
@@ -148,11 +157,8 @@ impl Samples {
 
     /// Whether an answer may hold but a sample of the addresses.
     pub fn is_sample(&self) -> bool {
-        match self.stated_lookups {
-            _ if self.stated_in_full => false,
-            Some(lookups) => lookups > 1,
-            None => self.is_sample_by_kind() || self.is_sample_by_answers(),
-        }
+        let is_stated = self.stated_lookups.is_some();
+        !self.is_in_full() && (is_stated || self.is_sample_by_kind() || self.is_sample_by_answers())
     }
 
     fn is_sample_by_kind(&self) -> bool {
@@ -170,12 +176,12 @@ impl Samples {
 
     /// How many answers a run collects.
     pub fn lookups(&self) -> u32 {
-        let is_large = !self.is_sample_by_kind() && self.is_sample();
         match self.stated_lookups {
+            _ if self.is_in_full() => 1,
             Some(lookups) => lookups,
-            None if self.stated_in_full => 1,
-            None if is_large => HostnameKind::LoadBalancer.lookups(),
-            None => self.kind.lookups(),
+            None if self.is_sample_by_kind() => self.kind.lookups(),
+            None if self.is_sample_by_answers() => HostnameKind::LoadBalancer.lookups(),
+            None => 1,
         }
     }
 

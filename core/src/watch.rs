@@ -152,7 +152,7 @@ impl<'a> Schedule<'a> {
         let other = self.due_at.into_iter().chain(self.retry_at).min();
         let other = other.map(|at| at.max(self.looked_at + SHORTEST_INTERVAL));
         let next = other.into_iter().fold(self.looked_at + self.pause, Instant::min);
-        let is_stable = self.changed_at.is_some_and(|changed_at| next >= changed_at + STABLE);
+        let is_stable = self.changed_at.is_some_and(|changed_at| next > changed_at + STABLE);
         (!self.watch.ends_when_stable || !is_stable).then_some(next)
     }
 
@@ -165,7 +165,7 @@ impl<'a> Schedule<'a> {
         let answer = answer_in_full(task, &known.answers, memory);
         let is_new = !plan.look.desired.is_subset(&self.tried);
         let differs = plan.changes_targets(known) || (is_new && plan.look.is_complete);
-        if differs || (plan.look.is_complete && answer != self.answer) {
+        if (differs && !plan.register.is_empty()) || (plan.look.is_complete && answer != self.answer) {
             self.changed_at = Some(now.at);
         } else if self.retry_at.is_some() || !plan.look.is_complete {
             // What is not in step, or not known to be, has not settled.
