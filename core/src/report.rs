@@ -111,6 +111,8 @@ pub struct GroupReport {
     pub refused: BTreeMap<IpAddr, String>,
     /// Registered targets that DNS does not give and that stay, each with the reason.
     pub held: Vec<HeldTarget>,
+    /// How long DNS took; `None` where its answer was known before, or did not come.
+    pub dns_milliseconds: Option<u64>,
     /// What a check found, errors first; `None` where it was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub findings: Option<Vec<Finding>>,
@@ -225,6 +227,7 @@ impl GroupReport {
             waiting: Vec::new(),
             refused: BTreeMap::new(),
             held: Vec::new(),
+            dns_milliseconds: None,
             findings: None,
             error: None,
             kind: None,
@@ -254,7 +257,8 @@ impl GroupReport {
         report.kinds = settings.collect();
         let unstated = memory.rotating_names().filter(|(_, is_unstated)| *is_unstated);
         report.rotating = unstated.map(|(hostname, _)| hostname.clone()).collect();
-        report.warnings.clone_from(&known.warnings);
+        report.warnings.extend(known.warnings.iter().cloned());
+        report.dns_milliseconds = known.took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         report.warnings.extend(report.rotating.iter().map(rotates));
         report.registered.clone_from(&known.registered);
         report.deregistered.clone_from(&known.deregistered);
@@ -314,6 +318,7 @@ impl GroupReport {
             registrations: self.registrations + later.registrations,
             deregistrations: self.deregistrations + later.deregistrations,
             targets: later.targets.or(self.targets),
+            dns_milliseconds: later.dns_milliseconds.or(self.dns_milliseconds),
             ..later
         }
         .settled()

@@ -86,7 +86,7 @@ pub struct Known {
     /// Whether stale targets went to make room.
     pub has_made_room: bool,
     /// What the user should know besides.
-    pub warnings: Vec<String>,
+    pub warnings: BTreeSet<String>,
     /// What AWS accepted.
     pub registered: BTreeSet<Target>,
     /// The same.
@@ -123,7 +123,7 @@ impl Known {
             has_failed: false,
             full: None,
             has_made_room: false,
-            warnings: Vec::new(),
+            warnings: BTreeSet::new(),
             registered: BTreeSet::new(),
             deregistered: BTreeSet::new(),
             registrations: 0,

@@ -1,9 +1,6 @@
 //! Rule 15: when a name whose answers are samples lets a target go.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use nlb_hostname_targets_core::{
     answer::Answer,
@@ -13,7 +10,7 @@ use nlb_hostname_targets_core::{
     target::{Target, TargetState},
 };
 
-use crate::stage::{OWN, READER, Stage, host, hosts, port, target};
+use crate::stage::{OWN, READER, Stage, host, hosts, port, start, target};
 
 const LOAD_BALANCER: &str = "orders-0123456789abcdef.elb.eu-west-1.amazonaws.com";
 const INSTANCE: &str = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com";
@@ -66,7 +63,7 @@ fn absences_of_live_addresses_are_as_long_as_reckoned() {
             let seconds = |ttl: u32| Duration::from_secs(ttl.into());
             let names = vec![READER.to_owned()];
             let (ttl, longest_ttl) = (seconds(ttl.min(chain_ttl)), seconds(longest));
-            samples.add(&Answer { addresses: addresses.clone(), names, ttl, longest_ttl, at: Instant::now() }, now);
+            samples.add(&Answer { addresses: addresses.clone(), names, ttl, longest_ttl, at: start() }, now);
             let after = all.iter().map(|number| samples.lacked(host(*number)));
             fresh += usize::from(before.iter().zip(after.clone()).any(|(before, after)| after > *before));
             long += before.iter().zip(after).filter(|(before, after)| **before < bar && *after >= bar).count();

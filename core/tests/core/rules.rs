@@ -340,3 +340,12 @@ fn a_writer_beside_its_readers_is_followed_at_once() {
     stage.run();
     assert_eq!(stage.registered(), [2, 3, 4]);
 }
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
+    let mut stage = Stage::with(OWN, &[2], &[1]).shared();
+    stage.scene.borrow_mut().tags.insert("nlb-hostname-targets:owned/10.0.0.1_5432/one".to_owned(), "used".to_owned());
+    let report = stage.dry_run();
+    assert_eq!((hosts(report.registered), hosts(report.deregistered)), (vec![2], vec![1]));
+    assert_eq!(stage.calls(), ["DNS", "List", "ReadTags"]);
+}

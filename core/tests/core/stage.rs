@@ -82,11 +82,19 @@ pub struct Scene {
     pub shown: Option<BTreeMap<Target, TargetState>>,
     pub calls: Vec<String>,
     /// What happens when so much time has passed.
-    later: Vec<(Instant, Box<dyn FnOnce(&mut Scene)>)>,
+    later: Vec<(Instant, Later)>,
 }
+
+type Later = Box<dyn FnOnce(&mut Scene)>;
 
 /// A host with a public address, which may be no target.
 pub const PUBLIC: u8 = 200;
+
+/// Some instant.
+#[allow(clippy::disallowed_methods, reason = "there is no other way to get one")]
+pub fn start() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
 
 pub fn host(host: u8) -> IpAddr {
     let first = if host == PUBLIC { 54 } else { 10 };
@@ -111,7 +119,7 @@ impl Stage {
     pub fn new(names: &[(&'static str, &[u8])]) -> Self {
         let gives = |hosts: &[u8]| Gives { hosts: Some(hosts.to_vec()), at_once: 255, ttl: 0, chain: Vec::new() };
         let scene = Scene {
-            now: Instant::now() + Duration::from_secs(3600),
+            now: start(),
             time: 1_763_802_000_250,
             rng: fastrand::Rng::with_seed(7),
             dns: names.iter().map(|(name, hosts)| ((*name).to_owned(), gives(hosts))).collect(),
