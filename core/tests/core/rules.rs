@@ -276,7 +276,7 @@ fn rule_17_within_a_run_nothing_is_done_again_for_want_of_being_seen() {
     stage.scene.borrow_mut().shown = None;
     stage.settle();
     stage.gives(OWN, &[3]);
-    stage.later(3, |scene| drop(scene.targets.insert(target(3), TargetState::Draining)));
+    stage.later(3, |scene| scene.targets.extend([(target(3), TargetState::Draining)]));
     stage.watch(20);
     assert_eq!(changes(&stage), ["Register [3]", "Deregister [2]", "Register [3]"]);
 }
