@@ -163,8 +163,8 @@ impl<'a> Schedule<'a> {
         self.heed(&known.answers);
         let plan = Plan::new(task, known, memory, now);
         let answer = answer_in_full(task, &known.answers, memory);
-        let is_new = !plan.look.desired.is_subset(&self.tried);
-        let differs = plan.changes_targets(known) || (is_new && plan.look.is_complete);
+        let is_new = !plan.register.is_subset(&self.tried);
+        let differs = plan.changes_targets(known) || is_new;
         if (differs && !plan.register.is_empty()) || (plan.look.is_complete && answer != self.answer) {
             self.changed_at = Some(now.at);
         } else if self.retry_at.is_some() || !plan.look.is_complete {
