@@ -189,7 +189,8 @@ impl Judge<'_> {
             }
         }
         let released = |hold: &Hold| hold.reason == HoldReason::OwnedElsewhere;
-        let released_before = before.released.difference(&self.look.desired).filter(|_| !is_listed);
+        let released_before = before.released.difference(&self.look.desired);
+        let released_before = released_before.filter(|_| !is_listed || !self.look.is_complete);
         state.released.extend(released_before);
         state.released.extend(held.iter().filter(|(_, hold)| released(hold)).map(|(target, _)| *target));
     }
