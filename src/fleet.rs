@@ -210,9 +210,6 @@ impl Fleet {
         let mut memory = self.known().entry(group.arn.clone()).or_default().memory.clone();
         memory.begin_invocation();
         let mut report = reconciler.reconcile(group, &mut memory, turn, early, mode, cutoff).await;
-        if report.is_withdrawn {
-            return report;
-        }
         log(&report, &GroupReport::new(group));
         self.log_settings(group, &report);
         if let Errand::Watch(watch) = errand
@@ -260,7 +257,6 @@ impl Fleet {
     ) -> GroupReport {
         let mut report = GroupReport::new(group);
         report.is_deferred = true;
-        report.is_withdrawn = !self.reconciler.confirms(group).await;
         let facts = match self.reconciler.target_groups.known_facts(&group.arn).transpose() {
             Ok(facts) => facts,
             Err(error) => {
@@ -276,7 +272,7 @@ impl Fleet {
             _ => self.reconciler.resolve(group, family, dns_cutoff(Instant::now(), cutoff)).await,
         };
         let look = facts.map(|facts| resolution.look(group, facts, &self.reconciler.allowed_networks));
-        if let (Some(look), false) = (&look, report.is_withdrawn || errand.is_dry_run()) {
+        if let (Some(look), false) = (&look, errand.is_dry_run()) {
             let mut known = self.known();
             let memory = &mut known.entry(group.arn.clone()).or_default().memory;
             memory.begin_run(group);

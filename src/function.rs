@@ -45,7 +45,7 @@ use crate::{
 pub struct Function {
     config: Config,
     /// `None` where no target group is bound by its tags.
-    finder: Option<Arc<Finder>>,
+    finder: Option<Finder>,
     fleet: Fleet,
     metrics: Metrics,
 }
@@ -115,14 +115,13 @@ impl Function {
         let limiter = Arc::new(Limiter::new(config.elb_requests_per_second, ELB_BURST_SECONDS));
         let finder = config
             .discovers
-            .then(|| Arc::new(Finder::new(Tagging::new(sdk), &config.groups, config.allowed_hostnames.clone(), now)));
+            .then(|| Finder::new(Tagging::new(sdk), &config.groups, config.allowed_hostnames.clone(), now));
         Ok(Self {
             metrics: Metrics::new(config.metrics, &config.metrics_namespace, sdk),
             fleet: Fleet::new(Reconciler {
                 resolver: Resolver::new(config.dns_servers.as_deref())?,
                 target_groups: TargetGroups::new(sdk, Arc::clone(&limiter)),
                 allowed_networks: config.allowed_networks.clone(),
-                finder: finder.clone(),
                 function: config.function_name.clone(),
                 limiter,
                 clock: now,
@@ -167,13 +166,13 @@ impl Function {
                 while let Ok(another) = published.try_recv() {
                     reports.push(another);
                 }
-                self.metrics.publish(&reports, None, cutoff).await;
+                self.metrics.publish(&reports, cutoff).await;
             }
         };
-        let (Round { reports, failure, bound }, ()) = join!(run, publish);
+        let (Round { reports, failure }, ()) = join!(run, publish);
         if !request.dry_run {
             let last_moment = started + left.saturating_sub(REPLY_RESERVE.min(left / 4));
-            self.metrics.publish(&reports, bound, last_moment).await;
+            self.metrics.publish(&reports, last_moment).await;
         }
         let count = |outcome| reports.iter().filter(|report| report.outcome == outcome).count();
         let failed = count(Outcome::Failed);

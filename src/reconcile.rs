@@ -20,7 +20,6 @@ use crate::{
     binding::Group,
     dns::Resolver,
     failure::{ElbError, Failure},
-    finder::Finder,
     hostname::Hostname,
     limiter::{Limiter, Permit, Priority},
     memory::Memory,
@@ -44,8 +43,6 @@ pub struct Reconciler {
     pub target_groups: TargetGroups,
     /// Which addresses may become targets.
     pub allowed_networks: AllowedNetworks,
-    /// Knows which target groups are bound by their tags; `None` where none is.
-    pub finder: Option<Arc<Finder>>,
     /// The name of this function.
     pub function: String,
     /// The budget of ELBv2 requests.
@@ -104,14 +101,6 @@ impl Reconciler {
             log_changes(group, "would be deregistered", &report.deregistered);
         }
         report
-    }
-
-    /// Whether a group still is bound as it was when the run began.
-    pub async fn confirms(&self, group: &Group) -> bool {
-        match &self.finder {
-            Some(finder) => finder.confirms(group).await,
-            None => true,
-        }
     }
 
     /// Asks all hostnames of a group once.
@@ -200,7 +189,7 @@ impl Steps<'_> {
     ) {
         let target_groups = &self.reconciler.target_groups;
         let asked_at = Instant::now();
-        let ((), listed, tags, is_confirmed) = join!(
+        let ((), listed, tags) = join!(
             // What DNS said counts even where the time is over before the rest is known.
             async {
                 let known = match target_groups.known_facts(&self.group.arn) {
@@ -226,12 +215,7 @@ impl Steps<'_> {
             },
             self.list(turn),
             async { if tags { Some(self.tags(Some(self.turn().await)).await) } else { None } },
-            self.waits.on("GetResources", self.reconciler.confirms(self.group)),
         );
-        if !is_confirmed {
-            run.withdraw();
-            return;
-        }
         run.listed(listed, asked_at);
         if let Some(tags) = tags {
             run.tags_read(tags);

@@ -61,17 +61,17 @@ impl Metrics {
         }
     }
 
-    /// Publishes what `reports` say, and how many target groups are `bound` where that is known, until `deadline` at the
-    /// latest. What can't be sent is a logged warning: the targets are right, and that is what counts.
-    pub async fn publish(&self, reports: &[GroupReport], bound: Option<usize>, deadline: Instant) {
+    /// Publishes what `reports` say, until `deadline` at the latest. What can't be sent is a logged warning: the targets
+    /// are right, and that is what counts.
+    pub async fn publish(&self, reports: &[GroupReport], deadline: Instant) {
         match &self.destination {
             Destination::CloudWatch(client) => {
-                if timeout_at(deadline.into(), self.put(client, reports, bound)).await.is_err() {
+                if timeout_at(deadline.into(), self.put(client, reports)).await.is_err() {
                     warn!("not all metrics were sent: no reply to PutMetricData before the deadline");
                 }
             }
             Destination::Emf => {
-                if let Err(error) = self.print(reports, bound) {
+                if let Err(error) = self.print(reports) {
                     warn!(%error, "metrics were not written to stdout");
                 }
             }
@@ -79,13 +79,13 @@ impl Metrics {
         }
     }
 
-    async fn put(&self, client: &Client, reports: &[GroupReport], bound: Option<usize>) {
+    async fn put(&self, client: &Client, reports: &[GroupReport]) {
         let now = DateTime::from(SystemTime::now());
         let datum = |dimension: Option<&Dimension>, (name, unit, value): Metric| {
             let datum = MetricDatum::builder().metric_name(name).timestamp(now).unit(unit).value(value);
             datum.set_dimensions(dimension.map(|dimension| vec![dimension.clone()])).build()
         };
-        let mut data: Vec<_> = bound.map(|bound| datum(None, count(BOUND_GROUPS, bound))).into_iter().collect();
+        let mut data = Vec::new();
         for report in reports {
             let dimension = Dimension::builder().name(DIMENSION).value(report.target_group_arn.dimension()).build();
             data.extend(metrics(report).into_iter().map(|metric| datum(Some(&dimension), metric)));
@@ -104,7 +104,7 @@ impl Metrics {
         }
     }
 
-    fn print(&self, reports: &[GroupReport], bound: Option<usize>) -> io::Result<()> {
+    fn print(&self, reports: &[GroupReport]) -> io::Result<()> {
         let timestamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let timestamp = u64::try_from(timestamp).unwrap_or(u64::MAX);
         let mut stdout = io::stdout().lock();
@@ -129,9 +129,6 @@ impl Metrics {
             document.extend(metrics.iter().map(|(name, _, value)| ((*name).to_owned(), (*value).into())));
             writeln!(stdout, "{}", Value::Object(document))
         };
-        if let Some(bound) = bound {
-            line(None, &[count(BOUND_GROUPS, bound)])?;
-        }
         for report in reports {
             line(Some(report.target_group_arn.dimension()), &metrics(report))?;
         }
@@ -166,9 +163,6 @@ fn metrics(report: &GroupReport) -> Vec<Metric> {
 fn count(name: &'static str, number: usize) -> Metric {
     (name, StandardUnit::Count, number as f64)
 }
-
-/// How many target groups are bound in all, which has no dimension: that one is missing, its own metrics can't tell.
-const BOUND_GROUPS: &str = "BoundGroups";
 
 /// The dimension by which AWS/NetworkELB's own metrics name a target group.
 const DIMENSION: &str = "TargetGroup";
