@@ -13,8 +13,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     answer::Look,
     binding::Group,
+    check::finding::Finding,
     failure::Failure,
-    finding::Finding,
     hostname::Hostname,
     kind::HostnameKind,
     plan::{Hold, HoldReason},
@@ -124,6 +124,9 @@ pub struct GroupReport {
     /// What DNS gave for each hostname that resolved; of a dry run alone.
     #[serde(skip)]
     pub answers: BTreeMap<Hostname, BTreeSet<IpAddr>>,
+    /// The hostnames that were seen to rotate.
+    #[serde(skip)]
+    pub rotating: BTreeSet<Hostname>,
     /// Why it failed.
     #[serde(skip)]
     pub failures: Vec<Failure>,
@@ -231,6 +234,7 @@ impl GroupReport {
             kind: None,
             left_out: BTreeMap::new(),
             answers: BTreeMap::new(),
+            rotating: BTreeSet::new(),
             failures: Vec::new(),
             warnings: Vec::new(),
             is_deferred: false,

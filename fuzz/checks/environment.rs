@@ -130,6 +130,7 @@ fn is_special(address: IpAddr) -> bool {
             bits <= 1
                 || bits >> 118 == 0xfe80 >> 6
                 || bits >> 120 == 0xff
+                || bits >> 32 == 0x64_ff9b << 64
                 || mapped && is_special(IpAddr::V4(Ipv4Addr::from_bits(bits as u32)))
         }
     }
