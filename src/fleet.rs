@@ -177,21 +177,18 @@ impl Fleet {
         cutoff: Instant,
     ) -> (usize, GroupReport) {
         let Job { position, group, early } = job;
-        let turns = match (errand, &turn) {
-            (Errand::Check(inspection), Some(_)) => Some(inspection.turns(cutoff).await),
-            _ => None,
-        };
         let mut report = match turn {
             Some(turn) => self.take_turn(group, early, turn, errand, cutoff).await,
             None => self.put_off(group, early, errand, cutoff).await,
         };
         if let Errand::Check(inspection) = errand {
-            let set_up = match &turns {
+            let set_up = if report.is_deferred {
+                SetUp::default()
+            } else {
                 // In a box, which spares the future of each group of a run the room for it.
-                Some(turns) if !report.is_deferred => Box::pin(inspection.look(&report, turns, cutoff)).await,
-                _ => SetUp::default(),
+                Box::pin(inspection.look(&report, cutoff)).await
             };
-            self.judge(&mut report, &set_up);
+            self.judge(group, &mut report, &set_up);
         }
         (position, report)
     }
@@ -231,11 +228,11 @@ impl Fleet {
 
     /// Puts into the report of a dry run what is wrong. Where the time did not suffice to read the set-up, the group is put
     /// off.
-    pub fn judge(&self, report: &mut GroupReport, set_up: &SetUp) {
+    pub fn judge(&self, group: &Group, report: &mut GroupReport, set_up: &SetUp) {
         let Reconciler { allowed_networks: allowed, function, .. } = &self.reconciler;
         report.is_deferred |= set_up.is_cut_off;
         report.settle();
-        let findings = Check { report, set_up, allowed, function }.findings();
+        let findings = Check { group, report, set_up, allowed, function }.findings();
         for Finding { severity, code, subject, message, .. } in &findings {
             let (group, code) = (&report.target_group_arn, code.as_str());
             if *severity == Severity::Info {

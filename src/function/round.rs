@@ -52,11 +52,12 @@ impl Function {
             !is_gone
         });
         others.extend(found.invalid.iter().map(|(arn, failures)| {
-            let mut report = GroupReport::new(&Group::without_members(arn.clone()));
+            let group = Group::without_members(arn.clone());
+            let mut report = GroupReport::new(&group);
             report.failures.clone_from(failures);
             report.settle();
             if request.check {
-                self.fleet.judge(&mut report, &SetUp::default());
+                self.fleet.judge(&group, &mut report, &SetUp::default());
             }
             report
         }));
