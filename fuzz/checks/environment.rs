@@ -4,9 +4,11 @@ use std::{
 };
 
 use nlb_hostname_targets::{
-    config::{BINDINGS, Config, ConfigError},
-    event::Request,
     network::AllowedNetworks,
+    settings::{
+        environment::{BINDINGS, Config, ConfigError},
+        event::Request,
+    },
 };
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 use nlb_hostname_targets::{
     binding::InvalidJson,
-    event::{Request, WatchRequest},
     report::Trigger,
+    settings::event::{Request, WatchRequest},
 };
 use serde_json::{Map, Value};
 

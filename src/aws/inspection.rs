@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::Hash,
     num::NonZeroU16,
     time::Instant,
 };
@@ -15,13 +14,15 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::{join, sync::OnceCell, time::timeout_at};
 
 use crate::{
+    aws::{
+        many::{is_of_one, read_many},
+        target_group::{DESCRIBE_TARGET_GROUPS, TargetGroups},
+    },
     binding::Group,
     failure::{ElbError, ElbErrorKind},
-    limiter::{Permit, Priority},
     report::GroupReport,
     set_up::{Attributes, Health, Listener, LoadBalancer, SetUp, Settings},
     target::{Target, TargetGroupArn},
-    target_group::{DESCRIBE_TARGET_GROUPS, FACTS_IN_A_CALL, TargetGroups},
 };
 
 /// What the target groups of a check have in common: what can be read of many at once, and the load balancers, each of
@@ -126,113 +127,57 @@ impl<'a> Inspection<'a> {
     }
 
     async fn describe_groups(&self, arns: &[TargetGroupArn]) -> Result<HashMap<TargetGroupArn, Settings>, ElbError> {
-        let turn = self.turn().await;
-        let described = self.target_groups.read_facts_of(&arns.iter().collect::<Vec<_>>(), turn).await?;
+        let described = self.target_groups.describe(arns).await?;
         let read = |group: &TargetGroup| Some((group.target_group_arn()?.parse().ok()?, settings(group)));
         Ok(described.iter().filter_map(read).collect())
     }
 
     async fn describe_load_balancers(&self, arns: &[String]) -> Result<HashMap<String, LoadBalancer>, ElbError> {
-        let turn = self.turn().await;
+        self.turn().await;
         let regional = self.target_groups.elb.in_region(arns.first().map_or("", |arn| region(arn)));
         let request = regional.client.describe_load_balancers().set_load_balancer_arns(Some(arns.to_vec()));
-        let reply = regional.call("DescribeLoadBalancers", Some(turn), request.send()).await?;
+        let reply = regional.call("DescribeLoadBalancers", request.send()).await?;
         let read = |described| load_balancer(described).map(|known| (known.arn.clone(), known));
         Ok(reply.load_balancers().iter().filter_map(read).collect())
     }
 
     async fn attributes_of_group(&self, arn: &TargetGroupArn) -> Result<Attributes, ElbError> {
-        let turn = self.turn().await;
+        self.turn().await;
         let regional = self.target_groups.elb.regional(arn);
         let request = regional.client.describe_target_group_attributes().target_group_arn(arn.as_str());
-        let reply = regional.call("DescribeTargetGroupAttributes", Some(turn), request.send()).await?;
+        let reply = regional.call("DescribeTargetGroupAttributes", request.send()).await?;
         Ok(attributes(reply.attributes().iter().map(|one| (one.key(), one.value()))))
     }
 
     async fn attributes_of_load_balancer(&self, arn: &str) -> Result<Attributes, ElbError> {
-        let turn = self.turn().await;
+        self.turn().await;
         let regional = self.target_groups.elb.in_region(region(arn));
         let request = regional.client.describe_load_balancer_attributes().load_balancer_arn(arn);
-        let reply = regional.call("DescribeLoadBalancerAttributes", Some(turn), request.send()).await?;
+        let reply = regional.call("DescribeLoadBalancerAttributes", request.send()).await?;
         Ok(attributes(reply.attributes().iter().map(|one| (one.key(), one.value()))))
     }
 
     async fn listeners(&self, arn: &str) -> Result<Vec<Listener>, ElbError> {
         let regional = self.target_groups.elb.in_region(region(arn));
-        let page = async |marker, turn| {
+        let page = async |marker| {
             let request = regional.client.describe_listeners().load_balancer_arn(arn).set_marker(marker);
-            let reply = regional.call("DescribeListeners", Some(turn), request.send()).await?;
+            let reply = regional.call("DescribeListeners", request.send()).await?;
             Ok((reply.listeners.unwrap_or_default(), reply.next_marker))
         };
-        Ok(self.target_groups.all_pages(self.turn().await, page).await?.iter().map(listener).collect())
+        Ok(self.target_groups.all_pages(page).await?.iter().map(listener).collect())
     }
 
     async fn health(&self, arn: &TargetGroupArn) -> Result<Vec<Health>, ElbError> {
-        let turn = self.turn().await;
+        self.turn().await;
         let regional = self.target_groups.elb.regional(arn);
         let request = regional.client.describe_target_health().target_group_arn(arn.as_str());
-        let reply = regional.call("DescribeTargetHealth", Some(turn), request.send()).await?;
+        let reply = regional.call("DescribeTargetHealth", request.send()).await?;
         Ok(reply.target_health_descriptions().iter().filter_map(health).collect())
     }
 
-    async fn turn(&self) -> Permit {
-        self.target_groups.limiter.acquire(Priority::Continue).await
+    async fn turn(&self) {
+        self.target_groups.budget.acquire().await;
     }
-}
-
-/// Reads what is said of each key, as many in a call as possible. What the time did not suffice for is missing.
-async fn read_many<K: Clone + Eq + Hash, V>(
-    operation: &'static str,
-    keys: impl IntoIterator<Item = K>,
-    region: impl Fn(&K) -> &str,
-    describe: impl AsyncFn(&[K]) -> Result<HashMap<K, V>, ElbError>,
-    until: Instant,
-) -> HashMap<K, Result<V, ElbError>> {
-    let mut regions: BTreeMap<String, Vec<K>> = BTreeMap::new();
-    for key in keys {
-        regions.entry(region(&key).to_owned()).or_default().push(key);
-    }
-    let read = async |keys: Vec<K>| {
-        let mut parts = vec![(describe(&keys).await, keys)];
-        // One that was deleted spoils the call for the others beside it.
-        if let Some((Err(error), keys)) = parts.first()
-            && is_of_one(error)
-            && keys.len() > 1
-        {
-            let keys = keys.clone();
-            parts.clear();
-            for key in keys {
-                parts.push((describe(&[key.clone()]).await, vec![key]));
-            }
-        }
-        parts
-    };
-    let chunks = regions.values().flat_map(|keys| keys.chunks(FACTS_IN_A_CALL));
-    let mut calls: FuturesUnordered<_> = chunks.map(|keys| read(keys.to_vec())).collect();
-    let mut all = HashMap::new();
-    let missing =
-        || ElbError { operation, kind: ElbErrorKind::NotFound, problem: "the reply does not hold it".to_owned() };
-    let reading = async {
-        while let Some(parts) = calls.next().await {
-            for (mut read, keys) in parts {
-                all.extend(keys.into_iter().map(|key| {
-                    let value = match &mut read {
-                        Ok(found) => found.remove(&key).ok_or_else(missing),
-                        Err(error) => Err(error.clone()),
-                    };
-                    (key, value)
-                }));
-            }
-        }
-    };
-    // What is missing then is known to be.
-    drop(timeout_at(until.into(), reading).await);
-    all
-}
-
-/// Whether a call may fail for one alone of those that it names.
-fn is_of_one(error: &ElbError) -> bool {
-    matches!(error.kind, ElbErrorKind::Failed | ElbErrorKind::NotFound)
 }
 
 fn region(arn: &str) -> &str {

@@ -12,8 +12,7 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use crate::{
-    aws::retry_partition,
-    elb::elb_error,
+    aws::{RetryExpired, elb::elb_error, retry_partition},
     failure::{ElbError, ElbErrorKind, GET_RESOURCES},
     tags::{PREFIX, Tags},
     target::TargetGroupArn,
@@ -26,7 +25,9 @@ pub struct Tagging(Client);
 impl Tagging {
     /// Asks with `sdk`'s credentials and settings, in its Region.
     pub fn new(sdk: &SdkConfig) -> Self {
-        Self(Client::from_conf(Builder::from(sdk).retry_partition(retry_partition()).build()))
+        Self(Client::from_conf(
+            Builder::from(sdk).retry_partition(retry_partition()).retry_classifier(RetryExpired).build(),
+        ))
     }
 
     /// The target groups that have a tag of hostnames, with all their tags.

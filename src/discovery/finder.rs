@@ -9,7 +9,7 @@ use std::{
 use tracing::{info, warn};
 
 use crate::{
-    binding::Group, failure::Undiscovered, hostname::AllowedHostnames, tag_bindings::Found, tagging::Tagging,
+    aws::tagging::Tagging, binding::Group, failure::Undiscovered, hostname::AllowedHostnames, tag_bindings::Found,
     target::TargetGroupArn,
 };
 

@@ -3,19 +3,21 @@
 
 use std::time::Instant;
 
+use nlb_hostname_targets_core::watch::Watch;
 use tracing::warn;
 
 use super::Function;
 use crate::{
     binding::Group,
-    config::{BINDINGS, DISCOVERY},
-    event::Request,
     failure::{Failure, Undiscovered},
     fleet::Errand,
     report::GroupReport,
     set_up::SetUp,
+    settings::{
+        environment::{BINDINGS, DISCOVERY},
+        event::Request,
+    },
     tags::PREFIX,
-    watch::Watch,
 };
 
 /// What came of a run over all target groups.

@@ -11,8 +11,8 @@ use std::{
 
 use nlb_hostname_targets::{
     VERSION,
-    event::{Request, WatchRequest},
     report::{Outcome, Trigger},
+    settings::event::{Request, WatchRequest},
 };
 use serde_json::{Value, json};
 use support::{World, aws::TargetGroup, binding, invoke_within};
