@@ -2,8 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::Hash,
     num::NonZeroU16,
+    slice,
     time::Instant,
 };
 
@@ -11,7 +11,10 @@ use aws_sdk_elasticloadbalancingv2::types::{
     Action, Listener as ListenerDescription, LoadBalancer as LoadBalancerDescription, LoadBalancerSchemeEnum,
     TargetGroup, TargetHealthDescription,
 };
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::{
+    future::{OptionFuture, join_all},
+    stream::{FuturesUnordered, StreamExt},
+};
 use tokio::{join, sync::OnceCell, time::timeout_at};
 
 use crate::{
@@ -29,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Inspection<'a> {
     target_groups: &'a TargetGroups,
-    settings: HashMap<TargetGroupArn, Result<Settings, ElbError>>,
+    settings: HashMap<String, Result<Settings, ElbError>>,
     load_balancers: HashMap<String, Shared>,
 }
 
@@ -47,13 +50,13 @@ impl<'a> Inspection<'a> {
     /// latest. The facts of the groups are known to `target_groups` afterwards.
     pub async fn begin(target_groups: &'a TargetGroups, groups: &[Group], until: Instant) -> Self {
         let mut inspection = Self { target_groups, settings: HashMap::new(), load_balancers: HashMap::new() };
-        let arns = groups.iter().map(|group| group.arn.clone());
-        let describe = async |arns: &[TargetGroupArn]| inspection.describe_groups(arns).await;
-        inspection.settings = read_many(DESCRIBE_TARGET_GROUPS, arns, TargetGroupArn::region, describe, until).await;
+        let arns = groups.iter().map(|group| group.arn.to_string());
+        let describe = async |arns: &[String]| inspection.describe_groups(arns).await;
+        inspection.settings = read_many(DESCRIBE_TARGET_GROUPS, arns, describe, until).await;
         let described = inspection.settings.values().flatten();
         let arns: BTreeSet<_> = described.flat_map(|settings| settings.load_balancers.iter().cloned()).collect();
         let describe = async |arns: &[String]| inspection.describe_load_balancers(arns).await;
-        let described = read_many("DescribeLoadBalancers", arns, |arn| region(arn), describe, until).await;
+        let described = read_many("DescribeLoadBalancers", arns.into_iter(), describe, until).await;
         let shared = |described| Shared { described, details: OnceCell::new() };
         inspection.load_balancers = described.into_iter().map(|(arn, described)| (arn, shared(described))).collect();
         inspection
@@ -61,74 +64,58 @@ impl<'a> Inspection<'a> {
 
     /// Reads the set-up of a target group on which `report` is the report of a dry run, until `until` at the latest.
     pub async fn look(&self, report: &GroupReport, until: Instant) -> SetUp {
+        let read = timeout_at(until.into(), self.read(report)).await;
+        read.ok().flatten().unwrap_or_else(|| SetUp { is_cut_off: true, ..SetUp::default() })
+    }
+
+    /// `None`: there was no time to describe the target group or its load balancers.
+    async fn read(&self, report: &GroupReport) -> Option<SetUp> {
         let arn = &report.target_group_arn;
-        let mut set_up = SetUp::default();
-        let Some(settings) = self.settings.get(arn) else {
-            set_up.is_cut_off = true;
-            return set_up;
-        };
+        let settings = self.settings.get(arn.as_str())?;
+        let mut shared = Vec::new();
+        for arn in settings.iter().flat_map(|settings| &settings.load_balancers) {
+            let own = self.load_balancers.get(arn)?;
+            // One that was deleted may still be named.
+            if !matches!(&own.described, Err(error) if error.kind == ElbErrorKind::NotFound) {
+                shared.push((arn, own));
+            }
+        }
         let is_there = !matches!(settings, Err(error) if is_of_one(error));
         let is_sick = report.targets.is_some_and(|counts| counts.healthy < counts.registered);
-        let known = settings.as_ref().map_or(&[][..], |settings| &settings.load_balancers);
-        let known = known.iter().filter(|arn| !self.is_gone(arn));
-        let mut load_balancers: FuturesUnordered<_> =
-            known.clone().map(async |arn| (arn, self.look_at_load_balancer(arn).await)).collect();
-        let (mut attributes, mut targets, mut read) = (None, None, BTreeMap::new());
-        let reading = async {
-            join!(
-                async { attributes = if is_there { Some(self.attributes_of_group(arn).await) } else { None } },
-                async { targets = if is_sick { Some(self.health(arn).await) } else { None } },
-                async {
-                    while let Some((arn, load_balancer)) = load_balancers.next().await {
-                        read.insert(arn, load_balancer);
-                    }
-                }
-            )
-        };
-        set_up.is_cut_off = timeout_at(until.into(), reading).await.is_err();
+        let (attributes, targets, details) = join!(
+            OptionFuture::from(is_there.then(|| self.attributes_of_group(arn))),
+            OptionFuture::from(is_sick.then(|| self.health(arn))),
+            join_all(shared.iter().map(|(arn, own)| self.details(arn, own))),
+        );
+        let mut set_up = SetUp::default();
         set_up.attributes = attributes.and_then(|read| set_up.take(arn.as_str(), read));
         set_up.targets = targets.and_then(|read| set_up.take(arn.as_str(), read));
-        let settings =
-            settings.clone().map(|settings| Settings { load_balancers: known.cloned().collect(), ..settings });
+        let load_balancers = shared.iter().map(|(arn, _)| (*arn).clone()).collect();
+        let settings = settings.clone().map(|settings| Settings { load_balancers, ..settings });
         set_up.settings = set_up.take(arn.as_str(), settings);
-        for (arn, load_balancer) in read {
-            let Some(load_balancer) = load_balancer else {
-                set_up.is_cut_off = true;
-                continue;
-            };
-            let Some((mut load_balancer, details)) = set_up.take(arn, load_balancer) else { continue };
+        for ((arn, own), details) in shared.into_iter().zip(details) {
+            let Some(mut load_balancer) = set_up.take(arn, own.described.clone()) else { continue };
             if let Some((attributes, listeners)) = details {
                 load_balancer.attributes = set_up.take(arn, attributes.clone());
                 load_balancer.listeners = set_up.take(arn, listeners.clone());
             }
             set_up.load_balancers.push(load_balancer);
         }
-        set_up
+        Some(set_up)
     }
 
-    /// Whether a load balancer was deleted that a target group still names.
-    fn is_gone(&self, arn: &str) -> bool {
-        let described = self.load_balancers.get(arn).map(|shared| &shared.described);
-        matches!(described, Some(Err(error)) if error.kind == ElbErrorKind::NotFound)
+    /// Of a network load balancer, its attributes and listeners.
+    async fn details<'s>(&self, arn: &str, shared: &'s Shared) -> Option<&'s Details> {
+        let is_network = shared.described.as_ref().is_ok_and(LoadBalancer::is_network);
+        let read = async || join!(self.attributes_of_load_balancer(arn), self.listeners(arn));
+        OptionFuture::from(is_network.then(|| shared.details.get_or_init(read))).await
     }
 
-    /// `None`: there was no time to describe it.
-    async fn look_at_load_balancer(&self, arn: &str) -> Option<Result<(LoadBalancer, Option<&Details>), ElbError>> {
-        let Shared { described, details } = self.load_balancers.get(arn)?;
-        let details = match described {
-            Ok(known) if known.is_network() => {
-                let read = async || join!(self.attributes_of_load_balancer(arn), self.listeners(arn));
-                Some(details.get_or_init(read).await)
-            }
-            _ => None,
-        };
-        Some(described.clone().map(|described| (described, details)))
-    }
-
-    async fn describe_groups(&self, arns: &[TargetGroupArn]) -> Result<HashMap<TargetGroupArn, Settings>, ElbError> {
+    async fn describe_groups(&self, arns: &[String]) -> Result<HashMap<String, Settings>, ElbError> {
         let turn = self.turn().await;
+        let arns: Vec<TargetGroupArn> = arns.iter().filter_map(|arn| arn.parse().ok()).collect();
         let described = self.target_groups.read_facts_of(&arns.iter().collect::<Vec<_>>(), turn).await?;
-        let read = |group: &TargetGroup| Some((group.target_group_arn()?.parse().ok()?, settings(group)));
+        let read = |group: &TargetGroup| Some((group.target_group_arn()?.to_owned(), settings(group)));
         Ok(described.iter().filter_map(read).collect())
     }
 
@@ -180,49 +167,41 @@ impl<'a> Inspection<'a> {
     }
 }
 
-/// Reads what is said of each key, as many in a call as possible. What the time did not suffice for is missing.
-async fn read_many<K: Clone + Eq + Hash, V>(
+/// Reads what is said of each ARN, as many in a call as possible. What the time did not suffice for is missing.
+async fn read_many<V: Clone>(
     operation: &'static str,
-    keys: impl IntoIterator<Item = K>,
-    region: impl Fn(&K) -> &str,
-    describe: impl AsyncFn(&[K]) -> Result<HashMap<K, V>, ElbError>,
+    arns: impl Iterator<Item = String>,
+    describe: impl AsyncFn(&[String]) -> Result<HashMap<String, V>, ElbError>,
     until: Instant,
-) -> HashMap<K, Result<V, ElbError>> {
-    let mut regions: BTreeMap<String, Vec<K>> = BTreeMap::new();
-    for key in keys {
-        regions.entry(region(&key).to_owned()).or_default().push(key);
-    }
-    let read = async |keys: Vec<K>| {
-        let mut parts = vec![(describe(&keys).await, keys)];
-        // One that was deleted spoils the call for the others beside it.
-        if let Some((Err(error), keys)) = parts.first()
-            && is_of_one(error)
-            && keys.len() > 1
-        {
-            let keys = keys.clone();
-            parts.clear();
-            for key in keys {
-                parts.push((describe(&[key.clone()]).await, vec![key]));
-            }
-        }
-        parts
+) -> HashMap<String, Result<V, ElbError>> {
+    let mut regions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    arns.for_each(|arn| regions.entry(region(&arn).to_owned()).or_default().push(arn));
+    let own = |found: &HashMap<String, V>, arn: &String| {
+        let problem = "the reply does not hold it".to_owned();
+        found.get(arn).cloned().ok_or(ElbError { operation, kind: ElbErrorKind::NotFound, problem })
     };
-    let chunks = regions.values().flat_map(|keys| keys.chunks(FACTS_IN_A_CALL));
-    let mut calls: FuturesUnordered<_> = chunks.map(|keys| read(keys.to_vec())).collect();
+    let read = async |arns: &[String]| {
+        let together = describe(arns).await;
+        let mut read = Vec::new();
+        for arn in arns {
+            let own = match &together {
+                Ok(found) => own(found, arn),
+                // One that was deleted spoils the call for the others beside it.
+                Err(error) if is_of_one(error) && arns.len() > 1 => {
+                    describe(slice::from_ref(arn)).await.and_then(|found| own(&found, arn))
+                }
+                Err(error) => Err(error.clone()),
+            };
+            read.push((arn.clone(), own));
+        }
+        read
+    };
+    let mut calls: FuturesUnordered<_> =
+        regions.values().flat_map(|arns| arns.chunks(FACTS_IN_A_CALL)).map(read).collect();
     let mut all = HashMap::new();
-    let missing =
-        || ElbError { operation, kind: ElbErrorKind::NotFound, problem: "the reply does not hold it".to_owned() };
     let reading = async {
-        while let Some(parts) = calls.next().await {
-            for (mut read, keys) in parts {
-                all.extend(keys.into_iter().map(|key| {
-                    let value = match &mut read {
-                        Ok(found) => found.remove(&key).ok_or_else(missing),
-                        Err(error) => Err(error.clone()),
-                    };
-                    (key, value)
-                }));
-            }
+        while let Some(read) = calls.next().await {
+            all.extend(read);
         }
     };
     // What is missing then is known to be.
@@ -245,7 +224,7 @@ fn text(text: Option<&str>) -> String {
 }
 
 fn attributes<'a>(pairs: impl Iterator<Item = (Option<&'a str>, Option<&'a str>)>) -> Attributes {
-    Attributes(pairs.filter_map(|(key, value)| Some((key?.to_owned(), value?.to_owned()))).collect())
+    pairs.filter_map(|(key, value)| Some((key?.to_owned(), value?.to_owned()))).collect()
 }
 
 fn settings(group: &TargetGroup) -> Settings {

@@ -254,8 +254,7 @@ async fn each_code_is_found_where_it_is_so_and_alone() {
         (|w, arn, _| health(beside_former(w, arn), arn, "unhealthy", "Target.Timeout"), "error", "no-healthy-target", GROUP, &["subnet-us-east-1a, subnet-us-east-1b"]),
         (|w, arn, lb| health(aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.security_groups(&["sg-1"]).lets_private_link_in())), arn, "unhealthy", "Target.Timeout"), "error", "no-healthy-target", GROUP, &["--source-group sg-1"]),
         // What was registered moments ago says more soon.
-        (|w, arn, _| aws(answer(w, &["10.0.1.9", "10.0.1.10", "10.0.1.11"]), |aws| { aws.add_target(arn, "10.0.1.9:5432", "unhealthy"); aws.add_target(arn, "10.0.1.11:5432", "initial"); }),
-            "warning", "unhealthy-target", "10.0.1.9:5432", &["Target.FailedHealthChecks", "--port 5432"]),
+        (|w, arn, _| aws(answer(w, &["10.0.1.9", "10.0.1.10", "10.0.1.11"]), |aws| { aws.add_target(arn, "10.0.1.9:5432", "unhealthy"); aws.add_target(arn, "10.0.1.11:5432", "initial"); }), "warning", "unhealthy-target", "10.0.1.9:5432", &["Target.FailedHealthChecks", "--port 5432"]),
         (|w, arn, lb| outside(w, arn, lb, "Target is in an Availability Zone that is not enabled for the load balancer"), "warning", "zone-not-enabled", "10.0.128.10:5432", &["us-east-1b is not enabled", "set-subnets", "--subnets subnet-us-east-1a SUBNET", "$balancer"]),
         (|w, arn, lb| outside(beside_former(w, arn), arn, lb, "Whatever the words for people are"), "warning", "zone-not-enabled", "10.0.128.10:5432", &["us-east-1b is not enabled", "--load-balancer-arn $balancer"]),
         (|w, _, _| fail(w, "DescribeTargetHealth", FaultKind::health_unavailable()), "error", "failed", GROUP, &["HealthUnavailable", "AWS itself"]),
@@ -494,8 +493,7 @@ fn a_reply_that_is_too_long_keeps_the_worst_finding_of_each_group() {
     report.findings =
         Some([Finding::new(Code::Scheme, ARN, "m", "a")].into_iter().chain((0..20).map(unhealthy)).collect());
     let (trigger, groups) = (Trigger::Direct, vec![report; 600]);
-    let mut reply =
-        report::Reply { version: "0", trigger, dry_run: true, ok: Some(false), findings: Vec::new(), groups };
+    let mut reply = report::Reply { version: "0", trigger, dry_run: true, ok: Some(false), findings: vec![], groups };
     reply.fit();
     assert!(serde_json::to_string(&reply).unwrap().len() <= 5_000_000);
     assert!(reply.groups.iter().all(|group| group.findings.as_ref().unwrap()[0].code == Code::Scheme));
