@@ -193,7 +193,8 @@ impl Week {
         // Resolvers tell whole seconds.
         let ttl = (until - self.now).as_millis().div_ceil(1000);
         let ttl = Duration::from_secs(ttl.try_into().expect("TTLs are short"));
-        Ok(Answer { addresses, names: vec![self.row.name.hostname().to_owned()], ttl, at: self.clock().at })
+        let names = vec![self.row.name.hostname().to_owned()];
+        Ok(Answer { addresses, names, ttl, longest_ttl: ttl, at: self.clock().at })
     }
 
     fn call(&mut self, action: &'static str) {

@@ -25,6 +25,8 @@ pub struct Answer {
     pub names: Vec<String>,
     /// How long a resolver in between may repeat it: the shortest time to live of its records.
     pub ttl: Duration,
+    /// The longest time to live of its records: only after that, an answer holds nothing that this one held.
+    pub longest_ttl: Duration,
     /// When it came.
     pub at: Instant,
 }

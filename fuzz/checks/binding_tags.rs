@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nlb_hostname_targets::{
-    tag_bindings::Found,
     hostname::AllowedHostnames,
+    tag_bindings::Found,
     tags::{Subject, Tags},
     target::TargetGroupArn,
 };

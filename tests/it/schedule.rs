@@ -90,6 +90,7 @@ impl Watched {
             addresses: targets.iter().map(|target| target.address).collect(),
             names: vec!["db.example.com".to_owned()],
             ttl: Duration::from_secs(ttl),
+            longest_ttl: Duration::from_secs(ttl),
             at: now.at,
         };
         let hostname = "db.example.com".to_owned().try_into().unwrap();

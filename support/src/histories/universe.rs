@@ -49,7 +49,7 @@ impl World for Universe {
         if addresses.is_empty() {
             return Some(Err(resolve_error(DnsFailure::NoData("A"))));
         }
-        Some(Ok(Answer { addresses, names: name.chain.clone(), ttl, at }))
+        Some(Ok(Answer { addresses, names: name.chain.clone(), ttl, longest_ttl: ttl, at }))
     }
 
     fn facts(&mut self) -> Option<Result<Facts, ElbError>> {
