@@ -79,7 +79,7 @@ impl Resolver {
         for (server, left) in self.servers.iter().zip((1..=self.servers.len()).rev()) {
             let patience = if left == 1 { LAST_SILENCE } else { SILENCE };
             let time = self.turn(until).await / u32::try_from(left).unwrap_or(u32::MAX);
-            match self.ask(server, hostname, family, patience, time, patience.min(time) / 6).await {
+            match self.ask(server, hostname, family, patience, time, patience.min(time) / 5).await {
                 Ok(decided) => return decided,
                 Err(failure) => failures.push((server.address, failure)),
             }

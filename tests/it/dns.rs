@@ -181,16 +181,16 @@ async fn that_there_is_no_such_name_or_record_is_final() {
 
 #[tokio::test]
 async fn an_error_tells_what_each_server_did_that_was_asked() {
-    let whole = |reply: Reply| reply.truncated();
+    type Server = (Reply, &'static [Quirk]);
     // What the servers do, the seconds that there are, and what is said of each that was asked.
-    let cases: [(&[(Reply, &[Quirk])], u64, &[&str]); 7] = [
+    let cases: [(&[Server], u64, &[&str]); 7] = [
         (&[(Reply::ServFail, &[]), (Reply::Refused, &[])], 10, &["SERVFAIL", "REFUSED"]),
         (&[(Reply::Silent, &[])], 10, &["time-out: no reply within"]),
         (&[(Reply::Silent, &[]), (Reply::Refused, &[])], 3, &["time-out", "REFUSED"]),
         (&[(Reply::Silent, &[]), (Reply::NxDomain { negative_ttl: None }, &[])], 1, &["", "NXDOMAIN"]),
         (&[(Reply::Silent, &[]), (Reply::Silent, &[])], 1, &["no time left", "no time left"]),
-        (&[(whole(addresses(2)), &[Quirk::UdpOnly])], 10, &["TCP"]),
-        (&[(whole(addresses(2)), &[Quirk::UdpOnly]), (Reply::Refused, &[])], 10, &["TCP", "REFUSED"]),
+        (&[(addresses(2).truncated(), &[Quirk::UdpOnly])], 10, &["TCP"]),
+        (&[(addresses(2).truncated(), &[Quirk::UdpOnly]), (Reply::Refused, &[])], 10, &["TCP", "REFUSED"]),
     ];
     let checks = cases.map(async |(servers, seconds, words)| {
         let servers = join_all(servers.iter().map(async |(reply, quirks)| {
