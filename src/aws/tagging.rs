@@ -92,6 +92,7 @@ fn failure(kind: ElbErrorKind, problem: &str) -> ElbError {
 /// ([GetResources](https://docs.aws.amazon.com/resourcegroupstagging/latest/APIReference/API_GetResources.html)).
 const LONGEST_PAGE: i32 = 100;
 
-/// From one page to the next: an account has 15 requests a second, and up to 30 pages
-/// ([quotas](https://docs.aws.amazon.com/tag-editor/latest/userguide/reference.html)).
+/// From one page to the next: an account has 15 requests a second
+/// ([quotas](https://docs.aws.amazon.com/tag-editor/latest/userguide/reference.html)). So the 3,000 target groups that a
+/// Region may have still fit into the time that a run waits.
 const PAUSE: Duration = Duration::from_millis(70);

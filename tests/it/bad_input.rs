@@ -86,25 +86,17 @@ fn wrong_bindings() -> Vec<(Value, Vec<&'static str>)> {
     wrong
 }
 
-#[test]
-fn wrong_bindings_in_the_environment() {
-    for (binding, words) in wrong_bindings() {
-        let text = json!([with("port", Some(json!(1))), binding]).to_string();
-        let message = parse(&[("BINDINGS", &text)]).unwrap_err().to_string();
-        for word in words.iter().chain(&["BINDINGS[1]"]) {
-            assert!(message.contains(word), "{text}\n{message}\nlacks {word}");
-        }
-    }
-}
-
 #[tokio::test]
-async fn wrong_bindings_in_the_event() {
+async fn wrong_bindings_in_the_environment_and_in_the_event() {
     let world = World::new().await;
     for (binding, words) in wrong_bindings() {
-        let event = json!({"bindings": [with("port", Some(json!(1))), binding]});
-        let message = world.failure(event.clone()).await;
-        for word in words.iter().chain(&["bindings[1]"]) {
-            assert!(message.contains(word), "{event}\n{message}\nlacks {word}");
+        let bindings = json!([with("port", Some(json!(1))), binding]);
+        let of_environment = parse(&[("BINDINGS", &bindings.to_string())]).unwrap_err().to_string();
+        let of_event = world.failure(json!({"bindings": bindings})).await;
+        for (message, at) in [(of_environment, "BINDINGS[1]"), (of_event, "bindings[1]")] {
+            for word in words.iter().chain(&[at]) {
+                assert!(message.contains(word), "{bindings}\n{message}\nlacks {word}");
+            }
         }
     }
     assert!(world.aws.calls().is_empty() && world.dns.queries().is_empty());
@@ -113,30 +105,21 @@ async fn wrong_bindings_in_the_event() {
 #[test]
 fn the_values_that_a_row_accepts() {
     let long = format!("{}a", "a.".repeat(126));
-    assert_eq!(long.len(), 253);
-    for hostname in
-        ["db.test", "db.test.", "DB.Test", "_pg._tcp.x-y.test", "localhost", "db", &long, "xn--dtabase-5wa.test"]
-    {
-        let text = json!([with("hostname", Some(json!(hostname)))]).to_string();
-        parse(&[("BINDINGS", &text)]).unwrap_or_else(|error| panic!("{hostname}: {error}"));
-    }
-    for partition in ["aws", "aws-cn", "aws-us-gov", "aws-iso-b"] {
-        let arn = ARN.replace("arn:aws:", &format!("arn:{partition}:"));
-        let text = json!([with("target_group_arn", Some(json!(arn)))]).to_string();
-        assert_eq!(parse(&[("BINDINGS", &text)]).unwrap().groups[0].arn.as_str(), arn);
-    }
-    for (field, value) in [
-        ("port", json!(1)),
-        ("port", json!(65535)),
-        ("deregister_after_seconds", json!(0)),
-        ("deregister_after_seconds", json!(u32::MAX)),
-        ("ownership", json!("exclusive")),
-        ("ownership", json!("shared")),
-        ("lookups", json!(1)),
-        ("lookups", json!(50)),
-    ] {
-        let text = json!([with(field, Some(value))]).to_string();
-        parse(&[("BINDINGS", &text)]).unwrap_or_else(|error| panic!("{text}: {error}"));
+    let partition = |name: &str| ARN.replace("arn:aws:", &format!("arn:{name}:"));
+    let names = ["db.test.", "DB.Test", "_pg._tcp.x-y.test", "localhost", &long, "xn--dtabase-5wa.test"];
+    let rows: [(&str, Vec<Value>); 6] = [
+        ("hostname", names.map(Value::from).into()),
+        ("target_group_arn", ["aws", "aws-cn", "aws-us-gov", "aws-iso-b"].map(|name| partition(name).into()).into()),
+        ("port", vec![json!(1), json!(65535)]),
+        ("deregister_after_seconds", vec![json!(0), json!(u32::MAX)]),
+        ("ownership", vec![json!("exclusive"), json!("shared")]),
+        ("lookups", vec![json!(1), json!(50)]),
+    ];
+    for (field, values) in rows {
+        for value in values {
+            let text = json!([with(field, Some(value))]).to_string();
+            parse(&[("BINDINGS", &text)]).unwrap_or_else(|error| panic!("{text}: {error}"));
+        }
     }
 }
 
