@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use aws_config::SdkConfig;
 use aws_sdk_resourcegroupstagging::{
     Client,
-    config::Builder,
+    config::{Builder, timeout::TimeoutConfig},
     types::{ResourceTagMapping, TagFilter},
 };
 use tokio::time::{sleep, timeout};
@@ -26,7 +26,10 @@ pub struct Tagging(Client);
 impl Tagging {
     /// Asks with `sdk`'s credentials and settings, in its Region.
     pub fn new(sdk: &SdkConfig) -> Self {
-        Self(Client::from_conf(Builder::from(sdk).retry_partition(retry_partition()).build()))
+        // A lost reply leaves time for another attempt.
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
+        let config = Builder::from(sdk).timeout_config(timeouts).retry_partition(retry_partition());
+        Self(Client::from_conf(config.build()))
     }
 
     /// The target groups that have a tag of hostnames, with all their tags.
@@ -91,6 +94,9 @@ fn failure(kind: ElbErrorKind, problem: &str) -> ElbError {
 /// Target groups in a reply, as many as the API allows
 /// ([GetResources](https://docs.aws.amazon.com/resourcegroupstagging/latest/APIReference/API_GetResources.html)).
 const LONGEST_PAGE: i32 = 100;
+
+/// How long to wait for a reply: less than half of the time that a run waits.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1300);
 
 /// From one page to the next: an account has 15 requests a second
 /// ([quotas](https://docs.aws.amazon.com/tag-editor/latest/userguide/reference.html)). So the 3,000 target groups that a

@@ -323,8 +323,9 @@ async fn all_pages_of_the_own_region_are_read_the_empty_ones_too() {
     bound.sort();
     let elsewhere = world.aws.create_target_group(TargetGroup::new("elsewhere").region("eu-west-1"));
     world.aws.set_tag(&elsewhere, HOSTNAME, "db.test");
-    // What is throttled is asked for again.
-    world.aws.fault(Fault::on("GetResources", FaultKind::error(400, "ThrottledException", "Rate exceeded")).times(2));
+    // What is throttled is asked for again, and so is what gets no reply.
+    world.aws.fault(Fault::on("GetResources", FaultKind::error(400, "ThrottledException", "Rate exceeded")).times(1));
+    world.aws.fault(Fault::on("GetResources", FaultKind::Hang).times(1));
     world.aws.set_listing_page_size(2);
     assert_eq!(arns(&world.run(json!({})).await.unwrap()), bound);
     assert_eq!(world.count("GetResources"), 2 + 6);
