@@ -3,6 +3,7 @@
 //!
 //! Every run of these tests draws the same histories. `PROPTEST_RNG_SEED` draws others, `PROPTEST_CASES` more.
 
+mod found;
 
 use std::env;
 

@@ -39,7 +39,7 @@ use nlb_hostname_targets_core::{
 use self::{
     dns::{Count, Name},
     elb::TargetGroup,
-    notes::{Answering, Notes, RunNotes, Written},
+    notes::{Notes, RunNotes, Written},
 };
 pub use stage::{Stage, happen};
 
@@ -202,6 +202,8 @@ struct Claims {
     targets: BTreeSet<Target>,
     /// Those that it registered as its own in a shared group, as long as they stay.
     owned: BTreeSet<Target>,
+    /// Those of which one run forgot whose they are while another one was under way.
+    forgotten: BTreeSet<Target>,
 }
 
 impl Damage {
@@ -316,7 +318,11 @@ impl Universe {
             }
             Happening::Told(actor, hosts) => self.told[actor % 3].clone_from(hosts),
             Happening::Unavailable(is_so) => self.is_unavailable = *is_so,
-            Happening::Begin(..) | Happening::CalmRun | Happening::Go(..) | Happening::Kill(_) | Happening::Step(..) => {
+            Happening::Begin(..)
+            | Happening::CalmRun
+            | Happening::Go(..)
+            | Happening::Kill(_)
+            | Happening::Step(..) => {
                 unreachable!("the stage plays these")
             }
         }

@@ -38,6 +38,10 @@ impl Name {
         self.answers_in_full = setting.grace == Some(0) || setting.lookups == Some(1);
     }
 
+    pub fn gives_samples(&self) -> bool {
+        !self.answers_in_full && self.gives.len() > self.most
+    }
+
     pub fn drop_caches(&mut self) {
         self.caches.clear();
     }

@@ -8,7 +8,7 @@ pub struct Notes {
     pub last_seen: BTreeMap<Target, Instant>,
     /// Since when looks of all names have lacked a target in a row.
     pub lacked_since: BTreeMap<Target, Instant>,
-    registered: Option<BTreeSet<Target>>,
+    pub registered: Option<BTreeSet<Target>>,
     /// The names that a tag called rotating when it began; `None`: it has not begun.
     pub rotating: Option<BTreeSet<String>>,
     /// What the newest list showed of the time.
@@ -95,13 +95,21 @@ impl Notes {
         match self.kind_of(hostname) {
             _ if stated.is_some() => Answering::Sample,
             Some(300) => Answering::Sample,
-            Some(_) => Answering::InFull,
             None if self.is_rotating(hostname) => Answering::Sample,
-            None if self.counts.get(hostname).is_some_and(|count| count.largest >= 8 || count.returns >= 3) => {
-                Answering::Unknown
-            }
-            None => Answering::InFull,
+            _ if self.is_large(hostname) => Answering::Unknown,
+            None if self.counts.get(hostname).is_some_and(|count| count.returns >= 3) => Answering::Unknown,
+            _ => Answering::InFull,
         }
+    }
+
+    /// Whether what it answered so far has to count as samples.
+    pub fn must_count(&self, group: &Group, hostname: &Hostname) -> bool {
+        let answering = self.answering(group, hostname);
+        answering == Answering::Sample || (answering == Answering::Unknown && self.is_large(hostname))
+    }
+
+    fn is_large(&self, hostname: &Hostname) -> bool {
+        self.counts.get(hostname).is_some_and(|count| count.largest >= 8)
     }
 
     /// The grace of a name that AWS gave; `None`: it is one's own.
@@ -127,9 +135,8 @@ impl Notes {
     pub fn judges<'a>(&self, group: &'a Group, target: &Target) -> Vec<&'a Hostname> {
         let of_port = group.members.iter().filter(|(_, port)| port.unwrap_or(PORTS[0]) == target.port);
         let of_port = of_port.map(|(hostname, _)| hostname);
-        let has_given = |hostname: &&Hostname| {
-            self.counts.get(*hostname).is_some_and(|count| count.has_given(target.address))
-        };
+        let has_given =
+            |hostname: &&Hostname| self.counts.get(*hostname).is_some_and(|count| count.has_given(target.address));
         let (givers, others): (Vec<_>, Vec<_>) = of_port.partition(has_given);
         if givers.is_empty() { others } else { givers }
     }
@@ -137,9 +144,8 @@ impl Notes {
     /// How long a target must be missing.
     pub fn grace(&self, group: &Group, target: &Target) -> Duration {
         let of_name = |hostname: &Hostname| {
-            let is_large = self.counts.get(hostname).is_some_and(|count| count.largest >= 8);
-            let is_sample = is_large || self.is_rotating(hostname);
-            self.kind_of(hostname).unwrap_or(if is_sample { 300 } else { 0 })
+            let is_sample = self.is_large(hostname) || self.is_rotating(hostname);
+            if is_sample { 300 } else { self.kind_of(hostname).unwrap_or_default() }
         };
         let by_names = || self.judges(group, target).into_iter().map(of_name).max().unwrap_or_default();
         Duration::from_secs(group.deregister_after_seconds.map_or_else(by_names, u64::from))
@@ -147,7 +153,8 @@ impl Notes {
 
     /// Of a name that may give samples or not: all that it gave to this run or, to be sure, no more than its newest answer.
     pub fn desired(&self, group: &Group, is_sure: bool) -> Desired {
-        let mut desired = Desired { targets: BTreeSet::new(), refused: BTreeSet::new(), is_complete: true, is_usable: true };
+        let mut desired =
+            Desired { targets: BTreeSet::new(), refused: BTreeSet::new(), is_complete: true, is_usable: true };
         for (hostname, port) in &group.members {
             let newest = || self.run.newest.get(hostname)?.as_ref().ok().map(|answer| answer.addresses.clone());
             let addresses = match self.answering(group, hostname) {
@@ -180,9 +187,9 @@ impl Notes {
         shown
     }
 
-    /// It begins to look at DNS.
-    pub fn look(&mut self) {
-        if !self.is_running {
+    /// It begins to look at DNS: at all names, or at some once more.
+    pub fn look(&mut self, is_anew: bool) {
+        if !self.is_running && is_anew {
             self.run = RunNotes::default();
         }
         self.run.looks += 1;

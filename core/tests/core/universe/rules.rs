@@ -31,7 +31,7 @@ impl Universe {
             assert!(!is_unknown, "rule 8: removes {key}, which it did not see");
             if let (Some((target, _)), false) = (parse(key), changes.remove.contains(key)) {
                 let is_needed = self.is_shared() || !self.notes[me].grace(group, &target).is_zero();
-                let is_unsure = !self.notes[me].answer_in_full(group);
+                let is_unsure = self.is_tampered || !self.notes[me].answer_in_full(group);
                 assert!(is_needed || is_unsure, "rule 8: writes state that nobody needs: {key}");
             }
         }
@@ -61,7 +61,9 @@ impl Universe {
             return;
         }
         let (own, _) = owned(self.group.tags(), FUNCTIONS[function_of(me)]);
-        let orphans: Vec<_> = targets.difference(&own).collect();
+        let orphans = targets.difference(&own);
+        let forgotten = &self.claims[function_of(me)].forgotten;
+        let orphans: Vec<_> = orphans.filter(|target| !forgotten.contains(*target)).collect();
         assert!(orphans.is_empty(), "rule 8: registers {orphans:?}, which no tag says to be its own");
     }
 
@@ -143,7 +145,7 @@ impl Universe {
         }
         for hostname in notes.judges(group, target) {
             let Some(count) = notes.counts.get(hostname) else { continue };
-            if notes.answering(group, hostname) != Answering::Sample {
+            if !notes.must_count(group, hostname) {
                 continue;
             }
             let registered = notes.shown();
@@ -162,7 +164,7 @@ impl Universe {
         for (function, claims) in FUNCTIONS.iter().zip(&self.claims) {
             let tags = self.group.tags();
             let (own, _) = owned(tags, function);
-            let orphans: Vec<_> = claims.owned.difference(&own).collect();
+            let orphans: Vec<_> = (&claims.owned - &claims.forgotten).difference(&own).copied().collect();
             assert!(self.is_tampered || orphans.is_empty(), "rule 8: no tag says whose {orphans:?} are: {tags:?}");
         }
     }
@@ -206,15 +208,15 @@ impl Universe {
         if desired.targets.is_disjoint(&registered) || !is_roomy {
             return;
         }
-        let (own, elsewhere) = run.tags.as_ref().map(|tags| owned(tags, FUNCTIONS[function_of(me)])).unwrap_or_default();
+        let (own, elsewhere) =
+            run.tags.as_ref().map(|tags| owned(tags, FUNCTIONS[function_of(me)])).unwrap_or_default();
         for shown in self.group.list(self.now).iter().filter(|shown| stale.contains(&shown.target)) {
             let target = shown.target;
             let is_foreign = self.is_shared() && (!own.contains(&target) || elsewhere.contains(&target));
             let is_kept = desired.refused.contains(&target.address)
                 || self.group.not_deregistrable.contains(&target.address)
                 || is_foreign;
-            let lacked = notes.lacked_since.get(&target).map(|since| self.now - *since);
-            let is_new = shown.state == TargetState::Initial && lacked < Some(FLAPPING);
+            let is_new = shown.state == TargetState::Initial;
             let waiting = report.waiting.iter().find(|waiting| waiting.target == target);
             let time = self.clock().time;
             let is_waiting = waiting.is_some_and(|waiting| {
@@ -234,6 +236,9 @@ impl Universe {
     pub(super) fn check_settled(&self) {
         let notes = &self.notes[0];
         let group = self.bound_to(0);
+        if self.names[0].gives_samples() {
+            return;
+        }
         let desired = notes.desired(group, false);
         if !desired.is_complete || desired.targets.is_empty() || !notes.answer_in_full(group) {
             return;
@@ -241,8 +246,8 @@ impl Universe {
         let registered = self.group.registered();
         let (own, elsewhere) = owned(self.group.tags(), FUNCTIONS[0]);
         let stale = registered.difference(&desired.targets).filter(|target| {
-            let is_foreign = !self.claims[0].owned.contains(*target) && (self.is_tampered || !own.contains(*target));
-            !(desired.refused.contains(&target.address) || self.is_shared() && (is_foreign || elsewhere.contains(*target)))
+            let is_foreign = !own.contains(*target) || elsewhere.contains(*target);
+            !(desired.refused.contains(&target.address) || (self.is_shared() && is_foreign))
         });
         let stale: Vec<_> = stale.collect();
         assert!(stale.is_empty(), "nobody's any more: {stale:?}, tags {:?}", self.group.tags());

@@ -28,7 +28,11 @@ impl World for Seen<'_> {
     async fn resolve(&self, names: &BTreeSet<Hostname>) -> Answers {
         let until = dns_cutoff(self.now().at, self.cutoff);
         let mut answers = Answers::new();
-        self.with(|universe| universe.notes[self.me].look());
+        self.with(|universe| {
+            // A run that begins with a look of a watch asks again for no more than what failed.
+            let is_anew = universe.bound_to(self.me).hostnames().len() == names.len();
+            universe.notes[self.me].look(is_anew);
+        });
         self.pauses(0).await;
         for name in names {
             let answer = match self.with(|universe| universe.ask(self.me, name)) {
@@ -41,6 +45,7 @@ impl World for Seen<'_> {
             answers.insert(name.clone(), answer);
         }
         pause().await;
+        self.trace(|| format!("answered {answers:?}"));
         self.with(|universe| universe.answered(self.me, &answers));
         answers
     }
@@ -55,6 +60,7 @@ impl World for Seen<'_> {
         });
         self.pauses(1).await;
         let listed = self.reply(|universe| universe.list(self.me)).await;
+        self.trace(|| format!("listed {listed:?}"));
         self.with(|universe| universe.listed(self.me, &listed, asked_at));
         listed
     }
@@ -64,9 +70,12 @@ impl World for Seen<'_> {
         let tags = self
             .reply(|universe| {
                 let at = universe.read_at(self.me);
-                universe.request("DescribeTags").map(|fault| fault.and_then(|()| Ok(universe.group.tags_at(at).clone())))
+                universe
+                    .request("DescribeTags")
+                    .map(|fault| fault.and_then(|()| Ok(universe.group.tags_at(at).clone())))
             })
             .await;
+        self.trace(|| format!("tags {tags:?}"));
         self.with(|universe| {
             let run = &mut universe.notes[self.me].run;
             match &tags {
@@ -78,9 +87,11 @@ impl World for Seen<'_> {
     }
 
     async fn write_tags(&self, changes: &TagChanges) -> Result<(), ElbError> {
+        self.trace(|| format!("{changes:?}"));
         self.with(|universe| universe.check_tags(self.me, changes));
         let remove = |universe: &mut Universe| {
             let now = universe.now;
+            universe.forgotten(self.me, &changes.remove);
             universe.group.change_tags(now, |tags| tags.retain(|key, _| !changes.remove.contains(key)));
             Ok(())
         };
@@ -103,6 +114,7 @@ impl World for Seen<'_> {
     }
 
     async fn register(&self, targets: &BTreeSet<Target>) -> Changed {
+        self.trace(|| format!("registers {targets:?}"));
         self.with(|universe| universe.check_registration(self.me, targets));
         pause().await;
         let changed = self
@@ -117,6 +129,7 @@ impl World for Seen<'_> {
     }
 
     async fn deregister(&self, targets: &BTreeSet<RegisteredTarget>) -> Changed {
+        self.trace(|| format!("deregisters {targets:?}"));
         self.with(|universe| universe.check_deregistration(self.me, targets));
         pause().await;
         let changed = self
@@ -148,11 +161,19 @@ impl World for Seen<'_> {
     }
 
     fn observe(&self, report: &GroupReport) {
+        self.trace(|| format!("{:?} {:?} {:?}", report.outcome, report.held, report.error));
         self.with(|universe| universe.ended(self.me, report));
     }
 }
 
 impl Seen<'_> {
+    fn trace(&self, what: impl FnOnce() -> String) {
+        if std::env::var_os("TRACE").is_some() {
+            let universe = self.universe.borrow();
+            eprintln!("{} {:?} {}", self.me, universe.now - universe.start, what());
+        }
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Universe) -> T) -> T {
         act(&mut self.universe.borrow_mut())
     }
@@ -295,12 +316,23 @@ impl Universe {
         }
     }
 
+    /// What has been gone for long is forgotten, and a run beside this one may be about to register it: the next one repairs
+    /// that.
+    fn forgotten(&mut self, me: usize, removed: &BTreeSet<String>) {
+        let others = (0..3).filter(|other| *other != me && function_of(*other) == function_of(me));
+        if others.into_iter().any(|other| self.notes[other].is_running) {
+            let removed = removed.iter().filter_map(|key| Some(parse(key)?.0));
+            self.claims[function_of(me)].forgotten.extend(removed);
+        }
+    }
+
     fn claim(&mut self, me: usize, registered: &BTreeSet<Target>) {
         let (own, _) = owned(self.group.tags(), FUNCTIONS[function_of(me)]);
         let claims = &mut self.claims[function_of(me)];
         claims.targets.extend(registered);
         // Where tags can't be written, what DNS gives is registered without.
-        claims.owned.extend(registered.intersection(&own));
+        let own = registered.intersection(&own).filter(|target| !claims.forgotten.contains(*target));
+        claims.owned.extend(own);
     }
 
     fn answered(&mut self, me: usize, answers: &Answers) {
@@ -344,7 +376,10 @@ impl Universe {
     }
 
     fn changed(&mut self, me: usize, changed: &Changed, shown: Option<&BTreeSet<RegisteredTarget>>) {
-        let Notes { run, writes, .. } = &mut self.notes[me];
+        let Notes { run, writes, registered, .. } = &mut self.notes[me];
+        if shown.is_none() {
+            registered.iter_mut().for_each(|registered| registered.extend(&changed.accepted));
+        }
         let done = if shown.is_some() { &mut run.deregistered } else { &mut run.registered };
         done.extend(&changed.accepted);
         for target in &changed.accepted {
