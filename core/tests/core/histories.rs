@@ -4,6 +4,8 @@
 //! Every run of these tests draws the same histories. `PROPTEST_RNG_SEED` draws others, `PROPTEST_CASES` more.
 
 mod found;
+mod interleavings;
+mod samples;
 
 use std::env;
 
@@ -37,7 +39,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(2000))]
+    #![proptest_config(config(1000))]
 
     #[test]
     fn whatever_happens_no_target_goes_too_early_and_none_stays_for_good(

@@ -257,6 +257,19 @@ impl Universe {
         }
     }
 
+    /// Earlier runs wrote these tags.
+    pub fn write_tags(&mut self, tags: &Tags) {
+        self.group.change_tags(self.now, |present| present.extend(tags.clone()));
+        for (function, claims) in FUNCTIONS.iter().zip(&mut self.claims) {
+            claims.targets.extend(owned(tags, function).0);
+        }
+    }
+
+    /// Whether a tag says that the first name rotates.
+    pub fn is_rotating(&self) -> bool {
+        self.group.tags().keys().any(|key| key.contains("rotates"))
+    }
+
     fn clock(&self) -> Now {
         let passed = u64::try_from((self.now - self.start).as_millis()).unwrap();
         Now { at: self.now, time: Timestamp(EPOCH + passed - self.behind) }
