@@ -178,7 +178,8 @@ impl Judge<'_> {
             let noted = before.missing.get(target).copied();
             if listed.is_none() && is_listed && self.look.is_complete {
                 // Another run may be about to register it, unless it has been missing for longer than that takes.
-                if noted.is_some_and(|since| since.plus_seconds(LAG_SECONDS) < self.known.began) {
+                let began = self.known.began.min(self.now.time);
+                if noted.is_some_and(|since| since.plus_seconds(LAG_SECONDS) < began) {
                     continue;
                 }
             }

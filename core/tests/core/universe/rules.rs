@@ -87,8 +87,8 @@ impl Universe {
             assert!(!run.has_made_room, "rule 1: makes room twice");
             assert!(going.len() <= absent.len().max(1), "rule 1: makes too much room: {going:?} for {absent:?}");
             assert!(going.len() < shown.len(), "rule 1: empties the group to make room");
-            let listed = run.list.iter().flatten();
-            let draining = listed.filter(|shown| shown.state == TargetState::Draining).count();
+            let listed = run.list.iter().flatten().filter(|listed| listed.state == TargetState::Draining);
+            let draining = listed.filter(|listed| !shown.contains_key(&listed.target)).count();
             assert_eq!(draining, 0, "rule 1: room that is on its way is waited for");
         } else {
             assert!(absent.is_empty(), "rule 1: deregisters {going:?} before {absent:?} is in");
@@ -136,6 +136,8 @@ impl Universe {
         if !self.claims.iter().any(|claims| claims.given.contains(&target.address)) {
             since = since.max(self.first_listed[target]);
         }
+        // A tag that is gone may have been wiped, and then memory counts on.
+        let since = notes.lacked_since.get(target).map_or(since, |lacked_since| since.min(*lacked_since));
         let missing = self.now - since;
         assert!(missing >= grace, "rule 8: deregisters {target} after {missing:?} of {grace:?}");
     }
