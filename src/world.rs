@@ -112,7 +112,7 @@ impl World for GroupWorld<'_> {
         self.wait("DNS", self.edges.ask(names, self.family, until)).await
     }
 
-    async fn list(&self) -> Result<Vec<RegisteredTarget>, ElbError> {
+    async fn list(&self) -> (Instant, Result<Vec<RegisteredTarget>, ElbError>) {
         if !self.has_turn.take() {
             self.turn().await;
         }

@@ -23,8 +23,9 @@ use crate::{
 pub struct Memory {
     /// What was learned of the answers of each hostname.
     samples: BTreeMap<Hostname, Samples>,
-    /// Since when registered targets have been missing from all answers in a row.
+    /// Since when registered targets have been missing from all answers in a row, and when all names last answered.
     missing: BTreeMap<Target, Timestamp>,
+    complete_at: Timestamp,
     /// What the last list showed as registered; `None`: there was none yet.
     registered: Option<BTreeSet<Target>>,
     /// What AWS accepted within this invocation.
@@ -110,6 +111,11 @@ impl Memory {
     fn note_missing(&mut self, task: &Task<'_>, all: &Answers, now: Now) {
         let look = Look::new(task, all);
         if look.is_complete {
+            // What happened in a long pause nobody saw: another environment may have been given the address.
+            if now.time.since(self.complete_at) > LONGEST_GAP {
+                self.missing.clear();
+            }
+            self.complete_at = now.time;
             let registered = self.registered.iter().flatten();
             for target in registered.filter(|target| !look.gives(target)) {
                 self.missing.entry(*target).or_insert(now.time);
@@ -261,6 +267,9 @@ fn before(now: Now, at: Instant) -> Timestamp {
     Timestamp(now.time.0.saturating_sub(ago))
 }
 
-/// How long a list may lack a change. Nobody has reported a lag of more than some seconds; after that time, the list is
-/// believed.
-const LONGEST_LAG: Duration = Duration::from_secs(60);
+/// How long a list may lack a deregistration. Nobody has reported a lag of more than some seconds; a watch looks again
+/// after 7 s, and then believes what it sees.
+const LONGEST_LAG: Duration = Duration::from_secs(6);
+
+/// How long no look may tell anything without an absence beginning anew: five runs of a schedule.
+const LONGEST_GAP: Duration = Duration::from_secs(300);

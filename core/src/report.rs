@@ -275,7 +275,7 @@ impl GroupReport {
                 answers.filter_map(|(name, answer)| Some((name.clone(), answer.as_ref().ok()?.addresses.clone())));
             report.answers = answers.collect();
         }
-        report.is_missing_any = !plan.register.is_empty();
+        report.is_missing_any = known.listed.is_some() && !plan.register.is_empty();
         report.resolved = plan.look.resolved;
         report.refused = plan.look.refused;
         report.refused.extend(known.refused.iter().map(|(target, reason)| (target.address, reason.clone())));

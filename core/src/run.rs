@@ -121,7 +121,6 @@ pub async fn reconcile(world: &impl World, task: &Task<'_>, known: &mut Known, m
 /// The reads that no other waits for, at the same time.
 async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
     let asked_at = world.now().at;
-    known.listed_at = asked_at;
     let early = known.answers.clone();
     let is_known = |hostname: &Hostname| matches!(early.get(hostname), Some(Ok(_)));
     let hostnames: BTreeSet<_> = task.hostnames().into_iter().filter(|hostname| !is_known(hostname)).collect();
@@ -129,7 +128,7 @@ async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
     let mut new = Answers::new();
     let mut tags = None;
     // Each puts away what it has at once: what the others are doing may be given up.
-    let Known { answers, took, listed, .. } = known;
+    let Known { answers, took, listed, listed_at, .. } = known;
     join3(
         async {
             if !hostnames.is_empty() {
@@ -138,7 +137,10 @@ async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
                 *took = Some(world.now().at.saturating_duration_since(asked_at));
             }
         },
-        async { *listed = Some(world.list().await) },
+        async {
+            let (at, targets) = world.list().await;
+            (*listed_at, *listed) = (at, Some(targets));
+        },
         async {
             if needs_state {
                 tags = Some(world.read_tags().await);
@@ -197,12 +199,11 @@ async fn refresh(world: &impl World, task: &Task<'_>, known: &mut Known, memory:
 
 /// Lists the targets, and reads the tags, once more.
 async fn list(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
-    let asked_at = world.now().at;
     // What AWS accepted counts as done, though a read may not show it yet.
     let needs_tags = known.state.is_some() && !known.has_written_tags;
-    let (listed, tags) =
+    let ((listed_at, listed), tags) =
         join(world.list(), async { if needs_tags { Some(world.read_tags().await) } else { None } }).await;
-    known.listed_at = asked_at;
+    known.listed_at = listed_at;
     known.listed = Some(listed);
     known.note_list(task, memory, world.now());
     if let Some(tags) = tags {

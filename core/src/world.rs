@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -30,8 +30,8 @@ pub trait World {
     /// Asks DNS for each of these names once. Each has an entry in what is returned.
     async fn resolve(&self, names: &BTreeSet<Hostname>) -> Answers;
 
-    /// Lists the targets of the group, draining ones among them.
-    async fn list(&self) -> Result<Vec<RegisteredTarget>, ElbError>;
+    /// Lists the targets of the group, draining ones among them, and tells when the request went out: it may have waited.
+    async fn list(&self) -> (Instant, Result<Vec<RegisteredTarget>, ElbError>);
 
     /// Reads the tags of the group.
     async fn read_tags(&self) -> Result<Tags, ElbError>;

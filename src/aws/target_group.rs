@@ -3,6 +3,7 @@
 //! Each operation is one call that the caller has waited for the budget for. Where it takes more of them, it waits itself.
 
 use std::{
+    cell::Cell,
     collections::{BTreeSet, HashMap, VecDeque},
     mem,
     num::NonZeroU16,
@@ -12,9 +13,12 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use aws_sdk_elasticloadbalancingv2::types::{
-    Tag, TargetDescription, TargetGroup, TargetGroupIpAddressTypeEnum, TargetHealthDescription, TargetHealthStateEnum,
-    TargetTypeEnum,
+use aws_sdk_elasticloadbalancingv2::{
+    operation::describe_target_health::DescribeTargetHealthOutput,
+    types::{
+        Tag, TargetDescription, TargetGroup, TargetGroupIpAddressTypeEnum, TargetHealthDescription,
+        TargetHealthStateEnum, TargetTypeEnum,
+    },
 };
 use nlb_hostname_targets_core::world::Changed;
 
@@ -119,18 +123,25 @@ impl TargetGroups {
     /// # Errors
     ///
     /// Where the call fails.
-    pub async fn list(&self, arn: &TargetGroupArn) -> Result<Vec<RegisteredTarget>, ElbError> {
+    pub async fn list(&self, arn: &TargetGroupArn) -> (Instant, Result<Vec<RegisteredTarget>, ElbError>) {
         let regional = self.elb.regional(arn);
         let request = regional.client.describe_target_health().target_group_arn(arn.as_str());
-        let reply = regional.call("DescribeTargetHealth", request.send()).await?;
-        let read = |description| {
+        let went_out = Cell::new(Instant::now());
+        let request = async {
+            went_out.set(Instant::now());
+            request.send().await
+        };
+        let read = |description: &TargetHealthDescription| {
             registered_target(description).ok_or_else(|| ElbError {
                 operation: "DescribeTargetHealth",
                 kind: ElbErrorKind::Failed,
                 problem: "the reply holds a target without an IP address, port or state".to_owned(),
             })
         };
-        reply.target_health_descriptions().iter().map(read).collect()
+        let reply = regional.call("DescribeTargetHealth", request).await;
+        let read_all =
+            |reply: DescribeTargetHealthOutput| reply.target_health_descriptions().iter().map(read).collect();
+        (went_out.get(), reply.and_then(read_all))
     }
 
     /// Registers or deregisters some hundred targets at most, as they are shown. `accepted` hears of what AWS accepted as

@@ -300,14 +300,12 @@ impl World for Set {
         names.iter().map(|name| (name.clone(), scene.answer(name))).collect()
     }
 
-    async fn list(&self) -> Result<Vec<RegisteredTarget>, ElbError> {
+    async fn list(&self) -> (Instant, Result<Vec<RegisteredTarget>, ElbError>) {
         let mut scene = self.borrow_mut();
         let targets = scene.shown.clone().unwrap_or_else(|| scene.targets.clone());
-        scene.call("List", "")?;
-        Ok(targets
-            .into_iter()
-            .map(|(target, state)| RegisteredTarget { state, ..RegisteredTarget::new(target) })
-            .collect())
+        let shown = |(target, state)| RegisteredTarget { state, ..RegisteredTarget::new(target) };
+        let at = scene.now;
+        (at, scene.call("List", "").map(|()| targets.into_iter().map(shown).collect()))
     }
 
     async fn read_tags(&self) -> Result<Tags, ElbError> {

@@ -64,7 +64,7 @@ impl Universe {
         // Of what was missing for so long, a run beside this one forgets whose it is.
         let (state, _) = State::read(self.group.tags(), FUNCTIONS[function_of(me)]);
         let missing = state.missing.into_iter().map(|(target, since)| (target, self.clock().time.since(since)));
-        missing.filter(|(_, missing)| *missing > LONGEST_LAG).for_each(|(target, _)| drop(own.remove(&target)));
+        missing.filter(|(_, missing)| *missing > LONGEST_LAG).for_each(|(target, _)| _ = own.remove(&target));
         let orphans = targets.difference(&own);
         let forgotten = &self.claims[function_of(me)].forgotten;
         let orphans: Vec<_> = orphans.filter(|target| !forgotten.contains(*target)).collect();

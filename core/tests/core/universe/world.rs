@@ -5,6 +5,7 @@ use std::{
     cell::RefCell,
     future::{pending, poll_fn},
     task::Poll,
+    time::Instant,
 };
 
 use super::*;
@@ -50,7 +51,7 @@ impl World for Seen<'_> {
         answers
     }
 
-    async fn list(&self) -> Result<Vec<RegisteredTarget>, ElbError> {
+    async fn list(&self) -> (Instant, Result<Vec<RegisteredTarget>, ElbError>) {
         let asked_at = self.now().at;
         self.with(|universe| {
             let Notes { is_running, run, .. } = &mut universe.notes[self.me];
@@ -62,7 +63,7 @@ impl World for Seen<'_> {
         let listed = self.reply(|universe| universe.list(self.me)).await;
         self.trace(|| format!("listed {listed:?}"));
         self.with(|universe| universe.listed(self.me, &listed, asked_at));
-        listed
+        (asked_at, listed)
     }
 
     async fn read_tags(&self) -> Result<Tags, ElbError> {
