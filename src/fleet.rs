@@ -202,7 +202,7 @@ impl Fleet {
             select! {
                 biased;
                 Some(one) = running.next() => done.push(one),
-                () = budget.acquire(), if !queue.is_empty() => {
+                () = budget.acquire_last(), if !queue.is_empty() => {
                     running.extend(queue.pop_front().map(|job| Either::Left(self.look(job, true, errand, cutoff))));
                 }
                 () = sleep_until(last_start.into()), if !queue.is_empty() => {

@@ -722,7 +722,8 @@ fn a_reply_that_is_too_long_keeps_the_worst_finding_of_each_group() {
     for count in [300, 600] {
         let groups = (0..count).map(|_| report()).collect();
         let (version, trigger, findings) = ("0", Trigger::Direct, Vec::new());
-        let mut reply = report::Reply { version, trigger, dry_run: true, ok: Some(false), findings, groups };
+        let mut reply =
+            report::Reply { version, trigger, dry_run: true, ok: Some(false), findings, groups, left_out: 0 };
         reply.fit();
         let text = serde_json::to_string(&reply).unwrap();
         assert!(text.len() <= 5_000_000, "{count}: {}", text.len());

@@ -285,7 +285,7 @@ async fn rule_05_a_message_that_names_no_address_still_keeps_no_target_out() {
     let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11", "10.0.1.12"], &[]).await;
     world
         .aws
-        .fault(Fault::on("RegisterTargets", FaultKind::error(400, "InvalidTarget", "a target is not valid")).times(3));
+        .fault(Fault::on("RegisterTargets", FaultKind::error(400, "InvalidTarget", "a target is not valid")).times(2));
     let message = world.failure(json!({})).await;
     assert!(message.contains("InvalidTarget"), "{message}");
     assert_eq!(world.aws.registered(&arn).len(), 2);
@@ -922,4 +922,45 @@ async fn rule_13_dns_and_describe_target_health_are_asked_at_the_same_time() {
     let queried = world.dns.queries()[0].at;
     let apart = described.max(queried) - described.min(queried);
     assert!(apart < pause, "{apart:?}");
+}
+
+#[tokio::test]
+async fn rule_18_what_aws_refuses_as_expired_is_signed_and_sent_once_more() {
+    let refusals = [
+        (403, "SignatureDoesNotMatch", "Signature expired: 20261130T100000Z is now earlier than 20261130T100500Z"),
+        (403, "InvalidSignatureException", "Signature expired: 20261130T100000Z is now earlier than 20261130T100500Z"),
+        (400, "RequestExpired", "Request has expired. Timestamp date is 2026-11-30T10:00:00Z"),
+        (403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large"),
+        (403, "ExpiredToken", "The security token included in the request is expired"),
+        (400, "ExpiredTokenException", "The security token included in the request is expired"),
+    ];
+    let actions = [
+        "DescribeTargetGroups",
+        "DescribeTargetHealth",
+        "RegisterTargets",
+        "DeregisterTargets",
+        "GetResources",
+        "PutMetricData",
+    ];
+    for (status, code, message) in refusals {
+        let world = World::new().await.set("DISCOVERY", "tags");
+        world.dns.set_a("db.test", &["10.0.1.10"]);
+        let arn = world.aws.create_target_group(TargetGroup::new("db"));
+        world.aws.add_target(&arn, "10.0.1.9:5432", "healthy");
+        world.aws.set_tag(&arn, "nlb-hostname-targets:hostname", "db.test");
+        for action in actions {
+            world.aws.fault(Fault::on(action, FaultKind::error(status, code, message)).times(1));
+        }
+        assert_eq!(world.sync().await.unwrap()["outcome"], "changed", "{code}");
+        assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]), "{code}");
+        let calls = actions.map(|action| world.count(action));
+        assert_eq!((calls[0], calls[2..].to_vec()), (2, vec![2; 4]), "{code}");
+        assert_eq!(world.metric("Registrations"), Some(1.0), "{code}");
+    }
+    // A wrong key stays wrong.
+    let (world, _) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
+    let wrong = FaultKind::error(403, "SignatureDoesNotMatch", "The request signature we calculated does not match");
+    world.aws.fault(Fault::on("DescribeTargetHealth", wrong));
+    assert!(world.failure(json!({})).await.contains("SignatureDoesNotMatch"));
+    assert_eq!(world.count("DescribeTargetHealth"), 1);
 }
