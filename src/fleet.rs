@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
     mem,
+    pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -198,11 +199,13 @@ impl Fleet {
         let last_start = cutoff - TIME_FOR_ONE.max(budget.time_for(REQUESTS_FOR_ONE)).min(left / 2);
         let mut running = FuturesUnordered::new();
         let mut done = Vec::new();
+        let mut turn = pin!(budget.acquire_last());
         loop {
             select! {
                 biased;
                 Some(one) = running.next() => done.push(one),
-                () = budget.acquire_last(), if !queue.is_empty() => {
+                () = &mut turn, if !queue.is_empty() => {
+                    turn.set(budget.acquire_last());
                     running.extend(queue.pop_front().map(|job| Either::Left(self.look(job, true, errand, cutoff))));
                 }
                 () = sleep_until(last_start.into()), if !queue.is_empty() => {

@@ -61,11 +61,8 @@ impl Memory {
         let hostnames = task.group.hostnames();
         self.samples.retain(|hostname, _| hostnames.contains(hostname));
         for hostname in hostnames {
-            let lookups = task.group.lookups.get(hostname).copied();
-            let in_full = task.group.deregister_after_seconds == Some(0);
-            let new = || Samples::new(hostname, lookups, in_full);
-            let samples = self.samples.entry(hostname.clone()).or_insert_with(new);
-            samples.state(lookups, in_full);
+            let samples = self.samples.entry(hostname.clone()).or_insert_with(|| Samples::new(hostname));
+            samples.state(task.group.lookups.get(hostname).copied(), task.group.deregister_after_seconds);
             if self.rotating.contains(rotating_name(hostname)) {
                 samples.set_rotating();
             }
@@ -123,6 +120,7 @@ impl Memory {
     /// AWS accepted the registration of these targets.
     pub fn registered(&mut self, targets: &BTreeSet<Target>, at: Instant) {
         self.done.extend(targets.iter().map(|target| (*target, Done::Registered(at))));
+        self.registered.iter_mut().for_each(|registered| registered.extend(targets));
     }
 
     /// AWS accepted the deregistration of these targets, which were shown like this.
@@ -196,9 +194,10 @@ impl Memory {
         self.samples.get(hostname)
     }
 
-    /// The names that were seen to rotate, and of which nobody states how they answer.
-    pub fn rotating_names(&self) -> impl Iterator<Item = &Hostname> {
-        self.samples.iter().filter(|(_, samples)| samples.is_rotating()).map(|(hostname, _)| hostname)
+    /// The names that were seen to rotate, and whether nobody states how they answer.
+    pub fn rotating_names(&self) -> impl Iterator<Item = (&Hostname, bool)> {
+        let rotating = self.samples.iter().filter(|(_, samples)| samples.is_rotating());
+        rotating.map(|(hostname, samples)| (hostname, samples.is_unstated()))
     }
 
     /// Since when this environment has been missing a target.

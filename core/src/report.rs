@@ -121,6 +121,8 @@ pub struct GroupReport {
     pub refused: BTreeMap<IpAddr, String>,
     /// Registered targets that DNS does not give and that stay, each with the reason.
     pub held: Vec<HeldTarget>,
+    /// How long DNS took; `None` where its answer was known before, or did not come.
+    pub dns_milliseconds: Option<u64>,
     /// What a check found, errors first; `None` where it was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub findings: Option<Vec<Finding>>,
@@ -235,6 +237,7 @@ impl GroupReport {
             waiting: Vec::new(),
             refused: BTreeMap::new(),
             held: Vec::new(),
+            dns_milliseconds: None,
             findings: None,
             error: None,
             kind: None,
@@ -262,8 +265,10 @@ impl GroupReport {
             Some(HostnameSettings { hostname: hostname.clone(), kind: samples.kind(), lookups: samples.lookups() })
         });
         report.kinds = settings.collect();
-        report.rotating = memory.rotating_names().cloned().collect();
-        report.warnings.clone_from(&known.warnings);
+        let unstated = memory.rotating_names().filter(|(_, is_unstated)| *is_unstated);
+        report.rotating = unstated.map(|(hostname, _)| hostname.clone()).collect();
+        report.warnings.extend(known.warnings.iter().cloned());
+        report.dns_milliseconds = known.took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         report.warnings.extend(report.rotating.iter().map(rotates));
         report.registered.clone_from(&known.registered);
         report.deregistered.clone_from(&known.deregistered);
@@ -323,6 +328,7 @@ impl GroupReport {
             registrations: self.registrations + later.registrations,
             deregistrations: self.deregistrations + later.deregistrations,
             targets: later.targets.or(self.targets),
+            dns_milliseconds: later.dns_milliseconds.or(self.dns_milliseconds),
             ..later
         }
         .settled()

@@ -11,9 +11,9 @@ use crate::{answer::Answer, clock::Timestamp, hostname::Hostname, kind::Hostname
 /// What an execution environment has learned of the answers of one hostname.
 #[derive(Clone, Debug)]
 pub struct Samples {
-    /// What a binding states.
+    /// What the bindings state.
     stated_lookups: Option<u32>,
-    stated_in_full: bool,
+    stated_grace: Option<u32>,
     /// By the name itself, and by the CNAME chain of the newest answer.
     kind_by_name: HostnameKind,
     kind: HostnameKind,
@@ -53,12 +53,11 @@ pub enum Verdict {
 }
 
 impl Samples {
-    /// Nothing is known yet but the name. `lookups` and `in_full` are what the bindings state: how many answers a run
-    /// collects, and that answers hold all addresses.
-    pub fn new(hostname: &Hostname, lookups: Option<u32>, in_full: bool) -> Self {
+    /// Nothing is known yet but the name.
+    pub fn new(hostname: &Hostname) -> Self {
         Self {
-            stated_lookups: lookups,
-            stated_in_full: in_full,
+            stated_lookups: None,
+            stated_grace: None,
             kind_by_name: hostname.kind(),
             kind: hostname.kind(),
             largest: 0,
@@ -70,9 +69,14 @@ impl Samples {
         }
     }
 
-    /// The same knowledge under other stated settings.
-    pub fn state(&mut self, lookups: Option<u32>, in_full: bool) {
-        (self.stated_lookups, self.stated_in_full) = (lookups, in_full);
+    /// Takes in what the bindings state: how many answers a run collects, and the grace period in seconds.
+    pub fn state(&mut self, lookups: Option<u32>, grace: Option<u32>) {
+        (self.stated_lookups, self.stated_grace) = (lookups, grace);
+    }
+
+    /// Whether the bindings state that an answer holds all addresses.
+    fn is_in_full(&self) -> bool {
+        self.stated_grace == Some(0) || self.stated_lookups == Some(1)
     }
 
     /// Takes in an answer that came at this time. Returned is whether the name was found to rotate by it.
@@ -121,9 +125,14 @@ impl Samples {
         self.rotates = self.may_rotate();
     }
 
-    /// Whether the name was seen to rotate, and nobody states how it answers.
+    /// Whether the name was seen to rotate.
     pub fn is_rotating(&self) -> bool {
-        self.rotates && self.stated_lookups.is_none() && !self.stated_in_full
+        self.rotates
+    }
+
+    /// Whether nobody states how the name answers.
+    pub fn is_unstated(&self) -> bool {
+        self.stated_lookups.is_none() && self.stated_grace.is_none()
     }
 
     /// Takes in that a target of this address is registered, and whether it was registered just now. What another run
@@ -148,11 +157,8 @@ impl Samples {
 
     /// Whether an answer may hold but a sample of the addresses.
     pub fn is_sample(&self) -> bool {
-        match self.stated_lookups {
-            _ if self.stated_in_full => false,
-            Some(lookups) => lookups > 1,
-            None => self.is_sample_by_kind() || self.is_sample_by_answers(),
-        }
+        let is_stated = self.stated_lookups.is_some();
+        !self.is_in_full() && (is_stated || self.is_sample_by_kind() || self.is_sample_by_answers())
     }
 
     fn is_sample_by_kind(&self) -> bool {
@@ -160,7 +166,7 @@ impl Samples {
     }
 
     fn is_sample_by_answers(&self) -> bool {
-        self.rotates || (self.largest >= LARGE_ANSWER && self.kind_by_name == HostnameKind::Other)
+        self.rotates || self.largest >= LARGE_ANSWER
     }
 
     /// What the name was taken for.
@@ -170,12 +176,12 @@ impl Samples {
 
     /// How many answers a run collects.
     pub fn lookups(&self) -> u32 {
-        let is_large = !self.is_sample_by_kind() && self.is_sample();
         match self.stated_lookups {
+            _ if self.is_in_full() => 1,
             Some(lookups) => lookups,
-            None if self.stated_in_full => 1,
-            None if is_large => HostnameKind::LoadBalancer.lookups(),
-            None => self.kind.lookups(),
+            None if self.is_sample_by_kind() => self.kind.lookups(),
+            None if self.is_sample_by_answers() => HostnameKind::LoadBalancer.lookups(),
+            None => 1,
         }
     }
 
@@ -197,18 +203,19 @@ impl Samples {
     /// What the answers say of an address that the newest one lacks, of a name that has so many targets.
     pub fn verdict(&self, address: IpAddr, targets: usize) -> Verdict {
         let Absence { lacked, came_back_after, .. } = self.addresses.get(&address).copied().unwrap_or_default();
-        if lacked >= self.needed(targets, FALSE_REMOVAL).max(came_back_after.saturating_mul(3)) {
+        let needed = |most| answers_needed(self.largest, targets, most);
+        if lacked >= needed(FALSE_REMOVAL).max(came_back_after.saturating_mul(3)) {
             Verdict::Gone
-        } else if lacked >= self.needed(targets, USUAL_ABSENCE).max(came_back_after.saturating_add(1)) {
+        } else if lacked >= needed(USUAL_ABSENCE / targets.max(1) as f64).max(came_back_after.saturating_add(1)) {
             Verdict::Suspicious
         } else {
             Verdict::Usual
         }
     }
 
-    /// How many answers in a row lack an address that is still there with a probability below `most`.
-    fn needed(&self, targets: usize, most: f64) -> u32 {
-        answers_needed(self.largest, targets, most)
+    /// How many fresh answers in a row lacked this address.
+    pub fn lacked(&self, address: IpAddr) -> u32 {
+        self.addresses.get(&address).map_or(0, |absence| absence.lacked)
     }
 
     /// How long to wait until another answer tells more: for the next fresh one, or briefly.
@@ -235,8 +242,8 @@ pub fn answers_needed(size: usize, targets: usize, most: f64) -> u32 {
 /// How unlikely it must be that an address that is still there shows up in no answer.
 pub const FALSE_REMOVAL: f64 = 1e-13;
 
-/// An absence of this probability, which one address in 25 has at any time, is worth asking on.
-const USUAL_ABSENCE: f64 = 0.04;
+/// How likely it is at any time that one of all targets is missing suspiciously long: then a run asks on.
+const USUAL_ABSENCE: f64 = 0.08;
 
 /// DNS gives at most eight addresses of a load balancer in an answer, and Route 53 as many of a multivalue record.
 const LARGE_ANSWER: usize = 8;

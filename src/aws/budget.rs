@@ -48,14 +48,15 @@ impl Budget {
         }
     }
 
-    /// The same, for a group that was not begun: it stands in no line, so that what was begun can end.
+    /// The same, for a group that was not begun: it stands in no line, so that what was begun can end. And it takes its
+    /// time, so that those who are begun in a burst do not all wait for their next request when the burst is over.
     pub async fn acquire_last(&self) {
         let Some(bucket) = &self.0 else { return };
         loop {
+            sleep(Duration::from_secs(1) / bucket.per_second.get() / 2).await;
             if let Ok(_first) = bucket.line.try_lock() {
                 return bucket.pay().await;
             }
-            sleep(Duration::from_secs(1) / bucket.per_second.get() / 2).await;
         }
     }
 

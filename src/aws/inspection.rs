@@ -1,7 +1,7 @@
 //! Reads what a check judges: the settings of target groups, and of the load balancers and listeners in front of them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     num::NonZeroU16,
     time::Instant,
 };
@@ -10,7 +10,7 @@ use aws_sdk_elasticloadbalancingv2::types::{
     Action, Listener as ListenerDescription, LoadBalancer as LoadBalancerDescription, LoadBalancerSchemeEnum,
     TargetGroup, TargetHealthDescription,
 };
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::future::{OptionFuture, join_all};
 use tokio::{join, sync::OnceCell, time::timeout_at};
 
 use crate::{
@@ -62,68 +62,51 @@ impl<'a> Inspection<'a> {
 
     /// Reads the set-up of a target group on which `report` is the report of a dry run, until `until` at the latest.
     pub async fn look(&self, report: &GroupReport, until: Instant) -> SetUp {
+        let read = timeout_at(until.into(), self.read(report)).await;
+        read.ok().flatten().unwrap_or_else(|| SetUp { is_cut_off: true, ..SetUp::default() })
+    }
+
+    /// `None`: there was no time to describe the target group or its load balancers.
+    async fn read(&self, report: &GroupReport) -> Option<SetUp> {
         let arn = &report.target_group_arn;
-        let mut set_up = SetUp::default();
-        let Some(settings) = self.settings.get(arn) else {
-            set_up.is_cut_off = true;
-            return set_up;
-        };
+        let settings = self.settings.get(arn)?;
+        let mut shared = Vec::new();
+        for arn in settings.iter().flat_map(|settings| &settings.load_balancers) {
+            let own = self.load_balancers.get(arn)?;
+            // One that was deleted may still be named.
+            if !matches!(&own.described, Err(error) if error.kind == ElbErrorKind::NotFound) {
+                shared.push((arn, own));
+            }
+        }
         let is_there = !matches!(settings, Err(error) if is_of_one(error));
         let is_sick = report.targets.is_some_and(|counts| counts.healthy < counts.registered);
-        let known = settings.as_ref().map_or(&[][..], |settings| &settings.load_balancers);
-        let known = known.iter().filter(|arn| !self.is_gone(arn));
-        let mut load_balancers: FuturesUnordered<_> =
-            known.clone().map(async |arn| (arn, self.look_at_load_balancer(arn).await)).collect();
-        let (mut attributes, mut targets, mut read) = (None, None, BTreeMap::new());
-        let reading = async {
-            join!(
-                async { attributes = if is_there { Some(self.attributes_of_group(arn).await) } else { None } },
-                async { targets = if is_sick { Some(self.health(arn).await) } else { None } },
-                async {
-                    while let Some((arn, load_balancer)) = load_balancers.next().await {
-                        read.insert(arn, load_balancer);
-                    }
-                }
-            )
-        };
-        set_up.is_cut_off = timeout_at(until.into(), reading).await.is_err();
+        let (attributes, targets, details) = join!(
+            OptionFuture::from(is_there.then(|| self.attributes_of_group(arn))),
+            OptionFuture::from(is_sick.then(|| self.health(arn))),
+            join_all(shared.iter().map(|(arn, own)| self.details(arn, own))),
+        );
+        let mut set_up = SetUp::default();
         set_up.attributes = attributes.and_then(|read| set_up.take(arn.as_str(), read));
         set_up.targets = targets.and_then(|read| set_up.take(arn.as_str(), read));
-        let settings =
-            settings.clone().map(|settings| Settings { load_balancers: known.cloned().collect(), ..settings });
+        let load_balancers = shared.iter().map(|(arn, _)| (*arn).clone()).collect();
+        let settings = settings.clone().map(|settings| Settings { load_balancers, ..settings });
         set_up.settings = set_up.take(arn.as_str(), settings);
-        for (arn, load_balancer) in read {
-            let Some(load_balancer) = load_balancer else {
-                set_up.is_cut_off = true;
-                continue;
-            };
-            let Some((mut load_balancer, details)) = set_up.take(arn, load_balancer) else { continue };
+        for ((arn, own), details) in shared.into_iter().zip(details) {
+            let Some(mut load_balancer) = set_up.take(arn, own.described.clone()) else { continue };
             if let Some((attributes, listeners)) = details {
                 load_balancer.attributes = set_up.take(arn, attributes.clone());
                 load_balancer.listeners = set_up.take(arn, listeners.clone());
             }
             set_up.load_balancers.push(load_balancer);
         }
-        set_up
+        Some(set_up)
     }
 
-    /// Whether a load balancer was deleted that a target group still names.
-    fn is_gone(&self, arn: &str) -> bool {
-        let described = self.load_balancers.get(arn).map(|shared| &shared.described);
-        matches!(described, Some(Err(error)) if error.kind == ElbErrorKind::NotFound)
-    }
-
-    /// `None`: there was no time to describe it.
-    async fn look_at_load_balancer(&self, arn: &str) -> Option<Result<(LoadBalancer, Option<&Details>), ElbError>> {
-        let Shared { described, details } = self.load_balancers.get(arn)?;
-        let details = match described {
-            Ok(known) if known.is_network() => {
-                let read = async || join!(self.attributes_of_load_balancer(arn), self.listeners(arn));
-                Some(details.get_or_init(read).await)
-            }
-            _ => None,
-        };
-        Some(described.clone().map(|described| (described, details)))
+    /// Of a network load balancer, its attributes and listeners.
+    async fn details<'s>(&self, arn: &str, shared: &'s Shared) -> Option<&'s Details> {
+        let is_network = shared.described.as_ref().is_ok_and(LoadBalancer::is_network);
+        let read = async || join!(self.attributes_of_load_balancer(arn), self.listeners(arn));
+        OptionFuture::from(is_network.then(|| shared.details.get_or_init(read))).await
     }
 
     async fn describe_groups(&self, arns: &[TargetGroupArn]) -> Result<HashMap<TargetGroupArn, Settings>, ElbError> {
@@ -195,7 +178,7 @@ fn text(text: Option<&str>) -> String {
 }
 
 fn attributes<'a>(pairs: impl Iterator<Item = (Option<&'a str>, Option<&'a str>)>) -> Attributes {
-    Attributes(pairs.filter_map(|(key, value)| Some((key?.to_owned(), value?.to_owned()))).collect())
+    pairs.filter_map(|(key, value)| Some((key?.to_owned(), value?.to_owned()))).collect()
 }
 
 fn settings(group: &TargetGroup) -> Settings {

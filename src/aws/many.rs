@@ -26,7 +26,7 @@ pub(crate) async fn read_many<K: Clone + Eq + Hash, V>(
     let describe = async |keys: Vec<K>| (describe(&keys).await, keys);
     let read = async |keys: Vec<K>| match describe(keys).await {
         // One that was deleted spoils the call for the others beside it.
-        (Err(error), keys) if keys.len() > 1 && error.kind != ElbErrorKind::Denied => {
+        (Err(_), keys) if keys.len() > 1 => {
             let singles = keys.into_iter().map(|key| describe(vec![key]));
             singles.collect::<FuturesUnordered<_>>().collect::<Vec<_>>().await
         }

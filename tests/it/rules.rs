@@ -336,7 +336,7 @@ async fn rule_06_some_addresses_are_never_sent_whatever_the_list_says() {
     }
     assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432"]));
 
-    let never = ["::1", "fe80::1", "ff02::1", "::", "::ffff:127.0.0.1", "::ffff:169.254.169.254"];
+    let never = ["::1", "fe80::1", "ff02::1", "::", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a00:10a"];
     let world = World::new().await;
     world.dns.set_aaaa("db.test", &never);
     let arn = world.aws.create_target_group(TargetGroup::new("db6").ipv6());

@@ -34,7 +34,7 @@ impl Check<'_> {
 
     fn of_use(&self) -> Option<Finding> {
         let (severity, message, advice) = self.misuse()?;
-        Some(self.of_group(Code::Unused, message, advice).with(severity))
+        Some(Finding { severity, ..self.of_group(Code::Unused, message, advice) })
     }
 
     /// Why nothing comes to the group, and what to do; `None` where something may come.
@@ -136,9 +136,11 @@ impl Check<'_> {
             );
         }
         // The group's own setting goes before the load balancer's, which is off by default.
-        let of_group = self.set_up.attributes.as_ref().map(|group| group.get(CROSS_ZONE, INHERITED));
-        let is_off = load_balancer.attributes.as_ref().is_some_and(|own| own.get(CROSS_ZONE, OFF) == OFF);
-        if of_group == Some(INHERITED) && is_off {
+        let is_inherited = |group| value(group, CROSS_ZONE, INHERITED) == INHERITED;
+        let is_off = |own| value(own, CROSS_ZONE, OFF) == OFF;
+        if self.set_up.attributes.as_ref().is_some_and(is_inherited)
+            && load_balancer.attributes.as_ref().is_some_and(is_off)
+        {
             found(
                 Code::CrossZone,
                 format!("cross-zone load balancing is off at the load balancer, {ONE_ZONE}"),
@@ -171,7 +173,7 @@ impl Check<'_> {
             }
         };
         let message = format!("the {who} speaks {protocol}, {meaning}");
-        Some(Finding::new(Code::Protocol, subject, message, advice).with(severity))
+        Some(Finding { severity, ..Finding::new(Code::Protocol, subject, message, advice) })
     }
 
     /// The defaults are AWS's, of a TCP target group of type `ip`.
@@ -186,31 +188,32 @@ impl Check<'_> {
             );
             findings.push(self.of_group(code, message, advice));
         };
-        if attributes.get(PROXY_PROTOCOL, OFF) == ON {
-            let message = "proxy protocol v2 is on: a header goes before the first byte of each connection, which \
-                           databases take for a broken handshake";
-            found(Code::ProxyProtocol, message, &[(PROXY_PROTOCOL, OFF)]);
-        }
-        // With datagrams it is always on.
+        // With datagrams, client IP preservation can't be turned off.
         let speaks_datagrams =
             self.set_up.settings.as_ref().is_some_and(|settings| DATAGRAMS.contains(&settings.protocol.as_str()));
-        if attributes.get(CLIENT_IP, OFF) == ON && !speaks_datagrams {
+        let is_on = |key| value(attributes, key, OFF) == ON;
+        if is_on(PROXY_PROTOCOL) {
+            let message = "proxy protocol v2 is on: databases take the header before each connection's first byte for a \
+                           broken handshake";
+            found(Code::ProxyProtocol, message, &[(PROXY_PROTOCOL, OFF)]);
+        }
+        if is_on(CLIENT_IP) && !speaks_datagrams {
             let message = "client IP preservation is on: it has no effect on traffic of PrivateLink, and targets outside \
                            the VPC, load balancers and endpoints get no traffic with it";
             found(Code::ClientIp, message, &[(CLIENT_IP, OFF)]);
         }
-        if attributes.get(STICKINESS, OFF) == ON {
+        if is_on(STICKINESS) {
             let message = "stickiness is on: all consumers come from a few addresses of the load balancer, and so stay on \
                            one target";
             found(Code::Stickiness, message, &[(STICKINESS, OFF)]);
         }
-        if attributes.get(CROSS_ZONE, INHERITED) == OFF {
+        if value(attributes, CROSS_ZONE, INHERITED) == OFF {
             let message = format!("cross-zone load balancing is off at the target group, {ONE_ZONE}");
             found(Code::CrossZone, &message, &[(CROSS_ZONE, ON)]);
         }
-        let delay = attributes.get(DELAY, "300");
+        let delay = value(attributes, DELAY, "300");
         let is_long = delay.parse().is_ok_and(|seconds: i32| seconds > LONGEST_SECONDS);
-        let ends = attributes.get(TERMINATION, OFF) == ON;
+        let ends = is_on(TERMINATION);
         if is_long || !ends {
             let fate = if ends { "and are cut then" } else { "and are not cut then" };
             let message = format!("after a failover, connections to the old target live on for {delay} s, {fate}");
@@ -246,6 +249,11 @@ impl Check<'_> {
         }
         findings
     }
+}
+
+/// The value of an attribute, or AWS's default of it where it is not listed.
+fn value<'a>(attributes: &'a Attributes, key: &str, default: &'a str) -> &'a str {
+    attributes.get(key).map_or(default, String::as_str)
 }
 
 const CREATE_GROUP: &str = "Create one of type `ip` and bind that (template: parameter TargetGroupArn): aws elbv2 \

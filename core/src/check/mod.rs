@@ -48,7 +48,10 @@ impl Check<'_> {
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings: Vec<_> = self.report.failures.iter().filter_map(|failure| self.of_failure(failure)).collect();
         findings.extend(self.set_up.failures.iter().map(|(subject, error)| of_call(subject, error)));
-        findings.extend(self.of_deferral());
+        if self.report.is_deferred {
+            let message = "the time did not suffice to look at the target group in full";
+            findings.push(self.of_group(Code::NotChecked, message, MORE_TIME));
+        }
         for (hostname, addresses) in &self.report.answers {
             findings.extend(self.of_answer(hostname, addresses.iter().copied()));
         }
@@ -116,11 +119,6 @@ impl Check<'_> {
             }
             _ => self.of_group(Code::Failed, failure.to_string(), "Mend what the message names, and check again"),
         })
-    }
-
-    fn of_deferral(&self) -> Option<Finding> {
-        let message = "the time did not suffice to look at the target group in full";
-        self.report.is_deferred.then(|| self.of_group(Code::NotChecked, message, MORE_TIME))
     }
 
     /// Addresses that can't become targets.

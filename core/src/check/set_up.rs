@@ -53,15 +53,7 @@ pub struct Settings {
 /// ([API](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_TargetGroupAttribute.html)) or of a
 /// load balancer
 /// ([API](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_LoadBalancerAttribute.html)).
-#[derive(Clone, Debug, Default)]
-pub struct Attributes(pub BTreeMap<String, String>);
-
-impl Attributes {
-    /// The value of an attribute, or AWS's default of it where it is not listed.
-    pub fn get<'a>(&'a self, key: &str, default: &'a str) -> &'a str {
-        self.0.get(key).map_or(default, String::as_str)
-    }
-}
+pub type Attributes = BTreeMap<String, String>;
 
 /// A load balancer that has the target group.
 #[derive(Clone, Debug, Default)]

@@ -30,7 +30,7 @@ impl Check<'_> {
         if zoneless.len() + sick.len() < all {
             let unhealthy = dead.map(|health| self.of_target(Code::UnhealthyTarget, health));
             findings.extend(self.first(Code::UnhealthyTarget, unhealthy));
-        } else if let Some(health) = dead.next().or(zoneless.first().copied()).or(sick.first().copied()) {
+        } else if let Some(health) = dead.next().or_else(|| zoneless.iter().chain(&sick).next().copied()) {
             let (message, advice) = self.explain(health);
             let severity = match self.misuse() {
                 _ if health.state == "initial" => Severity::Info,
@@ -38,9 +38,7 @@ impl Check<'_> {
                 _ => Severity::Error,
             };
             let message = format!("none of the {all} targets is healthy. {message}");
-            findings.push(self.of_group(Code::NoHealthyTarget, message, advice).with(severity));
-        } else {
-            findings.extend(none("the target group holds no target".to_owned(), self.run_it()));
+            findings.push(Finding { severity, ..self.of_group(Code::NoHealthyTarget, message, advice) });
         }
         findings
     }
@@ -114,7 +112,7 @@ impl Check<'_> {
     fn explain_zone(&self, health: &Health) -> (String, String) {
         let zone = health.zone.as_deref().unwrap_or("its zone");
         let in_front = self.in_front();
-        let lacking = in_front.iter().find(|known| !known.zones.contains(zone)).or(in_front.first());
+        let lacking = in_front.iter().find(|known| !known.zones.contains(zone)).or_else(|| in_front.first());
         let (arn, subnets) = match lacking {
             Some(known) => (known.arn.as_str(), known.subnets.join(" ")),
             None => ("LOAD_BALANCER_ARN", "SUBNET".to_owned()),

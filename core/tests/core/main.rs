@@ -1,0 +1,15 @@
+//! What the core decides, held by the contract's rules.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a wrong test shall stop where it is wrong"
+)]
+
+mod rule_15;
+mod rules;
+mod stage;
+mod tags;

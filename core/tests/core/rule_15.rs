@@ -1,0 +1,232 @@
+//! Rule 15: when a name whose answers are samples lets a target go.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use nlb_hostname_targets_core::{
+    answer::Answer,
+    clock::Timestamp,
+    plan::HoldReason,
+    samples::{FALSE_REMOVAL, Samples, answers_needed},
+    target::{Target, TargetState},
+};
+
+use crate::stage::{OWN, READER, Stage, host, hosts, port, start, target};
+
+const LOAD_BALANCER: &str = "orders-0123456789abcdef.elb.eu-west-1.amazonaws.com";
+const INSTANCE: &str = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com";
+
+/// How many answers it takes, and that fewer than one live target goes in a million group-weeks. In a minute, a run asks on
+/// for at most 45 s, four times a second where nothing is cached, and only while something is missing suspiciously long.
+#[test]
+fn the_formulas_table() {
+    let rows = [(2, 1, 44), (3, 1, 74), (5, 1, 135), (8, 1, 225), (15, 1, 434), (30, 1, 883)];
+    for (targets, size, expected) in rows.into_iter().chain([(12, 8, 28), (40, 8, 135), (100, 8, 359)]) {
+        let needed = answers_needed(size, targets, FALSE_REMOVAL);
+        assert_eq!(needed, expected, "{size} of {targets}");
+        let lacks = 1.0 - size as f64 / targets as f64;
+        let chance = |answers: u32| (0..answers).fold(1.0, |chance, _| chance * lacks);
+        assert!(chance(needed) < FALSE_REMOVAL && chance(needed - 1) >= FALSE_REMOVAL, "{size} of {targets}");
+        for ttl in [0_u32, 1, 5, 60] {
+            let runs = 7.0 * 24.0 * 60.0;
+            let asked_on = 0.08 * 45.0 / f64::from(ttl).max(0.25);
+            let answers = runs * (5.0 + asked_on);
+            // An absence that is long enough begins after an answer that held the target.
+            let false_removals = answers * targets as f64 * (1.0 - lacks) * chance(needed);
+            assert!(false_removals * 1e6 < 1.0, "{size} of {targets}, TTL {ttl}: {false_removals}");
+        }
+    }
+}
+
+/// Absences are as long as the formula says, whether one cache answers or one of four does, each of which repeats what it
+/// has until its time is over.
+#[test]
+fn absences_of_live_addresses_are_as_long_as_reckoned() {
+    for (targets, size, caches, ttl, chain_ttl) in
+        [(2, 1, 1, 5, 5), (2, 1, 4, 5, 1), (5, 1, 1, 1, 1), (5, 1, 4, 5, 60), (12, 8, 4, 0, 0), (12, 8, 1, 60, 5)]
+    {
+        let mut rng = fastrand::Rng::with_seed(11);
+        let hostname = READER.to_owned().try_into().unwrap();
+        let mut samples = Samples::new(&hostname);
+        let all: Vec<u8> = (1..=targets).collect();
+        let mut cached = vec![(Timestamp(0), BTreeSet::new()); caches];
+        let bar = answers_needed(size, targets.into(), 0.001);
+        let (mut long, mut fresh) = (0, 0);
+        for look in 0..40_000_u64 {
+            let now = Timestamp(1_763_802_000_000 + look * 700);
+            let longest = ttl.max(chain_ttl);
+            let (until, addresses) = &mut cached[rng.usize(..caches)];
+            if *until <= now {
+                *until = now.plus_seconds(longest);
+                *addresses = rng.choose_multiple(all.clone(), size).into_iter().map(host).collect();
+            }
+            let before: Vec<_> = all.iter().map(|number| samples.lacked(host(*number))).collect();
+            let seconds = |ttl: u32| Duration::from_secs(ttl.into());
+            let names = vec![READER.to_owned()];
+            let (ttl, longest_ttl) = (seconds(ttl.min(chain_ttl)), seconds(longest));
+            samples.add(&Answer { addresses: addresses.clone(), names, ttl, longest_ttl, at: start() }, now);
+            let after = all.iter().map(|number| samples.lacked(host(*number)));
+            fresh += usize::from(before.iter().zip(after.clone()).any(|(before, after)| after > *before));
+            long += before.iter().zip(after).filter(|(before, after)| **before < bar && *after >= bar).count();
+        }
+        let share = size as f64 / f64::from(targets);
+        let expected = fresh as f64 * f64::from(targets) * share * 0.001;
+        assert!((long as f64) < 1.5 * expected + 5.0, "{targets} {size} {caches} {ttl}: {long} of {expected}");
+    }
+}
+
+#[test]
+fn a_promoted_reader_of_two_leaves_after_its_count_and_not_before() {
+    let mut stage = Stage::with(READER, &[1, 2], &[1, 2]);
+    stage.name(READER, |gives| (gives.at_once, gives.ttl) = (1, 5));
+    for _ in 0..5 {
+        stage.run();
+        stage.pass(60);
+    }
+    assert_eq!(stage.registered(), [1, 2]);
+    stage.name(READER, |gives| gives.hosts = Some(vec![2]));
+    let began = stage.scene.borrow().now;
+    stage.runs_until(30, |stage| stage.registered() == [2]);
+    let took = (stage.scene.borrow().now - began).as_secs();
+    // 44 answers at 5 s each take 220 s without a pause; the grace is 300 s.
+    assert!((300..900).contains(&took), "{took}");
+}
+
+#[test]
+fn an_unhealthy_target_goes_after_its_grace_alone_but_where_none_is_healthy() {
+    for (other, stays) in [(TargetState::Healthy, false), (TargetState::Unhealthy, true)] {
+        let mut stage = Stage::with(READER, &[2], &[]);
+        stage.name(READER, |gives| gives.ttl = 5);
+        stage.state(1, TargetState::Unhealthy);
+        stage.state(2, other);
+        stage.run();
+        stage.pass(301);
+        stage.memory = Default::default();
+        let report = stage.run();
+        assert_eq!(stage.registered().contains(&1), stays, "{:?}", report.held);
+    }
+}
+
+#[test]
+fn a_new_environment_takes_nothing_that_lives() {
+    let all = [1, 2, 3, 4, 5];
+    let mut stage = Stage::with(READER, &all, &all);
+    stage.name(READER, |gives| (gives.at_once, gives.ttl) = (1, 1));
+    for _ in 0..200 {
+        stage.memory = Default::default();
+        stage.run();
+        stage.pass(60);
+    }
+    assert_eq!(stage.registered(), all);
+}
+
+/// A name of one's own that leads by weighted CNAMEs to two instances.
+#[test]
+fn a_name_that_rotates_stops_churning_once_it_was_seen_to_and_says_what_to_state() {
+    let mut stage = Stage::with(OWN, &[1, 2], &[1, 2]);
+    stage.name(OWN, |gives| (gives.at_once, gives.ttl, gives.chain) = (1, 30, vec![INSTANCE]));
+    let mut churn = Vec::new();
+    for _ in 0..120 {
+        let report = stage.run();
+        churn.push(report.deregistrations);
+        stage.settle();
+        stage.pass(60);
+    }
+    assert!(churn.iter().sum::<usize>() >= 3, "it takes three returns");
+    assert_eq!(churn[60..].iter().sum::<usize>(), 0, "{churn:?}");
+    assert_eq!(stage.registered(), [1, 2]);
+    let report = stage.run();
+    assert!(report.error.unwrap().contains("state `deregister_after_seconds`"));
+    assert!(
+        report.rotating.len() == 1 && stage.scene.borrow().tags.contains_key("nlb-hostname-targets:rotates/db.test")
+    );
+    // With a stated grace, nothing is warned of.
+    stage = stage.grace(300);
+    assert_eq!(stage.run().rotating.len(), 0);
+}
+
+#[test]
+fn an_instance_is_followed_at_once_however_often_it_fails_over() {
+    let mut stage = Stage::with(INSTANCE, &[1], &[1]);
+    for failover in 0..20 {
+        let next = 1 + failover % 2;
+        stage.gives(INSTANCE, &[next]);
+        stage.run();
+        assert_eq!(stage.registered(), [next]);
+        stage.settle();
+        stage.pass(120);
+    }
+}
+
+#[test]
+fn an_answer_of_eight_addresses_is_a_sample_and_one_of_seven_is_not() {
+    for (size, stays) in [(7, false), (8, true)] {
+        let given: Vec<u8> = (1..=size).collect();
+        let mut stage = Stage::with(OWN, &given, &given);
+        stage.healthy(&[99]);
+        stage.run();
+        assert_eq!(stage.registered().contains(&99), stays, "{size}");
+    }
+}
+
+#[test]
+fn stated_lookups_count_for_every_name() {
+    for (name, lookups, grace, asked, stays) in [
+        (OWN, 3, None, 3, true),
+        (INSTANCE, 4, None, 4, true),
+        (READER, 1, None, 1, false),
+        (READER, 5, Some(0), 1, false),
+        (READER, 50, None, 50, true),
+    ] {
+        let mut stage = Stage::with(name, &[2], &[1, 2]);
+        stage.name(name, |gives| gives.ttl = 60);
+        stage.group.lookups.insert(name.to_owned().try_into().unwrap(), lookups);
+        stage.group.deregister_after_seconds = grace;
+        stage.run();
+        assert_eq!(stage.calls().iter().filter(|call| *call == "DNS").count(), asked, "{name} {lookups}");
+        stage.pass(301);
+        stage.run();
+        assert_eq!(stage.registered().contains(&1), stays, "{name} {lookups}");
+    }
+}
+
+#[test]
+fn a_port_that_no_binding_asks_for_is_stale_at_once() {
+    let mut stage = Stage::with(READER, &[1, 2], &[]);
+    let old = |number| Target { port: port(6432), ..target(number) };
+    stage.scene.borrow_mut().targets.extend([1, 2].map(|number| (old(number), TargetState::Healthy)));
+    stage.run();
+    assert_eq!(hosts(stage.scene.borrow().targets.iter().filter(|(_, s)| s.is_registered()).map(|(t, _)| *t)), [1, 2]);
+    assert!(
+        stage.scene.borrow().targets.iter().all(|(target, state)| target.port == port(5432) || !state.is_registered())
+    );
+}
+
+/// The targets of a name that a binding no longer has go after the count.
+#[test]
+fn the_targets_of_another_hostname_go_after_the_count() {
+    let mut stage = Stage::with(READER, &[3, 4], &[1, 2]);
+    stage.name(READER, |gives| (gives.at_once, gives.ttl) = (1, 5));
+    let report = stage.run();
+    let evidence =
+        report.held.iter().filter(|held| held.reason == HoldReason::Evidence || held.reason == HoldReason::Grace);
+    assert_eq!(evidence.count(), 2, "{:?}", report.held);
+    stage.runs_until(60, |stage| stage.registered() == [3, 4]);
+}
+
+#[test]
+fn a_healthy_target_of_a_load_balancer_that_was_never_seen_goes_after_a_day() {
+    let mut stage = Stage::with(LOAD_BALANCER, &[1, 2], &[1, 2, 9]);
+    stage.name(LOAD_BALANCER, |gives| gives.ttl = 60);
+    let began = stage.scene.borrow().now;
+    stage.runs_until(2000, |stage| stage.registered() == [1, 2]);
+    let hours = (stage.scene.borrow().now - began).as_secs() / 3600;
+    assert_eq!(hours, 24);
+}
+
+#[test]
+fn a_run_that_a_watch_follows_collects_nothing_of_its_own() {
+    let mut stage = Stage::with(READER, &[1, 2], &[1, 2]);
+    stage.name(READER, |gives| gives.at_once = 1);
+    stage.watch(2);
+    assert!(stage.calls().iter().filter(|call| *call == "DNS").count() <= 4);
+}
