@@ -142,8 +142,24 @@ impl World for GroupWorld<'_> {
 
     async fn write_tags(&self, changes: &TagChanges) -> Result<(), ElbError> {
         self.turn.set(Turn::None);
-        let what = if changes.add.is_empty() { "RemoveTags" } else { "AddTags" };
-        self.wait(what, self.edges.target_groups.write_tags(&self.group.arn, changes)).await
+        let (target_groups, arn) = (&self.edges.target_groups, &self.group.arn);
+        let add = async || match changes.add.is_empty() {
+            true => Ok(()),
+            false => self.wait("AddTags", target_groups.add_tags(arn, &changes.add)).await,
+        };
+        let remove = async || match changes.remove.is_empty() {
+            true => Ok(()),
+            false => self.wait("RemoveTags", target_groups.remove_tags(arn, &changes.remove)).await,
+        };
+        if changes.removes_first {
+            remove().await?;
+        } else {
+            add().await?;
+        }
+        if !changes.add.is_empty() && !changes.remove.is_empty() {
+            self.wait(BUDGET, target_groups.budget.acquire()).await;
+        }
+        if changes.removes_first { add().await } else { remove().await }
     }
 
     async fn register(&self, targets: &BTreeSet<Target>) -> Changed {

@@ -229,7 +229,7 @@ async fn a_watch_in_which_something_hangs_spoils_no_other_group_and_replies_in_t
         let (world, first) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
         world.dns.set_a("second.test", &["10.0.1.9"]);
         let second = world.aws.create_target_group(TargetGroup::new("second"));
-        world.aws.set_tag(&first, "nlb-hostname-targets:owned-1", "10.0.1.9_5432");
+        world.aws.set_tag(&first, "nlb-hostname-targets:owned/10.0.1.9_5432/", "used");
         let shared = json!({"hostname": "db.test", "target_group_arn": first, "ownership": "shared"});
         let world = world.set("BINDINGS", json!([shared, binding("second.test", &second)]));
         let function = world.function().await;
