@@ -74,15 +74,7 @@ pub enum RunError {
 /// As it is displayed, up to a length: lambda_runtime logs a failed invocation by this.
 impl fmt::Debug for RunError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.to_string();
-        if text.len() <= LONGEST_LINE {
-            return formatter.write_str(&text);
-        }
-        write!(
-            formatter,
-            "{}… (the rest is in the reply)",
-            text.get(..text.floor_char_boundary(LONGEST_LINE)).unwrap_or_default()
-        )
+        formatter.write_str(&cut(self.to_string(), LONGEST_LINE))
     }
 }
 
@@ -176,7 +168,7 @@ impl Function {
             return Err(RunError::Undiscovered(failure, reports.len()));
         }
         let Request { trigger, dry_run, .. } = request;
-        let mut reply = Reply { version: VERSION, trigger, dry_run, ok, findings, groups: reports };
+        let mut reply = Reply { version: VERSION, trigger, dry_run, ok, findings, groups: reports, left_out: 0 };
         reply.fit();
         Ok(reply)
     }
@@ -211,12 +203,15 @@ fn causes(reports: &[GroupReport], other: Option<Undiscovered>) -> String {
         let of = if report.hostnames.is_empty() { String::new() } else { format!("{} of ", report.names()) };
         format!("{of}{}: {}", report.target_group_arn, report.problems())
     });
-    let mut causes = causes.chain(other.map(|failure| failure.to_string())).collect::<Vec<_>>().join(" | ");
-    if causes.len() > LONGEST_MESSAGE {
-        causes.truncate(causes.floor_char_boundary(LONGEST_MESSAGE));
-        causes.push_str("… and more: the log has a line for each target group");
+    cut(causes.chain(other.map(|failure| failure.to_string())).collect::<Vec<_>>().join(" | "), LONGEST_MESSAGE)
+}
+
+fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push_str("… and more: the log has a line for each target group");
     }
-    causes
+    text
 }
 
 /// Bytes of a function error: Lambda lets 6 MB through, and JSON may take more than a byte for each.

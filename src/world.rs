@@ -64,18 +64,27 @@ pub struct GroupWorld<'a> {
     group: &'a Group,
     family: IpFamily,
     cutoff: Instant,
-    /// Whether the budget was waited for before the first list.
-    has_turn: Cell<bool>,
+    turn: Cell<Turn>,
     /// What is waited for now.
     waits: RefCell<BTreeSet<&'static str>>,
     observed: RefCell<Option<GroupReport>>,
+}
+
+/// What the budget was waited for, and was not sent yet.
+#[derive(Clone, Copy, Debug, Default)]
+enum Turn {
+    #[default]
+    None,
+    ForList,
+    ForChange,
 }
 
 impl<'a> GroupWorld<'a> {
     /// The world of a run that ends at `cutoff`. `has_turn` says whether the budget was waited for before its first list.
     pub fn new(edges: &'a Edges, group: &'a Group, family: IpFamily, has_turn: bool, cutoff: Instant) -> Self {
         let (waits, observed) = (RefCell::default(), RefCell::default());
-        Self { edges, group, family, cutoff, has_turn: Cell::new(has_turn), waits, observed }
+        let turn = Cell::new(if has_turn { Turn::ForList } else { Turn::None });
+        Self { edges, group, family, cutoff, turn, waits, observed }
     }
 
     /// What a run was waiting for when it was given up.
@@ -91,7 +100,9 @@ impl<'a> GroupWorld<'a> {
         output
     }
 
+    /// The change that the turn was for.
     async fn change(&self, operation: Operation, what: &'static str, batch: Vec<RegisteredTarget>) -> Changed {
+        self.turn.set(Turn::None);
         let verb = if operation == Operation::Register { "registered" } else { "deregistered" };
         let log = |targets: &[Target]| log_changes(self.group, verb, targets);
         self.wait(what, self.edges.target_groups.change(operation, &self.group.arn, batch, log)).await
@@ -105,6 +116,7 @@ impl World for GroupWorld<'_> {
 
     async fn turn(&self) {
         self.wait(BUDGET, self.edges.target_groups.budget.acquire()).await;
+        self.turn.set(Turn::ForChange);
     }
 
     async fn resolve(&self, names: &BTreeSet<Hostname>) -> Answers {
@@ -113,20 +125,41 @@ impl World for GroupWorld<'_> {
     }
 
     async fn list(&self) -> (Instant, Result<Vec<RegisteredTarget>, ElbError>) {
-        if !self.has_turn.take() {
-            self.turn().await;
+        let budget = &self.edges.target_groups.budget;
+        match self.turn.take() {
+            Turn::None => self.wait(BUDGET, budget.acquire()).await,
+            Turn::ForList => {}
+            // What is waited for again would be old again.
+            Turn::ForChange => budget.count(),
         }
         self.wait("DescribeTargetHealth", self.edges.target_groups.list(&self.group.arn)).await
     }
 
     async fn read_tags(&self) -> Result<Tags, ElbError> {
-        self.turn().await;
+        self.wait(BUDGET, self.edges.target_groups.budget.acquire()).await;
         self.wait("DescribeTags", self.edges.target_groups.tags(&self.group.arn)).await
     }
 
     async fn write_tags(&self, changes: &TagChanges) -> Result<(), ElbError> {
-        let what = if changes.add.is_empty() { "RemoveTags" } else { "AddTags" };
-        self.wait(what, self.edges.target_groups.write_tags(&self.group.arn, changes)).await
+        self.turn.set(Turn::None);
+        let (target_groups, arn) = (&self.edges.target_groups, &self.group.arn);
+        let add = async || match changes.add.is_empty() {
+            true => Ok(()),
+            false => self.wait("AddTags", target_groups.add_tags(arn, &changes.add)).await,
+        };
+        let remove = async || match changes.remove.is_empty() {
+            true => Ok(()),
+            false => self.wait("RemoveTags", target_groups.remove_tags(arn, &changes.remove)).await,
+        };
+        if changes.removes_first {
+            remove().await?;
+        } else {
+            add().await?;
+        }
+        if !changes.add.is_empty() && !changes.remove.is_empty() {
+            self.wait(BUDGET, target_groups.budget.acquire()).await;
+        }
+        if changes.removes_first { add().await } else { remove().await }
     }
 
     async fn register(&self, targets: &BTreeSet<Target>) -> Changed {

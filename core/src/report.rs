@@ -68,17 +68,27 @@ pub struct Reply {
     pub findings: Vec<Finding>,
     /// A report for each target group, in the order of the bindings.
     pub groups: Vec<GroupReport>,
+    /// How many target groups that are in step were left out, so that the reply is not too long for Lambda.
+    #[serde(skip_serializing_if = "is_none")]
+    pub left_out: usize,
 }
 
 impl Reply {
-    /// Shortens the lists until the reply fits into what Lambda lets through.
+    /// Shortens what is too long for Lambda: groups that are in step are left out, then the lists are cut.
     pub fn fit(&mut self) {
-        for most in [1000, 100, 10, 0] {
-            let length = serde_json::to_vec(self).map_or(0, |bytes| bytes.len());
-            if length <= LONGEST_REPLY {
-                return;
+        let is_short = |reply: &Self| serde_json::to_vec(reply).map_or(0, |bytes| bytes.len()) <= LONGEST_REPLY;
+        if is_short(self) {
+            return;
+        }
+        let all = self.groups.len();
+        let is_told =
+            |group: &GroupReport| group.outcome != Outcome::InSync || group.findings.iter().flatten().count() > 0;
+        self.groups.retain(is_told);
+        self.left_out = all - self.groups.len();
+        for most in [100, 0] {
+            if !is_short(self) {
+                self.groups.iter_mut().for_each(|group| group.shorten(most));
             }
-            self.groups.iter_mut().for_each(|group| group.shorten(most));
         }
     }
 }
@@ -424,6 +434,10 @@ fn rotates(hostname: &Hostname) -> String {
         "{hostname} was seen to rotate: its answers count as samples, so a failover is followed late. Where it leads to \
          several databases, state `deregister_after_seconds`: 300, which ends this warning; where it names one, state 0"
     )
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// To the second, as AWS shows times.

@@ -15,7 +15,7 @@ use tokio::{join, sync::OnceCell, time::timeout_at};
 
 use crate::{
     aws::{
-        many::{is_of_one, read_many},
+        many::read_many,
         target_group::{DESCRIBE_TARGET_GROUPS, TargetGroups},
     },
     binding::Group,
@@ -161,6 +161,11 @@ impl<'a> Inspection<'a> {
     async fn turn(&self) {
         self.target_groups.budget.acquire().await;
     }
+}
+
+/// Whether a call may fail for one alone of those that it names.
+fn is_of_one(error: &ElbError) -> bool {
+    matches!(error.kind, ElbErrorKind::Failed | ElbErrorKind::NotFound)
 }
 
 fn region(arn: &str) -> &str {

@@ -23,20 +23,14 @@ pub(crate) async fn read_many<K: Clone + Eq + Hash, V>(
     for key in keys {
         regions.entry(region(&key).to_owned()).or_default().push(key);
     }
-    let read = async |keys: Vec<K>| {
-        let mut parts = vec![(describe(&keys).await, keys)];
+    let describe = async |keys: Vec<K>| (describe(&keys).await, keys);
+    let read = async |keys: Vec<K>| match describe(keys).await {
         // One that was deleted spoils the call for the others beside it.
-        if let Some((Err(error), keys)) = parts.first()
-            && is_of_one(error)
-            && keys.len() > 1
-        {
-            let keys = keys.clone();
-            parts.clear();
-            for key in keys {
-                parts.push((describe(&[key.clone()]).await, vec![key]));
-            }
+        (Err(_), keys) if keys.len() > 1 => {
+            let singles = keys.into_iter().map(|key| describe(vec![key]));
+            singles.collect::<FuturesUnordered<_>>().collect::<Vec<_>>().await
         }
-        parts
+        read => vec![read],
     };
     let chunks = regions.values().flat_map(|keys| keys.chunks(MOST));
     let mut calls: FuturesUnordered<_> = chunks.map(|keys| read(keys.to_vec())).collect();
@@ -59,11 +53,6 @@ pub(crate) async fn read_many<K: Clone + Eq + Hash, V>(
     // What is missing then is known to be.
     drop(timeout_at(until.into(), reading).await);
     all
-}
-
-/// Whether a call may fail for one alone of those that it names.
-pub(crate) fn is_of_one(error: &ElbError) -> bool {
-    matches!(error.kind, ElbErrorKind::Failed | ElbErrorKind::NotFound)
 }
 
 /// Target groups, load balancers or resources in a call. AWS documents the number for the last two.

@@ -13,7 +13,7 @@ use aws_sdk_cloudwatch::{
     types::{Dimension, MetricDatum, StandardUnit},
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::time::timeout_at;
 use tracing::warn;
 
@@ -109,14 +109,12 @@ impl Metrics {
             let names: Vec<_> =
                 metrics.iter().map(|(name, _)| json!({"Name": name, "Unit": StandardUnit::Count.as_str()})).collect();
             let directive = json!({"Namespace": self.namespace, "Dimensions": [[DIMENSION]], "Metrics": names});
-            let mut document = json!({
-                "_aws": {"Timestamp": timestamp, "CloudWatchMetrics": [directive]},
-                DIMENSION: report.target_group_arn.dimension(),
-            });
-            for (name, value) in metrics {
-                document[name] = (value as f64).into();
-            }
-            writeln!(stdout, "{document}")?;
+            let mut document = Map::from_iter([
+                ("_aws".to_owned(), json!({"Timestamp": timestamp, "CloudWatchMetrics": [directive]})),
+                (DIMENSION.to_owned(), report.target_group_arn.dimension().into()),
+            ]);
+            document.extend(metrics.iter().map(|(name, value)| ((*name).to_owned(), (*value as f64).into())));
+            writeln!(stdout, "{}", Value::Object(document))?;
         }
         stdout.flush()
     }

@@ -25,7 +25,7 @@ use nlb_hostname_targets_core::world::Changed;
 use crate::{
     aws::{budget::Budget, elb::Elb, many::read_many},
     failure::{ElbError, ElbErrorKind},
-    tags::{TagChanges, Tags},
+    tags::Tags,
     target::{Facts, IpFamily, RegisteredTarget, Target, TargetGroupArn, TargetState},
 };
 
@@ -271,42 +271,24 @@ impl TargetGroups {
             .collect())
     }
 
-    /// Adds tags and removes others, in that order where there is room; the rest stay as they are.
+    /// Adds tags, or overwrites them; others stay as they are.
     ///
     /// # Errors
     ///
-    /// Where a call fails.
-    pub async fn write_tags(&self, arn: &TargetGroupArn, changes: &TagChanges) -> Result<(), ElbError> {
-        let is_both = !changes.add.is_empty() && !changes.remove.is_empty();
-        let between = async || {
-            if is_both {
-                self.budget.acquire().await;
-            }
-        };
-        if changes.removes_first {
-            self.remove_tags(arn, &changes.remove).await?;
-            between().await;
-            return self.add_tags(arn, &changes.add).await;
-        }
-        self.add_tags(arn, &changes.add).await?;
-        between().await;
-        self.remove_tags(arn, &changes.remove).await
-    }
-
-    async fn add_tags(&self, arn: &TargetGroupArn, tags: &Tags) -> Result<(), ElbError> {
-        if tags.is_empty() {
-            return Ok(());
-        }
+    /// Where the call fails.
+    pub async fn add_tags(&self, arn: &TargetGroupArn, tags: &Tags) -> Result<(), ElbError> {
         let regional = self.elb.regional(arn);
         let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
         let request = regional.client.add_tags().resource_arns(arn.as_str()).set_tags(Some(tags));
         regional.call("AddTags", request.send()).await.map(drop)
     }
 
-    async fn remove_tags(&self, arn: &TargetGroupArn, keys: &BTreeSet<String>) -> Result<(), ElbError> {
-        if keys.is_empty() {
-            return Ok(());
-        }
+    /// Removes the tags of these keys.
+    ///
+    /// # Errors
+    ///
+    /// Where the call fails.
+    pub async fn remove_tags(&self, arn: &TargetGroupArn, keys: &BTreeSet<String>) -> Result<(), ElbError> {
         let regional = self.elb.regional(arn);
         let keys = keys.iter().cloned().collect();
         let request = regional.client.remove_tags().resource_arns(arn.as_str()).set_tag_keys(Some(keys));

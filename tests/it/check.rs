@@ -493,7 +493,8 @@ fn a_reply_that_is_too_long_keeps_the_worst_finding_of_each_group() {
     report.findings =
         Some([Finding::new(Code::Scheme, ARN, "m", "a")].into_iter().chain((0..20).map(unhealthy)).collect());
     let (trigger, groups) = (Trigger::Direct, vec![report; 600]);
-    let mut reply = report::Reply { version: "0", trigger, dry_run: true, ok: Some(false), findings: vec![], groups };
+    let mut reply =
+        report::Reply { version: "0", trigger, dry_run: true, ok: Some(false), findings: vec![], groups, left_out: 0 };
     reply.fit();
     assert!(serde_json::to_string(&reply).unwrap().len() <= 5_000_000);
     assert!(reply.groups.iter().all(|group| group.findings.as_ref().unwrap()[0].code == Code::Scheme));

@@ -36,49 +36,25 @@ async fn rule_01_deregisters_nothing_where_the_registration_failed() {
 }
 
 #[tokio::test]
-async fn rule_01_deregisters_nothing_where_one_target_was_refused() {
+async fn rule_05_a_target_that_is_refused_for_good_holds_no_stale_one_back() {
     let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11"], &["10.0.1.9"]).await;
     world.aws.refuse_target(&arn, "10.0.1.11");
     let message = world.failure(json!({})).await;
     assert!(message.contains("10.0.1.11") && message.contains("InvalidTarget"), "{message}");
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432", "10.0.1.10:5432"]));
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
 }
 
 #[tokio::test]
 async fn rule_01_stale_targets_go_first_where_the_quota_refuses_the_registration() {
     let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11"], &["10.0.1.8", "10.0.1.9"]).await;
     world.aws.reconfigure(&arn, |group| group.quota(2));
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["registered"], json!(["10.0.1.10:5432", "10.0.1.11:5432"]));
-    assert_eq!(group["deregistered"], json!(["10.0.1.8:5432", "10.0.1.9:5432"]));
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432", "10.0.1.11:5432"]));
-}
-
-#[tokio::test]
-async fn rule_01_stale_targets_go_first_however_slow_the_budget_makes_it() {
-    let addresses = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4"];
-    let stale = ["10.0.2.1", "10.0.2.2", "10.0.2.3", "10.0.2.4"];
-    let (world, arn) = World::with_database(&addresses, &stale).await;
-    world.aws.reconfigure(&arn, |group| group.quota(4));
-    let world = world.set("ELB_REQUESTS_PER_SECOND", 1);
+    // The last of them does not go to make room, and what drains is waited for.
+    let message = world.failure(json!({})).await;
+    assert!(message.contains("1 targets wait for room") && message.contains("Service Quotas"), "{message}");
+    assert_eq!(world.aws.registered(&arn).len(), 2);
+    world.aws.finish_draining(&arn);
     world.sync().await.unwrap();
-    assert_eq!(world.aws.registered(&arn), addresses.iter().map(|address| format!("{address}:5432")).collect());
-}
-
-#[tokio::test]
-async fn rule_01_stale_targets_go_first_where_answers_are_samples_too() {
-    let addresses: Vec<_> = (1..=8).map(|host| format!("10.0.1.{host}")).collect();
-    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
-    let (world, arn) = World::with_database(&addresses, &[]).await;
-    // Of dead targets it is known at once that they are stale.
-    for stale in ["10.0.2.1:5432", "10.0.2.2:5432"] {
-        world.aws.add_target(&arn, stale, "unhealthy");
-    }
-    world.aws.reconfigure(&arn, |group| group.quota(8));
-    world.dns.set_ttl(1);
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["deregistered"], json!(["10.0.2.1:5432", "10.0.2.2:5432"]));
-    assert_eq!(world.aws.registered(&arn), addresses.iter().map(|address| format!("{address}:5432")).collect());
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432", "10.0.1.11:5432"]));
 }
 
 #[tokio::test]
@@ -179,13 +155,13 @@ async fn rule_02_a_look_that_failed_is_no_answer_from_which_addresses_are_missin
 }
 
 #[tokio::test]
-async fn rule_02_a_hostname_with_no_usable_address_counts_as_unresolved() {
+async fn rule_06_a_hostname_with_no_usable_address_fails_and_holds_no_stale_target_back() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
     world.dns.set_a("public.test", &["54.1.2.3"]);
     let world = world.set("BINDINGS", json!([binding("db.test", &arn), binding("public.test", &arn)]));
     let message = world.failure(json!({})).await;
     assert!(message.contains("public.test") && message.contains("54.1.2.3"), "{message}");
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432", "10.0.1.10:5432"]));
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
 }
 
 #[tokio::test]
@@ -285,7 +261,7 @@ async fn rule_05_a_message_that_names_no_address_still_keeps_no_target_out() {
     let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11", "10.0.1.12"], &[]).await;
     world
         .aws
-        .fault(Fault::on("RegisterTargets", FaultKind::error(400, "InvalidTarget", "a target is not valid")).times(3));
+        .fault(Fault::on("RegisterTargets", FaultKind::error(400, "InvalidTarget", "a target is not valid")).times(2));
     let message = world.failure(json!({})).await;
     assert!(message.contains("InvalidTarget"), "{message}");
     assert_eq!(world.aws.registered(&arn).len(), 2);
@@ -444,27 +420,9 @@ async fn rule_08_a_group_that_needs_no_state_has_no_tag_written_and_none_read_bu
 }
 
 #[tokio::test]
-async fn rule_08_tags_that_a_run_could_not_use_are_not_read_again_until_one_is_done() {
-    let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.10"]).await;
-    world.aws.set_tag(&arn, "nlb-hostname-targets:missing-1", "10.0.1.10_5432@1763802000");
-    world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
-    let function = world.function().await;
-    for _ in 0..3 {
-        invoke(&function, json!({})).await.unwrap_err();
-    }
-    assert_eq!(world.count("DescribeTags"), 1);
-    world.dns.set_a("db.test", &["10.0.1.10"]);
-    for _ in 0..3 {
-        invoke(&function, json!({})).await.unwrap();
-    }
-    assert_eq!(world.count("DescribeTags"), 2);
-    assert_eq!(world.aws.tags(&arn).len(), 0);
-}
-
-#[tokio::test]
 async fn rule_08_new_targets_do_not_wait_for_tags_that_cannot_be_removed() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
-    world.aws.set_tag(&arn, "nlb-hostname-targets:owned-1", "10.0.1.9_5432");
+    world.aws.set_tag(&arn, "nlb-hostname-targets:owned/10.0.1.8_5432/", "1700000000.000");
     let world = world
         .set("BINDINGS", json!([{"hostname": "db.test", "target_group_arn": arn, "ownership": "shared"}]))
         .set("AWS_MAX_ATTEMPTS", 1);
@@ -474,13 +432,13 @@ async fn rule_08_new_targets_do_not_wait_for_tags_that_cannot_be_removed() {
     let function = world.function().await;
     let message = invoke_within(&function, json!({}), Duration::from_secs(12)).await.unwrap_err().to_string();
     assert!(message.contains("RemoveTags: AccessDenied") && !message.contains("given up"), "{message}");
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432", "10.0.1.10:5432"]));
 }
 
 #[tokio::test]
 async fn rule_08_the_grace_of_what_is_missing_begins_although_a_registration_fails() {
     // In a full target group, it is what has to go that makes room.
-    let (world, arn) = World::with_database(&["10.0.1.10", "10.0.1.11"], &["10.0.1.8", "10.0.1.9"]).await;
+    let (world, arn) = World::with_database(&["10.0.1.9", "10.0.1.10"], &["10.0.1.8", "10.0.1.9"]).await;
     world.aws.reconfigure(&arn, |group| group.quota(2));
     let binding = json!({"hostname": "db.test", "target_group_arn": arn, "deregister_after_seconds": 60});
     let world = world.set("BINDINGS", json!([binding]));
@@ -489,13 +447,13 @@ async fn rule_08_the_grace_of_what_is_missing_begins_although_a_registration_fai
     assert_eq!(world.aws.registered(&arn), set(&["10.0.1.8:5432", "10.0.1.9:5432"]));
     advance(61);
     world.sync().await.unwrap();
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432", "10.0.1.11:5432"]));
+    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432", "10.0.1.10:5432"]));
 }
 
 #[tokio::test]
 async fn rule_08_the_grace_of_what_is_missing_begins_although_a_deregistration_fails() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.8", "10.0.1.9", "10.0.1.10"]).await;
-    world.aws.set_tag(&arn, "nlb-hostname-targets:missing-1", "10.0.1.8_5432@1700000000.000");
+    world.aws.set_tag(&arn, "nlb-hostname-targets:missing/10.0.1.8_5432", "1700000000.000");
     let binding = json!({"hostname": "db.test", "target_group_arn": arn, "deregister_after_seconds": 60});
     let world = world.set("BINDINGS", json!([binding]));
     world.aws.fault(Fault::on("DeregisterTargets", FaultKind::error(403, "AccessDenied", "no")));
@@ -603,8 +561,8 @@ async fn rule_10_a_tag_call_that_hangs_spoils_no_other_group_and_the_reply_goes_
         let others = [("second.test", &arns[1]), ("third.test", &arns[2])].map(|(name, arn)| binding(name, arn));
         let world = world.set("BINDINGS", Value::from([&[slow], &others[..]].concat()));
         world.aws.add_target(&arns[0], "10.0.1.9:5432", "healthy");
-        world.aws.set_tag(&arns[0], "nlb-hostname-targets:owned-1", "10.0.1.9_5432");
-        world.aws.set_tag(&arns[0], "nlb-hostname-targets:owned-2", "10.0.1.8_5432");
+        world.aws.set_tag(&arns[0], "nlb-hostname-targets:owned/10.0.1.9_5432/", "used");
+        world.aws.set_tag(&arns[0], "nlb-hostname-targets:owned/10.0.1.8_5432/", "1700000000.000");
         world.aws.fault(Fault::on(action, FaultKind::Hang));
         let function = world.function().await;
         let time = Duration::from_secs(5);
@@ -922,4 +880,45 @@ async fn rule_13_dns_and_describe_target_health_are_asked_at_the_same_time() {
     let queried = world.dns.queries()[0].at;
     let apart = described.max(queried) - described.min(queried);
     assert!(apart < pause, "{apart:?}");
+}
+
+#[tokio::test]
+async fn rule_18_what_aws_refuses_as_expired_is_signed_and_sent_once_more() {
+    let refusals = [
+        (403, "SignatureDoesNotMatch", "Signature expired: 20261130T100000Z is now earlier than 20261130T100500Z"),
+        (403, "InvalidSignatureException", "Signature expired: 20261130T100000Z is now earlier than 20261130T100500Z"),
+        (400, "RequestExpired", "Request has expired. Timestamp date is 2026-11-30T10:00:00Z"),
+        (403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large"),
+        (403, "ExpiredToken", "The security token included in the request is expired"),
+        (400, "ExpiredTokenException", "The security token included in the request is expired"),
+    ];
+    let actions = [
+        "DescribeTargetGroups",
+        "DescribeTargetHealth",
+        "RegisterTargets",
+        "DeregisterTargets",
+        "GetResources",
+        "PutMetricData",
+    ];
+    for (status, code, message) in refusals {
+        let world = World::new().await.set("DISCOVERY", "tags");
+        world.dns.set_a("db.test", &["10.0.1.10"]);
+        let arn = world.aws.create_target_group(TargetGroup::new("db"));
+        world.aws.add_target(&arn, "10.0.1.9:5432", "healthy");
+        world.aws.set_tag(&arn, "nlb-hostname-targets:hostname", "db.test");
+        for action in actions {
+            world.aws.fault(Fault::on(action, FaultKind::error(status, code, message)).times(1));
+        }
+        assert_eq!(world.sync().await.unwrap()["outcome"], "changed", "{code}");
+        assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]), "{code}");
+        let calls = actions.map(|action| world.count(action));
+        assert_eq!((calls[0], calls[2..].to_vec()), (2, vec![2; 4]), "{code}");
+        assert_eq!(world.metric("Registrations"), Some(1.0), "{code}");
+    }
+    // A wrong key stays wrong.
+    let (world, _) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
+    let wrong = FaultKind::error(403, "SignatureDoesNotMatch", "The request signature we calculated does not match");
+    world.aws.fault(Fault::on("DescribeTargetHealth", wrong));
+    assert!(world.failure(json!({})).await.contains("SignatureDoesNotMatch"));
+    assert_eq!(world.count("DescribeTargetHealth"), 1);
 }

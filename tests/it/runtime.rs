@@ -123,7 +123,7 @@ async fn it_finds_the_target_groups_of_its_own_region_by_their_tags() {
     let reply = running.api.invoke(json!({}), TIME).await.unwrap();
     assert_eq!(reply["groups"].as_array().unwrap().len(), 1);
     assert_eq!(reply["groups"][0]["target_group_arn"], arn.as_str());
-    check_emf(&[running.bootstrap.wait_for_line("ResolvedAddresses").await], arn.split(':').next_back().unwrap());
+    check_emf(&[running.bootstrap.wait_for_line("CloudWatchMetrics").await], arn.split(':').next_back().unwrap());
 
     aws.fault(Fault::on("GetResources", FaultKind::error(400, "AccessDeniedException", "not authorized")));
     let fresh = start(&[("BINDINGS", ""), ("DISCOVERY", "tags"), ("AWS_ENDPOINT_URL", aws.url())]).await;

@@ -92,11 +92,11 @@ fn rule_09_in_whatever_order_two_functions_take_their_steps_no_ownership_is_lost
 
 #[test]
 fn rule_09_in_whatever_order_two_runs_take_their_steps_no_missing_target_is_forgotten() {
-    let tags = [("missing/10.0.0.12_5432", "1763801900.000")];
+    let tags = [("missing/10.0.0.12_5432", "1763801995.000")];
     let before = [&[Happening::HandRegister(10, 3, 0)][..], &told(10, 11)].concat();
     let orders = interleave(setting(Ownership::Exclusive, 300), [0, 1], &tags, &before, |universe| {
         let since = |host| universe.group.tags().get(&format!("nlb-hostname-targets:missing/10.0.0.{host}_5432"));
-        assert_eq!(since(12).map(String::as_str), Some("1763801900.000"));
+        assert_eq!(since(12).map(String::as_str), Some("1763801995.000"));
         assert!(since(13).is_some());
     });
     assert!(orders > 50, "{orders}");
