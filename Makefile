@@ -30,7 +30,7 @@ FUZZ := $(CARGO_TOOLS)/cargo-fuzz@0.13.2
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e soak fuzz audit bench bench-failover simulate \
+.PHONY: help run test lint unit e2e soak fuzz audit bench bench-failover \
 	conformance conformance-aws conformance-sweep acceptance-aws \
 	package reproduce terraform build deploy policies verify watch invoke clean
 
@@ -59,7 +59,7 @@ lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of
 unit: ## The Rust tests, with the fault matrix and a short soak
 	@# They list the AWS actions that they saw, for tests/e2e.
 	@rm -f $${CARGO_TARGET_DIR:-target}/tmp/aws-actions
-	cargo test --locked
+	cargo test --locked --workspace
 
 e2e: $(TOOLS) ## The function, the template and the package against a local AWS; the Terraform module
 	cargo build --locked
@@ -82,9 +82,6 @@ audit: $(DENY) ## Crates with known vulnerabilities, by the advisory database, w
 
 bench: build ## The release binary: its size, how fast it starts, and what a run takes (10 minutes, and the builds)
 	cargo bench --locked --bench run
-
-simulate: ## A week of Aurora readers, load balancers and proxies, with several settings: what goes by mistake, and how late
-	cargo bench --locked --profile simulate --bench simulate
 
 bench-failover: build ## How soon a failover is followed, in each mode: draws docs/failover.svg (5 minutes)
 	cargo bench --profile dev --locked --bench failover
