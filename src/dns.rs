@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, SocketAddr},
-    num::NonZeroU32,
     pin::pin,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -20,6 +19,7 @@ use hickory_resolver::{
         rr::{DNSClass, Name, RData, Record},
     },
 };
+use leaky_bucket::RateLimiter;
 use resolv_conf::ScopedIp;
 use tokio::{
     sync::Semaphore,
@@ -27,10 +27,9 @@ use tokio::{
 };
 
 use crate::{
+    answer::Answer,
     failure::{DnsFailure, ResolveError},
     hostname::Hostname,
-    limiter::Limiter,
-    resolution::Answer,
     target::IpFamily,
 };
 
@@ -40,7 +39,7 @@ use crate::{
 pub struct Resolver {
     servers: Vec<Server>,
     open: Semaphore,
-    limiter: Limiter,
+    budget: RateLimiter,
 }
 
 /// A name server, and what is known of it.
@@ -102,7 +101,7 @@ impl Resolver {
         Ok(Self {
             servers: servers.into_iter().map(|address| Server { address, silence: Mutex::default() }).collect(),
             open: Semaphore::new(MAX_OPEN_LOOKUPS),
-            limiter: Limiter::new(NonZeroU32::new(QUERIES_PER_SECOND), QUERY_BURST_SECONDS),
+            budget: RateLimiter::builder().max(250).initial(250).refill(5).interval(Duration::from_millis(10)).build(),
         })
     }
 
@@ -176,7 +175,7 @@ impl Resolver {
 
     /// Asks one server, and notes whether it replies within [`SILENCE`].
     async fn ask(&self, server: &Server, hostname: &Hostname, family: IpFamily) -> Result<Answer, DnsFailure> {
-        self.limiter.queue().await;
+        self.budget.acquire_one().await;
         let asked_at = Instant::now();
         let mut asked = pin!(ask(server.address, hostname, family));
         let reply = match timeout(SILENCE, &mut asked).await {
@@ -250,7 +249,13 @@ fn read(name: &Name, records: &[Record], family: IpFamily) -> Answer {
     for record in records.iter().filter(|record| record.dns_class == DNSClass::IN) {
         owned.entry(&record.name).or_default().push(record);
     }
-    let mut answer = Answer { addresses: BTreeSet::new(), names: Vec::new(), ttl: Duration::MAX, at: Instant::now() };
+    let mut answer = Answer {
+        addresses: BTreeSet::new(),
+        names: Vec::new(),
+        ttl: Duration::MAX,
+        longest_ttl: Duration::ZERO,
+        at: Instant::now(),
+    };
     let mut chain = BTreeSet::from([name]);
     let mut ends = vec![name];
     while let Some(owner) = ends.pop() {
@@ -262,7 +267,8 @@ fn read(name: &Name, records: &[Record], family: IpFamily) -> Answer {
                 (RData::CNAME(alias), _) => ends.extend(chain.insert(&alias.0).then_some(&alias.0)),
                 _ => continue,
             }
-            answer.ttl = answer.ttl.min(Duration::from_secs(record.ttl.into()));
+            let ttl = Duration::from_secs(record.ttl.into());
+            (answer.ttl, answer.longest_ttl) = (answer.ttl.min(ttl), answer.longest_ttl.max(ttl));
         }
     }
     answer
@@ -337,9 +343,6 @@ const DEAD_FOR: Duration = Duration::from_secs(30);
 /// ([quotas](https://docs.aws.amazon.com/vpc/latest/userguide/AmazonDNS-concepts.html)), which
 /// other functions may share, and a query with TCP takes several.
 pub const QUERIES_PER_SECOND: u32 = 500;
-
-/// Seconds' worth of queries that may go out at once.
-const QUERY_BURST_SECONDS: f64 = 0.5;
 
 /// Lookups under way at once, each with up to four sockets: a Lambda execution environment has 1,024 file descriptors.
 const MAX_OPEN_LOOKUPS: usize = 200;

@@ -4,40 +4,33 @@ mod round;
 
 use std::{
     fmt,
-    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use aws_config::SdkConfig;
 use lambda_runtime::Diagnostic;
+use nlb_hostname_targets_core::watch::{SHORTEST_INTERVAL, Watch};
 use serde_json::Value;
-use tokio::{
-    join,
-    sync::mpsc::{self, UnboundedSender},
-    time::sleep,
-};
 use tracing::{info, warn};
 
 use round::Round;
 
 use crate::{
     VERSION,
+    aws::{budget::Budget, metrics::Metrics, tagging::Tagging, target_group::TargetGroups},
     binding::{Group, InvalidJson},
     check::of_discovery,
-    config::{BINDINGS, Config, DISCOVERY},
+    discovery::finder::Finder,
     dns::{NoNameServer, Resolver},
-    event::{Request, WatchRequest},
     failure::Undiscovered,
-    finder::Finder,
     finding::Severity,
     fleet::Fleet,
-    limiter::Limiter,
-    metrics::Metrics,
-    reconcile::Reconciler,
     report::{GroupReport, Outcome, Reply},
-    tagging::Tagging,
-    target_group::TargetGroups,
-    watch::{SHORTEST_INTERVAL, Watch},
+    settings::{
+        environment::{BINDINGS, Config, DISCOVERY},
+        event::{Request, WatchRequest},
+    },
+    world::Edges,
 };
 
 /// Everything that lives as long as the execution environment.
@@ -45,7 +38,7 @@ use crate::{
 pub struct Function {
     config: Config,
     /// `None` where no target group is bound by its tags.
-    finder: Option<Arc<Finder>>,
+    finder: Option<Finder>,
     fleet: Fleet,
     metrics: Metrics,
 }
@@ -112,21 +105,17 @@ impl Function {
     ///
     /// Where there is no name server to ask.
     pub fn new(config: Config, sdk: &SdkConfig, now: fn() -> SystemTime) -> Result<Self, NoNameServer> {
-        let limiter = Arc::new(Limiter::new(config.elb_requests_per_second, ELB_BURST_SECONDS));
         let finder = config
             .discovers
-            .then(|| Arc::new(Finder::new(Tagging::new(sdk), &config.groups, config.allowed_hostnames.clone(), now)));
+            .then(|| Finder::new(Tagging::new(sdk), &config.groups, config.allowed_hostnames.clone(), now));
+        let edges = Edges {
+            resolver: Resolver::new(config.dns_servers.as_deref())?,
+            target_groups: TargetGroups::new(sdk, Budget::new(config.elb_requests_per_second)),
+            clock: now,
+        };
         Ok(Self {
             metrics: Metrics::new(config.metrics, &config.metrics_namespace, sdk),
-            fleet: Fleet::new(Reconciler {
-                resolver: Resolver::new(config.dns_servers.as_deref())?,
-                target_groups: TargetGroups::new(sdk, Arc::clone(&limiter)),
-                allowed_networks: config.allowed_networks.clone(),
-                finder: finder.clone(),
-                function: config.function_name.clone(),
-                limiter,
-                clock: now,
-            }),
+            fleet: Fleet::new(edges, config.allowed_networks.clone(), config.function_name.clone()),
             finder,
             config,
         })
@@ -152,28 +141,11 @@ impl Function {
             None if self.config.groups.is_empty() && self.finder.is_none() => return Err(RunError::NoBindings),
             None => {}
         }
-        let (progress, mut published) = mpsc::unbounded_channel();
-        let watch = self.watch(&request, started, cutoff, progress);
-        let run = async {
-            let round = self.round(&request, watch.as_ref(), cutoff).await;
-            drop(watch);
-            round
-        };
-        // Ends when the watch is gone, which sends to it.
-        let publish = async {
-            while let Some(first) = published.recv().await {
-                sleep(GATHERING).await;
-                let mut reports = vec![first];
-                while let Ok(another) = published.try_recv() {
-                    reports.push(another);
-                }
-                self.metrics.publish(&reports, None, cutoff).await;
-            }
-        };
-        let (Round { reports, failure, bound }, ()) = join!(run, publish);
+        let watch = self.watch(&request, started, cutoff);
+        let Round { reports, failure } = self.round(&request, watch.as_ref(), cutoff).await;
         if !request.dry_run {
             let last_moment = started + left.saturating_sub(REPLY_RESERVE.min(left / 4));
-            self.metrics.publish(&reports, bound, last_moment).await;
+            self.metrics.publish(&reports, last_moment).await;
         }
         let count = |outcome| reports.iter().filter(|report| report.outcome == outcome).count();
         let failed = count(Outcome::Failed);
@@ -210,13 +182,7 @@ impl Function {
     }
 
     /// How to go on after the run, if at all.
-    fn watch(
-        &self,
-        request: &Request,
-        began: Instant,
-        cutoff: Instant,
-        progress: UnboundedSender<GroupReport>,
-    ) -> Option<Watch> {
+    fn watch(&self, request: &Request, began: Instant, cutoff: Instant) -> Option<Watch> {
         let last_look = cutoff - LAST_LOOK.min(cutoff.duration_since(began) / 4);
         let polling = self.config.poll_interval;
         let (interval, until) = match (request.watch, polling) {
@@ -229,16 +195,13 @@ impl Function {
             (WatchRequest::No, None) => return None,
         };
         let is_polling = request.watch == WatchRequest::No;
-        Some(Watch { interval, heeds_ttl: is_polling, ends_when_stable: !is_polling, began, until, progress })
+        Some(Watch { interval, heeds_ttl: is_polling, ends_when_stable: !is_polling, until })
     }
 }
 
-/// Whether a check found no error in a target group.
+/// Whether a check found no error in a target group; that it could not be looked at is one.
 fn is_well(report: &GroupReport) -> bool {
-    match &report.findings {
-        Some(findings) => findings.iter().all(|finding| finding.severity != Severity::Error),
-        None => report.outcome != Outcome::Failed,
-    }
+    report.findings.iter().flatten().all(|finding| finding.severity != Severity::Error)
 }
 
 fn causes(reports: &[GroupReport], other: Option<Undiscovered>) -> String {
@@ -271,9 +234,6 @@ const UNKNOWN_DEADLINE: Duration = Duration::from_secs(60);
 /// go out.
 const RESERVE: Duration = Duration::from_secs(2);
 
-/// Seconds' worth of ELBv2 requests that may go out at once: the quota's own bucket holds four.
-const ELB_BURST_SECONDS: f64 = 4.0;
-
 /// How long a run may take that does not watch, however much time the function has for watches. The next minute's run
 /// must not find it still at work on the same request quota. This holds for a direct request, too, because a schedule
 /// sends one where it carries the bindings of a fleet.
@@ -285,9 +245,6 @@ const POLLING: Duration = Duration::from_secs(59);
 
 /// How long before the cut-off a watch ends, so that the target groups are verified once more.
 const LAST_LOOK: Duration = Duration::from_millis(1500);
-
-/// How long to wait for the other target groups to publish, so that all goes into one call.
-const GATHERING: Duration = Duration::from_millis(500);
 
 /// How long before the deadline the reply goes out, whatever the metrics do.
 const REPLY_RESERVE: Duration = Duration::from_millis(500);

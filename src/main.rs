@@ -13,9 +13,9 @@ use lambda_runtime_api_client::{Client, body::Body};
 use nlb_hostname_targets::{
     VERSION,
     aws::sdk_config,
-    config::Config,
     function::{Function, RunError},
     report::Reply,
+    settings::environment::Config,
 };
 use serde_json::Value;
 use tokio::time::timeout;

@@ -2,13 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt::{Debug, Display},
+    fmt::{self, Debug, Display},
     num::NonZeroU16,
     ops::RangeInclusive,
+    str::FromStr,
 };
 
-use serde::{Deserialize, Deserializer, de::Error as _};
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
+};
 
 use crate::{
     hostname::{AllowedHostnames, Hostname},
@@ -19,15 +22,13 @@ use crate::{
 
 /// Ties one hostname to one target group.
 ///
-/// The contract's word for word from a JSON object; a field that is not listed is refused by name.
+/// The contract's word for word from a JSON object; a field that is not listed is refused by name, and so is `null`.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct Binding {
     /// The name to resolve.
-    #[serde(deserialize_with = "hostname")]
     pub hostname: Hostname,
     /// The target group to keep in step with it.
-    #[serde(deserialize_with = "target_group_arn")]
     pub target_group_arn: TargetGroupArn,
     /// The port to register addresses on; the target group's own where it is left out.
     #[serde(default, deserialize_with = "port")]
@@ -41,6 +42,27 @@ pub struct Binding {
     /// How many answers one run collects.
     #[serde(default, deserialize_with = "lookups")]
     pub lookups: Option<u32>,
+}
+
+impl<'de> Deserialize<'de> for Binding {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// Lets an object through alone: what serde derives takes an array of the values, too.
+struct Object;
+
+impl<'de> Visitor<'de> for Object {
+    type Value = Binding;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Binding, A::Error> {
+        Binding::deserialize(MapAccessDeserializer::new(map))
+    }
 }
 
 /// A target group with all the hostnames that are bound to it, which are reconciled together.
@@ -80,38 +102,33 @@ impl Group {
     ///
     /// Where two bindings of one group state different values for what belongs to the group.
     pub fn from_bindings(source: &str, bindings: &[Binding]) -> Result<Vec<Self>, InvalidJson> {
-        let mut positions = HashMap::new();
-        let mut bound: Vec<(&TargetGroupArn, Vec<&Binding>)> = Vec::new();
+        let mut arns = Vec::new();
+        let mut together: HashMap<_, Vec<&Binding>> = HashMap::new();
         for binding in bindings {
-            let position = *positions.entry(&binding.target_group_arn).or_insert(bound.len());
-            match bound.get_mut(position) {
-                Some((_, together)) => together.push(binding),
-                None => bound.push((&binding.target_group_arn, vec![binding])),
+            let of_group = together.entry(&binding.target_group_arn).or_default();
+            if of_group.is_empty() {
+                arns.push(&binding.target_group_arn);
             }
+            of_group.push(binding);
         }
-        bound
-            .into_iter()
-            .map(|(arn, together)| {
-                Ok(Self {
-                    arn: arn.clone(),
-                    ownership: agreed(source, "ownership", arn, together.iter().map(|binding| binding.ownership))?
-                        .unwrap_or_default(),
-                    deregister_after_seconds: agreed(
-                        source,
-                        "deregister_after_seconds",
-                        arn,
-                        together.iter().map(|binding| binding.deregister_after_seconds),
-                    )?,
-                    lookups: together
-                        .iter()
-                        .filter_map(|binding| Some((binding.hostname.clone(), binding.lookups?)))
-                        .fold(BTreeMap::new(), |mut lookups, (hostname, number)| {
-                            let most = lookups.entry(hostname).or_insert(number);
-                            *most = number.max(*most);
-                            lookups
-                        }),
-                    members: together.iter().map(|binding| (binding.hostname.clone(), binding.port)).collect(),
-                })
+        arns.into_iter()
+            .map(|arn| {
+                let bindings = together.remove(arn).unwrap_or_default();
+                let ownerships = bindings.iter().map(|binding| binding.ownership);
+                let seconds = bindings.iter().map(|binding| binding.deregister_after_seconds);
+                let mut group = Self {
+                    ownership: agreed(source, "ownership", arn, ownerships)?.unwrap_or_default(),
+                    deregister_after_seconds: agreed(source, "deregister_after_seconds", arn, seconds)?,
+                    ..Self::without_members(arn.clone())
+                };
+                for Binding { hostname, port, lookups, .. } in bindings {
+                    group.members.insert((hostname.clone(), *port));
+                    if let Some(number) = *lookups {
+                        let most = group.lookups.entry(hostname.clone()).or_insert(number);
+                        *most = number.max(*most);
+                    }
+                }
+                Ok(group)
             })
             .collect()
     }
@@ -147,28 +164,6 @@ pub struct InvalidJson {
     pub problem: String,
 }
 
-/// Reads JSON into `T`, and says where it went wrong: `source` is what the user calls the whole.
-///
-/// # Errors
-///
-/// Where the JSON is not what `T` accepts.
-pub fn from_json<'de, T: Deserialize<'de>>(
-    source: &str,
-    deserializer: impl Deserializer<'de, Error = serde_json::Error>,
-) -> Result<T, InvalidJson> {
-    serde_path_to_error::deserialize(deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        InvalidJson {
-            at: match path.as_str() {
-                "." => source.to_owned(),
-                path if path.starts_with('[') || source.is_empty() => format!("{source}{path}"),
-                path => format!("{source}.{path}"),
-            },
-            problem: error.into_inner().to_string(),
-        }
-    })
-}
-
 /// The one value that bindings of a target group state, if any does.
 fn agreed<T: Copy + Debug + PartialEq>(
     source: &str,
@@ -190,41 +185,28 @@ fn agreed<T: Copy + Debug + PartialEq>(
     }
 }
 
-fn hostname<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hostname, D::Error> {
-    let written = text(deserializer, "a DNS name")?;
-    written.try_into().map_err(D::Error::custom)
-}
-
-fn target_group_arn<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TargetGroupArn, D::Error> {
-    let written = text(deserializer, "the ARN of a target group")?;
-    written.try_into().map_err(D::Error::custom)
-}
-
-fn text<'de, D: Deserializer<'de>>(deserializer: D, accepted: &str) -> Result<String, D::Error> {
-    match Value::deserialize(deserializer)? {
-        Value::String(text) => Ok(text),
-        other => Err(not(&other, accepted)),
-    }
-}
-
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU16>, D::Error> {
-    Ok(NonZeroU16::new(integer(deserializer, 1..=u16::MAX)?))
+    integer(deserializer, PORTS).map(NonZeroU16::new)
 }
 
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    integer(deserializer, 0..=u32::MAX).map(Some)
+    integer(deserializer, SECONDS).map(Some)
 }
 
 fn lookups<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    integer(deserializer, 1..=50).map(Some)
+    integer(deserializer, LOOKUPS).map(Some)
 }
 
 fn ownership<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ownership>, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    match value.as_str() {
-        Some("exclusive") => Ok(Some(Ownership::Exclusive)),
-        Some("shared") => Ok(Some(Ownership::Shared)),
-        _ => Err(not(&value, "`exclusive` or `shared`")),
+    ownership_of(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+/// Reads an ownership. The error says what is accepted.
+pub(crate) fn ownership_of(text: &str) -> Result<Ownership, String> {
+    match text {
+        "exclusive" => Ok(Ownership::Exclusive),
+        "shared" => Ok(Ownership::Shared),
+        _ => Err(format!("`{text}` is not `exclusive` or `shared`")),
     }
 }
 
@@ -234,20 +216,32 @@ where
     D: Deserializer<'de>,
     N: Display + PartialOrd + TryFrom<u64>,
 {
-    let value = Value::deserialize(deserializer)?;
-    value
-        .as_u64()
-        .and_then(|number| N::try_from(number).ok())
-        .filter(|number| bounds.contains(number))
-        .ok_or_else(|| not(&value, &format!("an integer from {} to {}", bounds.start(), bounds.end())))
+    deserializer.deserialize_u64(Integer(bounds))
 }
 
-/// A boolean; anything else, `null` included, is refused.
-pub fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    value.as_bool().ok_or_else(|| not(&value, "true or false"))
+struct Integer<N>(RangeInclusive<N>);
+
+impl<N: Display + PartialOrd + TryFrom<u64>> Visitor<'_> for Integer<N> {
+    type Value = N;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "an integer from {} to {}", self.0.start(), self.0.end())
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<N, E> {
+        let converted = N::try_from(number).ok().filter(|number| self.0.contains(number));
+        converted.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
 }
 
-fn not<E: serde::de::Error>(value: &Value, accepted: &str) -> E {
-    E::custom(format!("{value} is not {accepted}"))
+/// The same of a text: plain digits only, because `+5` and `5.0` are more likely mistakes than meant. The error says
+/// what is accepted.
+pub fn integer_of<N: Display + FromStr + PartialOrd>(text: &str, bounds: &RangeInclusive<N>) -> Result<N, String> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|number| is_plain && bounds.contains(number));
+    number.ok_or_else(|| format!("an integer from {} to {}", bounds.start(), bounds.end()))
 }
+
+pub(crate) const PORTS: RangeInclusive<u16> = 1..=u16::MAX;
+pub(crate) const SECONDS: RangeInclusive<u32> = 0..=u32::MAX;
+pub(crate) const LOOKUPS: RangeInclusive<u32> = 1..=50;

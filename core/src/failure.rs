@@ -296,4 +296,5 @@ pub fn action(operation: &str) -> String {
 pub const GET_RESOURCES: &str = "GetResources";
 
 const RUN_IN_THE_VPC: &str = ". If this is a publicly accessible database: its name resolves to its private address \
-     only inside its VPC, so the function must run in that VPC";
+     only inside its VPC, so the function must run in that VPC. If the VPC itself has such a range: state ALLOWED_CIDRS \
+     with that range in it";

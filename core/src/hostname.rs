@@ -65,37 +65,36 @@ impl TryFrom<String> for Hostname {
     type Error = InvalidHostname;
 
     fn try_from(written: String) -> Result<Self, Self::Error> {
-        let invalid = |reason| InvalidHostname { written: written.clone(), reason };
         let name = written.strip_suffix('.').unwrap_or(&written);
-        let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
-        if name.is_empty() {
-            return Err(invalid("it is empty"));
-        }
-        if IpAddr::from_str(literal).is_ok() {
-            return Err(invalid("it is an IP address, which needs no resolving: register it as a target yourself"));
-        }
-        if name.len() > MAX_NAME {
-            return Err(invalid("it is longer than 253 characters"));
-        }
-        for label in name.split('.') {
-            if label.is_empty() {
-                return Err(invalid("it holds an empty label"));
-            }
-            if label.len() > MAX_LABEL {
-                return Err(invalid("it holds a label of more than 63 characters"));
-            }
-            if label.starts_with('-') {
-                return Err(invalid("it holds a label that begins with `-`, which our DNS library can't ask for"));
-            }
-            if !label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-                return Err(invalid(
-                    "only letters, digits, `-`, `_` and dots are accepted (no scheme, port or blank; \
-                     an international name in its xn-- form)",
-                ));
-            }
+        if let Some(reason) = problem(name) {
+            return Err(InvalidHostname { written, reason });
         }
         Ok(Self { canonical: name.to_ascii_lowercase(), written })
     }
+}
+
+/// Why a name without its trailing dot can't be asked for.
+fn problem(name: &str) -> Option<&'static str> {
+    let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    let has_label = |is_wrong: fn(&str) -> bool| name.split('.').any(is_wrong);
+    Some(if name.is_empty() {
+        "it is empty"
+    } else if IpAddr::from_str(literal).is_ok() {
+        "it is an IP address, which needs no resolving: register it as a target yourself"
+    } else if name.len() > MAX_NAME {
+        "it is longer than 253 characters"
+    } else if has_label(str::is_empty) {
+        "it holds an empty label"
+    } else if has_label(|label| label.len() > MAX_LABEL) {
+        "it holds a label of more than 63 characters"
+    } else if has_label(|label| label.starts_with('-')) {
+        "it holds a label that begins with `-`, which our DNS library can't ask for"
+    } else if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        "only letters, digits, `-`, `_` and dots are accepted (no scheme, port or blank; an international name in its \
+         xn-- form)"
+    } else {
+        return None;
+    })
 }
 
 /// A text that is not a hostname.
@@ -109,31 +108,20 @@ pub struct InvalidHostname {
 /// The hostnames that may be bound: those of `ALLOWED_HOSTNAMES`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct AllowedHostnames(
-    /// `None`: any.
-    Option<Vec<Allowed>>,
+    /// Names, and whether each stands for all names under it, however many labels they have before it. `None`: any.
+    Option<Vec<(Hostname, bool)>>,
 );
-
-/// What an entry of the list lets through.
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Allowed {
-    /// This name.
-    Name(Hostname),
-    /// All names under this one, however many labels they have before it.
-    Under(Hostname),
-}
 
 impl AllowedHostnames {
     /// Why `hostname` must not be bound, or `None` if it may be.
     pub fn refusal(&self, hostname: &Hostname) -> Option<String> {
-        let allowed = self.0.as_ref()?;
-        let lets = |allowed: &Allowed| match allowed {
-            Allowed::Name(name) => name == hostname,
-            Allowed::Under(suffix) => {
-                hostname.canonical().strip_suffix(suffix.canonical()).is_some_and(|before| before.ends_with('.'))
-            }
+        let allows = |(name, is_suffix): &(Hostname, bool)| match hostname.canonical().strip_suffix(name.canonical()) {
+            Some(before) if *is_suffix => before.ends_with('.'),
+            Some(before) => before.is_empty(),
+            None => false,
         };
         // The list is not repeated: a thousand groups may be refused.
-        (!allowed.iter().any(lets)).then(|| format!("`{hostname}` is outside ALLOWED_HOSTNAMES"))
+        (!self.0.as_ref()?.iter().any(allows)).then(|| format!("`{hostname}` is outside ALLOWED_HOSTNAMES"))
     }
 }
 
@@ -141,12 +129,11 @@ impl FromStr for AllowedHostnames {
     type Err = InvalidHostname;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let read = |item: &str| match item.strip_prefix("*.") {
-            Some(suffix) => suffix.to_owned().try_into().map(Allowed::Under),
-            None => item.to_owned().try_into().map(Allowed::Name),
+        let read = |item: &str| {
+            let suffix = item.strip_prefix("*.");
+            Ok((suffix.unwrap_or(item).to_owned().try_into()?, suffix.is_some()))
         };
-        let allowed: Result<_, InvalidHostname> = text.split(',').map(str::trim).map(read).collect();
-        allowed.map(|allowed| Self(Some(allowed)))
+        text.split(',').map(|item| read(item.trim())).collect::<Result<_, _>>().map(|names| Self(Some(names)))
     }
 }
 

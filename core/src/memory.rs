@@ -120,6 +120,7 @@ impl Memory {
     /// AWS accepted the registration of these targets.
     pub fn registered(&mut self, targets: &BTreeSet<Target>, at: Instant) {
         self.done.extend(targets.iter().map(|target| (*target, Done::Registered(at))));
+        self.registered.iter_mut().for_each(|registered| registered.extend(targets));
     }
 
     /// AWS accepted the deregistration of these targets, which were shown like this.

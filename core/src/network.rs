@@ -11,9 +11,14 @@ pub struct AllowedNetworks(Vec<IpNet>);
 impl AllowedNetworks {
     /// Why `address` must not be registered, or `None` if it may be.
     ///
-    /// Loopback, link-local, multicast, unspecified and broadcast addresses are refused whatever
-    /// the list says: no database answers there.
+    /// Loopback, link-local, multicast, unspecified, broadcast and NAT64 addresses are refused whatever the list says: no
+    /// database answers there.
     pub fn refusal(&self, address: IpAddr) -> Option<String> {
+        if is_nat64(address) {
+            return Some(
+                "it is a NAT64 address, which DNS64 made of an IPv4 one; those are never registered".to_owned(),
+            );
+        }
         if let Some(kind) = never_a_target(address.to_canonical()) {
             return Some(format!("{kind} addresses are never registered"));
         }
@@ -87,6 +92,12 @@ pub fn is_public(address: IpAddr) -> bool {
         }
         IpAddr::V6(v6) => v6.segments().first().is_some_and(|first| first & 0xe000 == 0x2000),
     }
+}
+
+/// Whether a name server's DNS64 made `address` of an IPv4 address, for a name that has no IPv6 address
+/// ([RFC 6052](https://datatracker.ietf.org/doc/html/rfc6052#section-2.1)).
+pub fn is_nat64(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.segments().starts_with(&[0x64, 0xff9b, 0, 0, 0, 0]))
 }
 
 fn never_a_target(address: IpAddr) -> Option<&'static str> {

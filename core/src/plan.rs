@@ -1,9 +1,13 @@
 //! The decision: what DNS says, what is registered, what is remembered and the time, turned into what to register, to
 //! deregister and to remember. Pure.
 
+mod hold;
+mod judge;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+pub use hold::{Hold, HoldReason};
+use judge::Judge;
 
 use crate::{
     answer::Look,
@@ -11,67 +15,10 @@ use crate::{
     failure::Failure,
     hostname::Hostname,
     memory::Memory,
-    policy::Ownership,
     run::{Known, Task},
-    samples::{Samples, Verdict},
-    tags::{MOST_TAGS, State, TagChanges, is_own, rotating_name, takes_room},
+    tags::{MOST_TAGS, State, TagChanges, is_own, takes_room},
     target::{RegisteredTarget, Target, TargetState},
 };
-
-/// Why a registered target stays that DNS does not give.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HoldReason {
-    /// AWS refused to deregister it.
-    DeregistrationRefused,
-    /// Answers are samples, and too few of them lacked it.
-    Evidence,
-    /// It is somebody else's.
-    Foreign,
-    /// Its grace period is not over.
-    Grace,
-    /// It was registered moments ago, and DNS may flap.
-    Initial,
-    /// Another function owns it as well.
-    OwnedElsewhere,
-    /// DNS gives its address, which may not become a target.
-    RefusedAddress,
-    /// What should be there instead can't be registered.
-    RegistrationFailed,
-    /// The tags that say whose it is, and since when it is missing, can't be read or written.
-    StateUnknown,
-    /// A hostname of the group did not resolve.
-    Unresolved,
-}
-
-impl HoldReason {
-    /// The words of the log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::DeregistrationRefused => "AWS refused to deregister it",
-            Self::Evidence => "too few answers lacked it",
-            Self::Foreign => "it is somebody else's",
-            Self::Grace => "its grace period is not over",
-            Self::Initial => "it was registered moments ago, and DNS may flap",
-            Self::OwnedElsewhere => "another function owns it, too",
-            Self::RefusedAddress => "DNS gives its address, which may not become a target",
-            Self::RegistrationFailed => "what should be there instead can't be registered",
-            Self::StateUnknown => "the tags that say since when it is missing can't be read or written",
-            Self::Unresolved => "a hostname did not resolve",
-        }
-    }
-}
-
-/// A registered target that stays although DNS does not give it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Hold {
-    /// Why.
-    pub reason: HoldReason,
-    /// Since when its address has been missing, where that is more than usual.
-    pub missing_since: Option<Timestamp>,
-    /// When it goes, if nothing but time keeps it.
-    pub until: Option<Timestamp>,
-}
 
 /// One change.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -251,197 +198,6 @@ fn targets_of<'a>(task: &Task<'_>, memory: &'a Memory, registered: &BTreeSet<Tar
     }
     counts
 }
-
-/// What a stale target is judged by.
-struct Judge<'a> {
-    task: &'a Task<'a>,
-    known: &'a Known,
-    memory: &'a Memory,
-    now: Now,
-    look: &'a Look,
-    state: Option<&'a State>,
-    /// Whether another target that DNS gives is registered, or will be before anything goes.
-    is_replaced: bool,
-    has_healthy: bool,
-    /// How many registered targets each name gave, or may have given.
-    targets_of: BTreeMap<&'a Hostname, usize>,
-}
-
-impl Judge<'_> {
-    /// Why a target stays that no answer holds; `None`: it goes.
-    fn reason_to_keep(&self, shown: &RegisteredTarget) -> Option<Hold> {
-        let target = &shown.target;
-        let hold = |reason| Some(Hold { reason, missing_since: None, until: None });
-        let grace = self.memory.grace(self.task, target);
-        if (self.is_shared() || grace > 0) && self.state.is_none() {
-            return hold(HoldReason::StateUnknown);
-        }
-        if self.is_shared() && !self.owned().contains(target) {
-            return hold(HoldReason::Foreign);
-        }
-        if self.look.refused.contains_key(&target.address) {
-            return hold(HoldReason::RefusedAddress);
-        }
-        if !self.look.is_complete {
-            return hold(HoldReason::Unresolved);
-        }
-        let since = self.since(target);
-        let verdict = self.verdict(shown);
-        if verdict == Verdict::Usual && self.noted(target).is_none() {
-            return hold(HoldReason::Evidence);
-        }
-        let hold = |reason, missing_since, until| Some(Hold { reason, missing_since: Some(missing_since), until });
-        let until = since.plus_seconds(grace);
-        if until > self.now.time {
-            return hold(HoldReason::Grace, since, Some(until));
-        }
-        if verdict != Verdict::Gone {
-            return hold(HoldReason::Evidence, since, None);
-        }
-        if !self.is_replaced {
-            return hold(HoldReason::RegistrationFailed, since, None);
-        }
-        if self.known.stuck.contains_key(target) {
-            return hold(HoldReason::DeregistrationRefused, since, None);
-        }
-        let missing_here = self.memory.missing_since(target).unwrap_or(self.now.time);
-        let settled = missing_here.plus_seconds(FLAPPING_SECONDS);
-        if shown.state == TargetState::Initial && settled > self.now.time {
-            return hold(HoldReason::Initial, missing_here, Some(settled));
-        }
-        if self.is_shared() && self.state.is_some_and(|state| state.elsewhere.contains(target)) {
-            return hold(HoldReason::OwnedElsewhere, since, None);
-        }
-        None
-    }
-
-    /// Rule 15: what the names say of a target that none of them gives. The one that is least sure counts.
-    fn verdict(&self, shown: &RegisteredTarget) -> Verdict {
-        if shown.state == TargetState::Unhealthy && self.has_healthy {
-            return Verdict::Gone;
-        }
-        let target = &shown.target;
-        let verdicts = self.sampled(target).map(|(hostname, samples)| {
-            let targets = self.targets_of.get(hostname).copied().unwrap_or_default();
-            match samples.verdict(target.address, targets) {
-                Verdict::Gone if samples.may_hide(target.address) => {
-                    let is_long_gone = self.since(target).plus_seconds(HIDDEN_SECONDS) <= self.now.time;
-                    if is_long_gone { Verdict::Gone } else { Verdict::Suspicious }
-                }
-                verdict => verdict,
-            }
-        });
-        verdicts.max().unwrap_or(Verdict::Gone)
-    }
-
-    /// The names that a target is judged by and whose answers are samples.
-    fn sampled(&self, target: &Target) -> impl Iterator<Item = (&Hostname, &Samples)> {
-        self.memory.judges(self.task, target).into_iter().filter(|(_, samples)| samples.is_sample())
-    }
-
-    /// The names to ask on for a target that is missing suspiciously long.
-    fn asks_on(&self, shown: &RegisteredTarget) -> Vec<Hostname> {
-        if self.verdict(shown) != Verdict::Suspicious {
-            return Vec::new();
-        }
-        let address = shown.target.address;
-        let names = self.sampled(&shown.target).filter(|(_, samples)| !samples.may_hide(address));
-        names.map(|(hostname, _)| hostname.clone()).collect()
-    }
-
-    fn is_shared(&self) -> bool {
-        self.task.group.ownership == Ownership::Shared
-    }
-
-    fn noted(&self, target: &Target) -> Option<Timestamp> {
-        self.state.and_then(|state| state.missing.get(target)).copied()
-    }
-
-    fn since(&self, target: &Target) -> Timestamp {
-        self.memory.since(self.task, target, self.noted(target), self.now.time)
-    }
-
-    fn owned(&self) -> &BTreeSet<Target> {
-        const NONE: &BTreeSet<Target> = &BTreeSet::new();
-        self.state.map_or(NONE, |state| &state.owned)
-    }
-
-    /// What is to be remembered when all is done that the plan says.
-    fn remembered(
-        &self,
-        shown: &[RegisteredTarget],
-        held: &BTreeMap<Target, Hold>,
-        deregister: &BTreeSet<RegisteredTarget>,
-    ) -> State {
-        let none = State::default();
-        let before = self.state.unwrap_or(&none);
-        let mut state = State { elsewhere: before.elsewhere.clone(), ..State::default() };
-        state.rotating.extend(self.memory.rotating_names().map(|(hostname, _)| rotating_name(hostname).to_owned()));
-        state.rotating.extend(before.rotating.iter().cloned());
-        let is_listed = matches!(self.known.listed, Some(Ok(_)));
-        let holds = |target: &Target, reason| held.get(target).is_some_and(|hold| hold.reason == reason);
-        // Of what can't be judged now, what was known counts on.
-        let is_open = |target: &Target| !is_listed || holds(target, HoldReason::Unresolved);
-        let before_missing = before.missing.iter().filter(|(target, _)| !self.look.desired.contains(target));
-        state
-            .missing
-            .extend(before_missing.filter(|(target, _)| is_open(target)).map(|(target, since)| (*target, *since)));
-        let missing = held.iter().filter(|(_, hold)| hold.missing_since.is_some()).map(|(target, _)| *target);
-        for target in missing.chain(deregister.iter().map(|shown| shown.target)) {
-            if self.memory.grace(self.task, &target) > 0 || holds(&target, HoldReason::OwnedElsewhere) {
-                state.missing.insert(target, self.since(&target));
-            }
-        }
-        if self.is_shared() {
-            self.remember_owners(before, shown, held, &mut state);
-        }
-        state
-    }
-
-    /// Whose the targets of a `shared` group are. What DNS gives is adopted, and what is gone is forgotten.
-    fn remember_owners(
-        &self,
-        before: &State,
-        shown: &[RegisteredTarget],
-        held: &BTreeMap<Target, Hold>,
-        state: &mut State,
-    ) {
-        let is_listed = matches!(self.known.listed, Some(Ok(_)));
-        let refused = |target: &&Target| !self.known.refused.contains_key(*target);
-        state.owned.extend(self.look.desired.iter().filter(refused));
-        for target in before.owned.difference(&self.look.desired) {
-            let listed = shown.iter().find(|shown| shown.target == *target);
-            let noted = before.missing.get(target).copied();
-            if listed.is_none() && is_listed && self.look.is_complete {
-                // Another run may be about to register it, unless it has been missing for longer than that takes.
-                if noted.is_some_and(|since| since.plus_seconds(LAG_SECONDS) < self.known.began) {
-                    continue;
-                }
-            }
-            state.owned.insert(*target);
-            let is_gone = listed.is_none_or(|shown| !shown.state.is_registered());
-            if is_gone && (noted.is_some() || (is_listed && self.look.is_complete)) {
-                let since = noted.unwrap_or(self.now.time).min(self.now.time);
-                state.missing.entry(*target).or_insert(since);
-            }
-        }
-        let released = |hold: &Hold| hold.reason == HoldReason::OwnedElsewhere;
-        let released_before = before.released.difference(&self.look.desired).filter(|_| !is_listed);
-        state.released.extend(released_before);
-        state.released.extend(held.iter().filter(|(_, hold)| released(hold)).map(|(target, _)| *target));
-    }
-}
-
-/// How long a target that was registered moments ago must have been missing in a row: in an Aurora failover, a resolver
-/// gave the old and the new address in turn for 20 to 30 s
-/// ([report](https://github.com/awslabs/aws-mysql-jdbc/issues/377)).
-const FLAPPING_SECONDS: u32 = 30;
-
-/// After how long a healthy target of a load balancer goes that its name never gave here.
-const HIDDEN_SECONDS: u32 = 24 * 3600;
-
-/// How long a list may lack a target that was registered: only after that is what is not listed really gone.
-const LAG_SECONDS: u32 = 60;
 
 /// Targets in a call. AWS documents no limit; aws-load-balancer-controller sends 200.
 pub const BATCH: usize = 200;

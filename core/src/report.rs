@@ -11,9 +11,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     binding::Group,
+    check::finding::Finding,
     clock::{Now, Timestamp},
     failure::Failure,
-    finding::Finding,
     hostname::Hostname,
     kind::HostnameKind,
     memory::Memory,
@@ -126,6 +126,9 @@ pub struct GroupReport {
     /// What DNS gave for each hostname that resolved; of a dry run alone.
     #[serde(skip)]
     pub answers: BTreeMap<Hostname, BTreeSet<IpAddr>>,
+    /// The hostnames that were seen to rotate.
+    #[serde(skip)]
+    pub rotating: BTreeSet<Hostname>,
     /// Why it failed.
     #[serde(skip)]
     pub failures: Vec<Failure>,
@@ -138,9 +141,6 @@ pub struct GroupReport {
     /// Whether an address that DNS gives is not registered.
     #[serde(skip)]
     pub is_missing_any: bool,
-    /// The names that were seen to rotate, and of which nobody states how they answer.
-    #[serde(skip)]
-    pub rotating: BTreeSet<Hostname>,
     /// What the target group holds at the end; `None` where that is unknown.
     #[serde(skip)]
     pub targets: Option<TargetCounts>,
@@ -233,11 +233,11 @@ impl GroupReport {
             kind: None,
             left_out: BTreeMap::new(),
             answers: BTreeMap::new(),
+            rotating: BTreeSet::new(),
             failures: Vec::new(),
             warnings: Vec::new(),
             is_deferred: false,
             is_missing_any: false,
-            rotating: BTreeSet::new(),
             targets: None,
             registrations: 0,
             deregistrations: 0,

@@ -166,7 +166,7 @@ impl Samples {
     }
 
     fn is_sample_by_answers(&self) -> bool {
-        self.rotates || (self.largest >= LARGE_ANSWER && self.kind_by_name == HostnameKind::Other)
+        self.rotates || self.largest >= LARGE_ANSWER
     }
 
     /// What the name was taken for.

@@ -9,14 +9,15 @@
 //! nlb-hostname-targets:lookups                   5
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use serde_json::{Map, Value};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU16,
+};
 
 use crate::{
-    binding::{Binding, Group, InvalidJson, from_json},
+    binding::{Group, LOOKUPS, PORTS, SECONDS, integer_of, ownership_of},
     failure::Failure,
-    hostname::AllowedHostnames,
+    hostname::{AllowedHostnames, Hostname},
     tags::{Field, PREFIX, Subject, Tags},
     target::TargetGroupArn,
 };
@@ -54,67 +55,56 @@ impl Found {
     }
 }
 
-/// What the tags of a target group bind it to, or what is wrong with them.
+/// What the tags of a target group bind it to, or what is wrong with which.
 fn group(arn: &TargetGroupArn, tags: &Tags, allowed: &AllowedHostnames) -> Result<Group, Vec<Failure>> {
+    let mut group = Group::without_members(arn.clone());
+    let mut hostnames: Vec<Hostname> = Vec::new();
+    let (mut port, mut lookups) = (None, None);
     let mut failures = Vec::new();
-    let mut refuse = |tag: &str, value: &str, problem: String| {
-        let failure = Failure::Tag { tag: tag.to_owned(), value: value.to_owned(), problem };
-        if !failures.contains(&failure) {
-            failures.push(failure);
-        }
-    };
-    // The fields that count for all hostnames, and the tag that each is from.
-    let mut fields = Map::from_iter([("target_group_arn".to_owned(), arn.as_str().into())]);
-    let mut sources = BTreeMap::new();
-    let mut hostnames = Vec::new();
     for (tag, value) in tags {
-        let (name, value_of_field) = match Subject::of(tag) {
-            None | Some(Subject::State) => continue,
-            Some(Subject::Unknown) => {
-                refuse(tag, value, format!("there is no such tag; known are {KNOWN} after {PREFIX}"));
-                continue;
-            }
+        let accepts = |accepted| format!("accepted is {accepted}");
+        let text = value.trim();
+        let read = match Subject::of(tag) {
+            None | Some(Subject::State) => Ok(()),
+            Some(Subject::Unknown) => Err(format!("there is no such tag; known are {KNOWN} after {PREFIX}")),
             Some(Subject::Binding(Field::Hostnames)) => {
-                if value.trim().is_empty() {
-                    refuse(tag, value, "it holds no hostname".to_owned());
-                }
-                hostnames.extend(value.split_whitespace().map(|hostname| (hostname, tag, value)));
-                continue;
+                read_hostnames(text, allowed).map(|names| hostnames.extend(names))
             }
-            Some(Subject::Binding(Field::DeregisterAfterSeconds)) => ("deregister_after_seconds", integer(value)),
-            Some(Subject::Binding(Field::Lookups)) => ("lookups", integer(value)),
-            Some(Subject::Binding(Field::Port)) => ("port", integer(value)),
-            Some(Subject::Binding(Field::Ownership)) => ("ownership", value.trim().into()),
+            Some(Subject::Binding(Field::DeregisterAfterSeconds)) => integer_of(text, &SECONDS)
+                .map(|seconds| group.deregister_after_seconds = Some(seconds))
+                .map_err(accepts),
+            Some(Subject::Binding(Field::Lookups)) => {
+                integer_of(text, &LOOKUPS).map(|number| lookups = Some(number)).map_err(accepts)
+            }
+            Some(Subject::Binding(Field::Port)) => {
+                integer_of(text, &PORTS).map(|number| port = NonZeroU16::new(number)).map_err(accepts)
+            }
+            Some(Subject::Binding(Field::Ownership)) => ownership_of(text).map(|ownership| group.ownership = ownership),
         };
-        fields.insert(name.to_owned(), value_of_field);
-        sources.insert(name, (tag, value));
-    }
-    let mut bindings: Vec<Binding> = Vec::new();
-    for (hostname, tag, value) in hostnames {
-        fields.insert("hostname".to_owned(), hostname.into());
-        match from_json::<Binding>("", &Value::Object(fields.clone())) {
-            Ok(binding) => match allowed.refusal(&binding.hostname) {
-                Some(problem) => refuse(tag, value, problem),
-                None => bindings.push(binding),
-            },
-            Err(InvalidJson { at, problem }) => {
-                let (tag, value) = sources.get(at.as_str()).copied().unwrap_or((tag, value));
-                refuse(tag, value, problem);
-            }
+        if let Err(problem) = read {
+            failures.push(Failure::Tag { tag: tag.clone(), value: value.clone(), problem });
         }
     }
-    if !failures.is_empty() {
+    if !failures.is_empty() || hostnames.is_empty() {
         return Err(failures);
     }
-    let groups = Group::from_bindings(PREFIX, &bindings).unwrap_or_default();
-    groups.into_iter().next().ok_or_else(Vec::new)
+    if let Some(number) = lookups {
+        group.lookups = hostnames.iter().map(|hostname| (hostname.clone(), number)).collect();
+    }
+    group.members = hostnames.into_iter().map(|hostname| (hostname, port)).collect();
+    Ok(group)
 }
 
-/// As it would stand in JSON. What is no integer stays a text, which the field then refuses.
-fn integer(value: &str) -> Value {
-    let value = value.trim();
-    let is_plain = value.bytes().all(|byte| byte.is_ascii_digit());
-    value.parse::<u64>().ok().filter(|_| is_plain).map_or_else(|| value.into(), Value::from)
+/// The hostnames of a tag, or what is wrong with the first that may not be bound.
+fn read_hostnames(text: &str, allowed: &AllowedHostnames) -> Result<Vec<Hostname>, String> {
+    if text.is_empty() {
+        return Err("it holds no hostname".to_owned());
+    }
+    let read = |name: &str| {
+        let hostname = Hostname::try_from(name.to_owned()).map_err(|error| error.to_string())?;
+        allowed.refusal(&hostname).map_or(Ok(hostname), Err)
+    };
+    text.split_whitespace().map(read).collect()
 }
 
 /// The tags of a binding.

@@ -117,8 +117,9 @@ struct Schedule<'a> {
     watch: &'a Watch,
     looked_at: Instant,
     pause: Duration,
-    /// When the time has come for what the last run left open.
+    /// When time alone asks for a change, and when one of our own is to be verified.
     due_at: Option<Instant>,
+    verify_at: Option<Instant>,
     /// What the last run was to bring about, and when to try again what failed.
     tried: BTreeSet<Target>,
     retry_at: Option<Instant>,
@@ -134,6 +135,7 @@ impl<'a> Schedule<'a> {
             looked_at: now.at,
             pause: watch.interval,
             due_at: None,
+            verify_at: None,
             tried: BTreeSet::new(),
             retry_at: None,
             answer: answer_in_full(task, &course.known.answers, memory),
@@ -149,7 +151,7 @@ impl<'a> Schedule<'a> {
 
     /// When to look next; `None` where the group has settled.
     fn next(&self) -> Option<Instant> {
-        let other = self.due_at.into_iter().chain(self.retry_at).min();
+        let other = self.due_at.into_iter().chain(self.verify_at).chain(self.retry_at).min();
         let other = other.map(|at| at.max(self.looked_at + SHORTEST_INTERVAL));
         let next = other.into_iter().fold(self.looked_at + self.pause, Instant::min);
         let is_stable = self.changed_at.is_some_and(|changed_at| next > changed_at + STABLE);
@@ -163,8 +165,8 @@ impl<'a> Schedule<'a> {
         self.heed(&known.answers);
         let plan = Plan::new(task, known, memory, now);
         let answer = answer_in_full(task, &known.answers, memory);
-        let is_new = !plan.look.desired.is_subset(&self.tried);
-        let differs = plan.changes_targets(known) || (is_new && plan.look.is_complete);
+        let is_new = !plan.register.is_subset(&self.tried);
+        let differs = plan.changes_targets(known) || is_new;
         if (differs && !plan.register.is_empty()) || (plan.look.is_complete && answer != self.answer) {
             self.changed_at = Some(now.at);
         } else if self.retry_at.is_some() || !plan.look.is_complete {
@@ -174,8 +176,9 @@ impl<'a> Schedule<'a> {
         if plan.look.is_complete {
             self.answer = answer;
         }
+        self.due_at = due_at(&plan, now);
         let is_time = |at: Option<Instant>| at.is_some_and(|at| at <= now.at);
-        differs || is_time(self.due_at) || is_time(self.retry_at)
+        differs || is_time(self.verify_at) || is_time(self.retry_at)
     }
 
     /// Takes in what came of a run.
@@ -187,10 +190,10 @@ impl<'a> Schedule<'a> {
         let is_of_aws =
             |failure: &Failure| !matches!(failure, Failure::Unresolved { .. } | Failure::NoUsableAddress { .. });
         self.retry_at = plan.failures(known).iter().any(is_of_aws).then(|| now.at + RETRY);
-        let due = plan.due().map(|due| now.at + due.since(now.time));
+        self.due_at = due_at(&plan, now);
         // A run beside this one may have undone what this one changed.
         let has_changed = known.registrations + known.deregistrations > 0;
-        self.due_at = due.into_iter().chain(has_changed.then(|| now.at + VERIFY_AFTER)).min();
+        self.verify_at = has_changed.then(|| now.at + VERIFY_AFTER);
         self.tried = plan.look.desired;
     }
 
@@ -201,6 +204,11 @@ impl<'a> Schedule<'a> {
             None => self.watch.interval,
         };
     }
+}
+
+/// When time alone asks for a change.
+fn due_at(plan: &Plan, now: Now) -> Option<Instant> {
+    plan.due().map(|due| now.at + due.since(now.time))
 }
 
 /// What the names give whose answers hold all addresses.

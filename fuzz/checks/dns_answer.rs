@@ -11,7 +11,7 @@ use hickory_resolver::proto::{
     rr::{DNSClass, Name, RData, Record},
 };
 use nlb_hostname_targets::{
-    dns::Resolver, failure::ResolveError, hostname::Hostname, resolution::Answer, target::IpFamily,
+    answer::Answer, dns::Resolver, failure::ResolveError, hostname::Hostname, target::IpFamily,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -4,9 +4,11 @@ use std::{
 };
 
 use nlb_hostname_targets::{
-    config::{ALLOWED_CIDRS, ALLOWED_HOSTNAMES, BINDINGS, Config, ConfigError, DNS_SERVERS},
-    event::Request,
     network::AllowedNetworks,
+    settings::{
+        environment::{BINDINGS, Config, ConfigError},
+        event::Request,
+    },
 };
 use serde_json::{Value, json};
 
@@ -20,7 +22,7 @@ pub fn environment(input: &[u8]) {
         .collect();
     let whole = parse(&variables);
     // Which hostnames BINDINGS may hold, another variable says, where that is right itself.
-    let list = variables.get_key_value(ALLOWED_HOSTNAMES).filter(|list| parse(&[*list].map(own).into()).is_ok());
+    let list = variables.get_key_value("ALLOWED_HOSTNAMES").filter(|list| parse(&[*list].map(own).into()).is_ok());
     let alone: BTreeMap<_, _> = variables
         .iter()
         .map(|variable| (variable.0, parse(&list.into_iter().chain([variable]).map(own).collect())))
@@ -32,8 +34,7 @@ pub fn environment(input: &[u8]) {
         }
         Err(error) => assert_names_all(&error.to_string(), &alone),
     }
-    let blank = |value: &str| value.trim().is_empty();
-    let filled = variables.iter().filter(|(_, value)| !blank(value)).map(own).collect();
+    let filled = variables.iter().filter(|(_, value)| !value.trim().is_empty()).map(own).collect();
     assert_eq!(whole, parse(&filled), "an empty variable is not an absent one");
 }
 
@@ -66,14 +67,14 @@ fn assert_meant(variables: &BTreeMap<String, String>, config: &Config) {
     }
 
     let servers = config.dns_servers.as_deref();
-    assert_eq!(servers.map(<[_]>::len), value(DNS_SERVERS).map(|value| value.split(',').count()));
+    assert_eq!(servers.map(<[_]>::len), value("DNS_SERVERS").map(|value| value.split(',').count()));
     for server in servers.unwrap_or_default() {
         assert!(server.port() != 0 && !server.ip().is_unspecified());
-        let again = parse(&BTreeMap::from([(DNS_SERVERS.to_owned(), server.to_string())]));
+        let again = parse(&BTreeMap::from([("DNS_SERVERS".to_owned(), server.to_string())]));
         assert_eq!(again.expect("a server that was accepted").dns_servers, Some(vec![*server]));
     }
 
-    let networks = value(ALLOWED_CIDRS).unwrap_or(DEFAULT_NETWORKS);
+    let networks = value("ALLOWED_CIDRS").unwrap_or(DEFAULT_NETWORKS);
     assert_keeps_out(&config.allowed_networks, networks);
 
     assert!((1..=255).contains(&config.metrics_namespace.len()) && !config.metrics_namespace.starts_with("AWS/"));
@@ -117,7 +118,7 @@ fn contains((network, length): (IpAddr, u32), address: IpAddr) -> bool {
     }
 }
 
-/// Unspecified, loopback, link-local, multicast or broadcast, also in the form `::ffff:a.b.c.d`.
+/// Unspecified, loopback, link-local, multicast or broadcast, also in the form `::ffff:a.b.c.d`; or by NAT64.
 fn is_special(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -130,6 +131,7 @@ fn is_special(address: IpAddr) -> bool {
             bits <= 1
                 || bits >> 118 == 0xfe80 >> 6
                 || bits >> 120 == 0xff
+                || bits >> 32 == 0x64_ff9b << 64
                 || mapped && is_special(IpAddr::V4(Ipv4Addr::from_bits(bits as u32)))
         }
     }
@@ -149,29 +151,10 @@ const BEGIN: &str = "wrong configuration: ";
 const DEFAULT_NETWORKS: &str = "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, 2000::/3, fc00::/7";
 
 /// Addresses that are never registered, and their neighbours that may be.
+#[rustfmt::skip]
 const SPECIAL: [&str; 24] = [
-    "0.0.0.0",
-    "0.0.0.1",
-    "126.255.255.255",
-    "127.0.0.1",
-    "127.255.255.255",
-    "128.0.0.0",
-    "169.254.169.254",
-    "169.255.0.0",
-    "223.255.255.255",
-    "224.0.0.1",
-    "239.255.255.255",
-    "240.0.0.0",
-    "255.255.255.255",
-    "::",
-    "::1",
-    "::2",
-    "::ffff:0.0.0.0",
-    "::ffff:10.0.0.1",
-    "::ffff:127.0.0.1",
-    "::ffff:169.254.0.1",
-    "fe80::1",
-    "febf::1",
-    "fec0::1",
-    "ff02::1",
+    "0.0.0.0", "0.0.0.1", "126.255.255.255", "127.0.0.1", "127.255.255.255", "128.0.0.0", "169.254.169.254",
+    "169.255.0.0", "223.255.255.255", "224.0.0.1", "239.255.255.255", "240.0.0.0", "255.255.255.255",
+    "::", "::1", "::2", "::ffff:0.0.0.0", "::ffff:10.0.0.1", "::ffff:127.0.0.1", "::ffff:169.254.0.1",
+    "fe80::1", "febf::1", "fec0::1", "ff02::1",
 ];

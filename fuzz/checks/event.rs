@@ -1,7 +1,7 @@
 use nlb_hostname_targets::{
     binding::InvalidJson,
-    event::{Request, WatchRequest},
     report::Trigger,
+    settings::event::{Request, WatchRequest},
 };
 use serde_json::{Map, Value};
 
@@ -24,42 +24,44 @@ fn assert_meant(event: &Value, request: &Request) {
         Value::Object(fields) => fields,
         other => panic!("accepted {other}"),
     };
-    let direct = fields.keys().filter(|field| DIRECT_FIELDS.contains(&field.as_str())).count();
-    if request.trigger == Trigger::Direct {
-        assert!(direct > 0 && direct == fields.len(), "a direct request with an unknown field was accepted");
-        assert_eq!(fields.get("dry_run").unwrap_or(&Value::Bool(false)), request.dry_run);
-        assert_eq!(fields.contains_key("bindings"), request.groups.is_some());
-        if let (Some(bindings), Some(groups)) = (fields.get("bindings"), &request.groups) {
-            assert_kept(bindings, groups);
-            assert!(!groups.is_empty());
-        }
-        let seconds =
-            fields.get("watch_seconds").map_or(0, |seconds| seconds.as_u64().expect("only a number is accepted"));
-        assert!(seconds <= 900);
-        let asked_for = match request.watch {
-            WatchRequest::No => 0,
-            WatchRequest::Seconds(seconds) => seconds.get().into(),
-            WatchRequest::UntilStable => panic!("a watch without end"),
-        };
-        // A watch would apply what a dry run only shows.
-        assert_eq!(asked_for, if request.dry_run { 0 } else { seconds });
-        return;
-    }
-    // Whoever says `dry_run` or `bindings` gets it, or an error.
-    assert_eq!(direct, 0, "a field of a direct request was passed over");
-    assert!(!request.dry_run && request.groups.is_none());
-    assert!(
-        request.watch == WatchRequest::No
-            || request.watch == WatchRequest::UntilStable && request.trigger == Trigger::RdsEvent
-    );
     let source = fields.get("source").and_then(Value::as_str);
+    let direct = fields.keys().filter(|field| DIRECT_FIELDS.contains(&field.as_str())).count();
+    if request.trigger != Trigger::Direct {
+        // Whoever says `dry_run` or `bindings` gets it, or an error.
+        assert_eq!(direct, 0, "a field of a direct request was passed over");
+        assert!(!request.dry_run && !request.check && request.groups.is_none());
+    }
     match request.trigger {
+        Trigger::Direct => {
+            assert!(direct > 0 && direct == fields.len(), "a direct request with an unknown field was accepted");
+            let flag = |name| fields.get(name).map_or(Some(false), Value::as_bool).expect("only a boolean is accepted");
+            assert_eq!((flag("check"), flag("check") || flag("dry_run")), (request.check, request.dry_run));
+            assert_eq!(fields.contains_key("bindings"), request.groups.is_some());
+            if let (Some(bindings), Some(groups)) = (fields.get("bindings"), &request.groups) {
+                assert_kept(bindings, groups);
+                assert!(!groups.is_empty());
+            }
+            let seconds =
+                fields.get("watch_seconds").map_or(Some(0), Value::as_u64).expect("only a number is accepted");
+            assert!(seconds <= 900);
+            // A watch would apply what a dry run only shows.
+            let watch = if request.dry_run || seconds == 0 { None } else { Some(seconds) };
+            let asked_for = match request.watch {
+                WatchRequest::No => None,
+                WatchRequest::Seconds(seconds) => Some(seconds.get().into()),
+                WatchRequest::UntilStable => panic!("a watch without end"),
+            };
+            assert_eq!(asked_for, watch);
+        }
         Trigger::RdsEvent if source.is_none() => {
             let records = fields.get("Records").and_then(Value::as_array).expect("nothing else comes from RDS");
             assert!(records.iter().any(|record| record.get("EventSource").is_some_and(|source| source == "aws:sns")));
         }
         Trigger::RdsEvent => assert_eq!(source, Some("aws.rds")),
-        _ => assert!(fields.is_empty() || source.is_some_and(|source| source != "aws.rds")),
+        Trigger::Schedule => {
+            assert!(fields.is_empty() || source.is_some_and(|source| source != "aws.rds"));
+            assert_eq!(request.watch, WatchRequest::No);
+        }
     }
 }
 
@@ -80,4 +82,4 @@ fn assert_rightly_refused(event: &Value, error: &InvalidJson) {
     assert!(named, "{error} names nothing in {event}");
 }
 
-const DIRECT_FIELDS: [&str; 3] = ["bindings", "dry_run", "watch_seconds"];
+const DIRECT_FIELDS: [&str; 4] = ["bindings", "check", "dry_run", "watch_seconds"];

@@ -7,15 +7,11 @@ mod bindings;
 mod dns_answer;
 mod environment;
 mod event;
-mod run;
-mod state;
 
 pub use binding_tags::binding_tags;
 pub use dns_answer::dns_answer;
 pub use environment::environment;
 pub use event::event;
-pub use run::run;
-pub use state::state;
 
 /// Messages go to a log of which each line is an entry: nobody outside may begin one.
 fn assert_one_line(message: &str) {

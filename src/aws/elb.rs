@@ -12,22 +12,16 @@ use aws_sdk_elasticloadbalancingv2::{
     Client,
     config::{
         Builder, ConfigBag, Intercept, RuntimeComponents,
-        interceptors::{
-            AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
-            FinalizerInterceptorContextRef,
-        },
+        interceptors::{AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef},
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use aws_smithy_runtime_api::client::retries::RequestAttempts;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    aws::{ATTEMPT_TIMEOUT, chain, retry_partition},
+    aws::{ATTEMPT_TIMEOUT, RetryExpired, budget::Budget, chain, retry_partition},
     failure::{ElbError, ElbErrorKind, action},
-    limiter::{Limiter, Permit},
     target::TargetGroupArn,
 };
 
@@ -37,7 +31,7 @@ pub(crate) struct Elb {
     sdk: SdkConfig,
     /// By Region: an ARN names the Region that its target group lives in.
     clients: Mutex<HashMap<String, Regional>>,
-    limiter: Arc<Limiter>,
+    budget: Arc<Budget>,
 }
 
 /// What calls a Region, and how many more calls it may make meanwhile: one that hangs shall not
@@ -49,9 +43,9 @@ pub(crate) struct Regional {
 }
 
 impl Elb {
-    /// Calls ELBv2 with `sdk`'s credentials and settings, and counts the attempts with `limiter`.
-    pub(crate) fn new(sdk: &SdkConfig, limiter: Arc<Limiter>) -> Self {
-        Self { sdk: sdk.clone(), clients: Mutex::default(), limiter }
+    /// Calls ELBv2 with `sdk`'s credentials and settings, and counts the SDK's retries in `budget`.
+    pub(crate) fn new(sdk: &SdkConfig, budget: Arc<Budget>) -> Self {
+        Self { sdk: sdk.clone(), clients: Mutex::default(), budget }
     }
 
     /// What calls the Region of this target group.
@@ -68,7 +62,8 @@ impl Elb {
                 let config = Builder::from(&self.sdk)
                     .region(Region::new(region.to_owned()))
                     .retry_partition(retry_partition())
-                    .interceptor(CountAttempts(Arc::clone(&self.limiter)))
+                    .retry_classifier(RetryExpired)
+                    .interceptor(CountRetries(Arc::clone(&self.budget)))
                     .interceptor(ReadToTheEnd);
                 Regional {
                     client: Client::from_conf(config.build()),
@@ -80,13 +75,7 @@ impl Elb {
 }
 
 impl Regional {
-    /// A place for one request more, when there is one.
-    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        // Never closed; and to call without a place would do no harm either.
-        Arc::clone(&self.open).acquire_owned().await.ok()
-    }
-
-    /// Calls ELBv2 when there is room for one request more. `turn` was waited for; where there is none, nobody waited.
+    /// Calls ELBv2 when fewer requests are open than may be. The caller has waited for the budget.
     ///
     /// What the SDK needs for a call takes 5 KB of the future that makes it, and of each around that once or twice
     /// more. So it is boxed, before there is a future that could hold it, which spares a run over a thousand target
@@ -94,17 +83,12 @@ impl Regional {
     pub(crate) fn call<T, E: Error + ProvideErrorMetadata + 'static>(
         &self,
         operation: &'static str,
-        mut turn: Option<Permit>,
         request: impl Future<Output = Result<T, SdkError<E>>>,
     ) -> impl Future<Output = Result<T, ElbError>> {
         let mut request = Box::pin(request);
         async move {
-            let place = match turn.as_mut().and_then(|turn| turn.place.take()) {
-                Some(place) => Some(place),
-                None => self.place().await,
-            };
-            // Each attempt is counted by itself.
-            drop(turn);
+            // Never closed; and to call without a place would do no harm either.
+            let place = self.open.acquire().await;
             let reply = match timeout(ATTEMPT_TIMEOUT, &mut request).await {
                 Ok(reply) => reply,
                 // One that hangs shall not keep others waiting for all its retries.
@@ -169,32 +153,24 @@ fn kind(operation: &str, code: &str, message: &str) -> ElbErrorKind {
     }
 }
 
-/// Has the limiter count attempts, the SDK's retries among them.
+/// Counts the SDK's own retries.
 #[derive(Debug)]
-struct CountAttempts(Arc<Limiter>);
+struct CountRetries(Arc<Budget>);
 
-impl Intercept for CountAttempts {
+impl Intercept for CountRetries {
     fn name(&self) -> &'static str {
-        "CountAttempts"
+        "CountRetries"
     }
 
     fn read_before_attempt(
         &self,
         _: &BeforeTransmitInterceptorContextRef<'_>,
         _: &RuntimeComponents,
-        _: &mut ConfigBag,
+        config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        self.0.count_attempt();
-        Ok(())
-    }
-
-    fn read_after_attempt(
-        &self,
-        _: &FinalizerInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        self.0.note_answer();
+        if config.load::<RequestAttempts>().is_some_and(|attempts| attempts.attempts() > 1) {
+            self.0.count();
+        }
         Ok(())
     }
 }

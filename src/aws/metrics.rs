@@ -13,14 +13,14 @@ use aws_sdk_cloudwatch::{
     types::{Dimension, MetricDatum, StandardUnit},
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use tokio::time::timeout_at;
 use tracing::warn;
 
 use crate::{
-    aws::{chain, retry_partition},
-    config::MetricsDestination,
+    aws::{RetryExpired, chain, retry_partition},
     report::{GroupReport, Outcome},
+    settings::environment::MetricsDestination,
 };
 
 /// Publishes the metrics of runs.
@@ -37,8 +37,8 @@ enum Destination {
     Off,
 }
 
-/// The name, unit and value of a metric.
-type Metric = (&'static str, StandardUnit, f64);
+/// The name and value of a metric, which is a count.
+type Metric = (&'static str, usize);
 
 impl Metrics {
     /// Publishes to `destination` under `namespace`.
@@ -51,6 +51,7 @@ impl Metrics {
                         .operation_timeout(OPERATION_TIMEOUT);
                     let config = aws_sdk_cloudwatch::config::Builder::from(sdk)
                         .retry_partition(retry_partition())
+                        .retry_classifier(RetryExpired)
                         .timeout_config(timeouts.build());
                     Destination::CloudWatch(Client::from_conf(config.build()))
                 }
@@ -61,17 +62,17 @@ impl Metrics {
         }
     }
 
-    /// Publishes what `reports` say, and how many target groups are `bound` where that is known, until `deadline` at the
-    /// latest. What can't be sent is a logged warning: the targets are right, and that is what counts.
-    pub async fn publish(&self, reports: &[GroupReport], bound: Option<usize>, deadline: Instant) {
+    /// Publishes what `reports` say, until `deadline` at the latest. What can't be sent is a logged warning: the targets
+    /// are right, and that is what counts.
+    pub async fn publish(&self, reports: &[GroupReport], deadline: Instant) {
         match &self.destination {
             Destination::CloudWatch(client) => {
-                if timeout_at(deadline.into(), self.put(client, reports, bound)).await.is_err() {
+                if timeout_at(deadline.into(), self.put(client, reports)).await.is_err() {
                     warn!("not all metrics were sent: no reply to PutMetricData before the deadline");
                 }
             }
             Destination::Emf => {
-                if let Err(error) = self.print(reports, bound) {
+                if let Err(error) = self.print(reports) {
                     warn!(%error, "metrics were not written to stdout");
                 }
             }
@@ -79,96 +80,64 @@ impl Metrics {
         }
     }
 
-    async fn put(&self, client: &Client, reports: &[GroupReport], bound: Option<usize>) {
+    async fn put(&self, client: &Client, reports: &[GroupReport]) {
         let now = DateTime::from(SystemTime::now());
-        let datum = |dimension: Option<&Dimension>, (name, unit, value): Metric| {
-            let datum = MetricDatum::builder().metric_name(name).timestamp(now).unit(unit).value(value);
-            datum.set_dimensions(dimension.map(|dimension| vec![dimension.clone()])).build()
-        };
-        let mut data: Vec<_> = bound.map(|bound| datum(None, count(BOUND_GROUPS, bound))).into_iter().collect();
-        for report in reports {
+        let data = reports.iter().flat_map(|report| {
             let dimension = Dimension::builder().name(DIMENSION).value(report.target_group_arn.dimension()).build();
-            data.extend(metrics(report).into_iter().map(|metric| datum(Some(&dimension), metric)));
-        }
-        let batches = FuturesUnordered::new();
-        while !data.is_empty() {
-            let rest = data.split_off(data.len().min(METRICS_IN_A_CALL));
-            let call = client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data));
-            batches.push(call.send());
-            data = rest;
-        }
+            metrics(report).into_iter().map(move |(name, value)| {
+                let datum = MetricDatum::builder().metric_name(name).timestamp(now).unit(StandardUnit::Count);
+                datum.value(value as f64).dimensions(dimension.clone()).build()
+            })
+        });
+        let data: Vec<_> = data.collect();
         // At the same time, because little is left of a run in which something hung.
-        let sent: Vec<_> = batches.collect().await;
+        let calls = data.chunks(METRICS_IN_A_CALL).map(|data| {
+            client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data.to_vec())).send()
+        });
+        let sent: Vec<_> = calls.collect::<FuturesUnordered<_>>().collect().await;
         if let Some(error) = sent.into_iter().find_map(Result::err) {
             warn!(error = chain(&error), "not all metrics were sent: PutMetricData failed");
         }
     }
 
-    fn print(&self, reports: &[GroupReport], bound: Option<usize>) -> io::Result<()> {
+    fn print(&self, reports: &[GroupReport]) -> io::Result<()> {
         let timestamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let timestamp = u64::try_from(timestamp).unwrap_or(u64::MAX);
         let mut stdout = io::stdout().lock();
-        let mut line = |dimension: Option<&str>, metrics: &[Metric]| {
-            let names: Vec<_> =
-                metrics.iter().map(|(name, unit, _)| json!({"Name": name, "Unit": unit.as_str()})).collect();
-            let dimensions: Vec<_> = dimension.iter().map(|_| DIMENSION).collect();
-            let mut document = Map::new();
-            document.insert(
-                "_aws".to_owned(),
-                json!({
-                    "Timestamp": timestamp,
-                    "CloudWatchMetrics": [{
-                        "Namespace": self.namespace,
-                        // A set of no dimensions is one, too.
-                        "Dimensions": [dimensions],
-                        "Metrics": names,
-                    }],
-                }),
-            );
-            document.extend(dimension.map(|value| (DIMENSION.to_owned(), value.into())));
-            document.extend(metrics.iter().map(|(name, _, value)| ((*name).to_owned(), (*value).into())));
-            writeln!(stdout, "{}", Value::Object(document))
-        };
-        if let Some(bound) = bound {
-            line(None, &[count(BOUND_GROUPS, bound)])?;
-        }
         for report in reports {
-            line(Some(report.target_group_arn.dimension()), &metrics(report))?;
+            let metrics = metrics(report);
+            let names: Vec<_> =
+                metrics.iter().map(|(name, _)| json!({"Name": name, "Unit": StandardUnit::Count.as_str()})).collect();
+            let directive = json!({"Namespace": self.namespace, "Dimensions": [[DIMENSION]], "Metrics": names});
+            let mut document = json!({
+                "_aws": {"Timestamp": timestamp, "CloudWatchMetrics": [directive]},
+                DIMENSION: report.target_group_arn.dimension(),
+            });
+            for (name, value) in metrics {
+                document[name] = (value as f64).into();
+            }
+            writeln!(stdout, "{document}")?;
         }
         stdout.flush()
     }
 }
 
-/// What is unknown is left out: a failed look must not read as an empty target group.
+/// What is unknown is left out: a failed look must not read as an empty target group. So is what is 0 in a steady run,
+/// because CloudWatch bills each metric by the hour in which it is sent.
 fn metrics(report: &GroupReport) -> Vec<Metric> {
-    let mut metrics = vec![
-        count("Registrations", report.registrations),
-        count("Deregistrations", report.deregistrations),
-        count("Failures", usize::from(report.outcome == Outcome::Failed)),
-    ];
-    if let Some(took) = report.resolve_time {
-        metrics.extend([
-            count("ResolvedAddresses", report.resolved.len()),
-            count("RefusedAddresses", report.refused.len()),
-            ("ResolveTime", StandardUnit::Milliseconds, took.as_secs_f64() * 1000.0),
-        ]);
-    }
+    let mut metrics = vec![("Failures", usize::from(report.outcome == Outcome::Failed))];
     if let Some(held) = report.targets {
-        metrics.extend([
-            count("RegisteredTargets", held.registered),
-            count("HealthyTargets", held.healthy),
-            count("WaitingTargets", report.waiting.len()),
-        ]);
+        metrics.extend([("RegisteredTargets", held.registered), ("HealthyTargets", held.healthy)]);
     }
+    let others = [
+        ("Registrations", report.registrations),
+        ("Deregistrations", report.deregistrations),
+        ("WaitingTargets", report.waiting.len()),
+        ("RefusedAddresses", report.refused.len()),
+    ];
+    metrics.extend(others.into_iter().filter(|(_, value)| *value > 0));
     metrics
 }
-
-fn count(name: &'static str, number: usize) -> Metric {
-    (name, StandardUnit::Count, number as f64)
-}
-
-/// How many target groups are bound in all, which has no dimension: that one is missing, its own metrics can't tell.
-const BOUND_GROUPS: &str = "BoundGroups";
 
 /// The dimension by which AWS/NetworkELB's own metrics name a target group.
 const DIMENSION: &str = "TargetGroup";

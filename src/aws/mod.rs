@@ -1,8 +1,9 @@
 //! How the AWS SDK is set up, and how its errors read.
 
+pub mod budget;
 pub(crate) mod elb;
 pub mod inspection;
-pub mod limiter;
+pub(crate) mod many;
 pub mod metrics;
 pub mod tagging;
 pub mod target_group;
@@ -19,8 +20,12 @@ use aws_smithy_http_client::{
     tls::{Provider, rustls_provider::CryptoMode},
 };
 use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
+use aws_smithy_runtime_api::client::{
+    interceptors::context::InterceptorContext,
+    retries::classifiers::{ClassifyRetry, RetryAction},
+};
 
-use crate::config::Config;
+use crate::settings::environment::Config;
 
 /// The AWS SDK's settings: credentials, Region and endpoints as its environment says, time-outs
 /// and retries set here.
@@ -54,6 +59,30 @@ pub fn retry_partition() -> RetryPartition {
     RetryPartition::custom("a call's own").token_bucket(TokenBucket::unlimited()).build()
 }
 
+/// Has what AWS refuses as expired signed and sent again: a clock moved, or the process was thawed with a signed request at
+/// hand.
+#[derive(Debug)]
+pub struct RetryExpired;
+
+impl ClassifyRetry for RetryExpired {
+    fn name(&self) -> &'static str {
+        "RetryExpired"
+    }
+
+    /// Each service writes its errors in another format, and all of them name the code and the message in plain text.
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let Some(reply) = context.response().filter(|reply| reply.status().is_client_error()) else {
+            return RetryAction::NoActionIndicated;
+        };
+        let body = String::from_utf8_lossy(reply.body().bytes().unwrap_or_default());
+        if EXPIRED.iter().any(|word| body.contains(word)) {
+            RetryAction::transient_error()
+        } else {
+            RetryAction::NoActionIndicated
+        }
+    }
+}
+
 /// An error with its causes: the SDK's own text stops at `dispatch failure`.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -78,3 +107,8 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The SDK's own is a second; ELBv2 regains ten requests in that time.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
+
+/// What an error reply holds where the signature or the token had expired. The messages are those of
+/// `SignatureDoesNotMatch` and of `InvalidSignatureException`, which have other causes, too.
+const EXPIRED: [&str; 5] =
+    ["ExpiredToken", "RequestExpired", "RequestTimeTooSkewed", "Signature expired", "Signature not yet current"];

@@ -1,6 +1,6 @@
 //! The tagging edge: which target groups have a tag of hostnames, as the Resource Groups Tagging API knows it.
 
-use std::{collections::BTreeMap, num::NonZeroU32, time::Instant};
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_resourcegroupstagging::{
@@ -8,30 +8,26 @@ use aws_sdk_resourcegroupstagging::{
     config::Builder,
     types::{ResourceTagMapping, TagFilter},
 };
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use crate::{
-    aws::retry_partition,
-    elb::elb_error,
+    aws::{RetryExpired, elb::elb_error, retry_partition},
     failure::{ElbError, ElbErrorKind, GET_RESOURCES},
-    limiter::Limiter,
     tags::{PREFIX, Tags},
     target::TargetGroupArn,
 };
 
 /// The target groups of the function's own account and Region that have tags.
 #[derive(Debug)]
-pub struct Tagging {
-    client: Client,
-    limiter: Limiter,
-}
+pub struct Tagging(Client);
 
 impl Tagging {
     /// Asks with `sdk`'s credentials and settings, in its Region.
     pub fn new(sdk: &SdkConfig) -> Self {
-        let config = Builder::from(sdk).retry_partition(retry_partition());
-        Self { client: Client::from_conf(config.build()), limiter: Limiter::new(REQUESTS_PER_SECOND, BURST_SECONDS) }
+        Self(Client::from_conf(
+            Builder::from(sdk).retry_partition(retry_partition()).retry_classifier(RetryExpired).build(),
+        ))
     }
 
     /// The target groups that have a tag of hostnames, with all their tags.
@@ -40,20 +36,20 @@ impl Tagging {
     ///
     /// # Errors
     ///
-    /// Where a call fails, or the list is not there by `cutoff`: a part of it is none.
-    pub async fn tagged(&self, cutoff: Instant) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
-        let listed = timeout_at(cutoff.into(), self.all_pages()).await;
-        listed.unwrap_or_else(|_| Err(failure(ElbErrorKind::TimedOut, "given up shortly before the deadline")))
+    /// Where a call fails, or the list takes longer than `patience`: a part of it is none.
+    pub async fn tagged(&self, patience: Duration) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
+        let problem = || format!("given up after {:.1} s", patience.as_secs_f64());
+        let listed = timeout(patience, self.all_pages()).await;
+        listed.unwrap_or_else(|_| Err(failure(ElbErrorKind::TimedOut, &problem())))
     }
 
     async fn all_pages(&self) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
         let mut tagged = BTreeMap::new();
         let mut token: Option<String> = None;
         loop {
-            self.limiter.queue().await;
             let filter = TagFilter::builder().key(format!("{PREFIX}hostname")).build();
             let request = self
-                .client
+                .0
                 .get_resources()
                 .resource_type_filters("elasticloadbalancing:targetgroup")
                 .tag_filters(filter)
@@ -75,6 +71,7 @@ impl Tagging {
                 return Err(failure(ElbErrorKind::Failed, "a page leads to itself"));
             }
             token = next;
+            sleep(PAUSE).await;
         }
     }
 }
@@ -103,9 +100,6 @@ fn failure(kind: ElbErrorKind, problem: &str) -> ElbError {
 /// ([GetResources](https://docs.aws.amazon.com/resourcegroupstagging/latest/APIReference/API_GetResources.html)).
 const LONGEST_PAGE: i32 = 100;
 
-/// A third of the 15 that an account has
+/// From one page to the next: an account has 15 requests a second
 /// ([quotas](https://docs.aws.amazon.com/tag-editor/latest/userguide/reference.html)).
-const REQUESTS_PER_SECOND: Option<NonZeroU32> = NonZeroU32::new(5);
-
-/// Seconds' worth of requests that may go out at once: what 1,000 target groups take.
-const BURST_SECONDS: f64 = 2.0;
+const PAUSE: Duration = Duration::from_millis(100);

@@ -1,9 +1,12 @@
 //! The operations on target groups: describes, registers and deregisters targets, reads and writes tags.
+//!
+//! Each operation is one call that the caller has waited for the budget for. Where it takes more of them, it waits itself.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     mem,
     num::NonZeroU16,
+    slice,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -13,14 +16,12 @@ use aws_sdk_elasticloadbalancingv2::types::{
     Tag, TargetDescription, TargetGroup, TargetGroupIpAddressTypeEnum, TargetHealthDescription, TargetHealthStateEnum,
     TargetTypeEnum,
 };
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::time::timeout_at;
+use nlb_hostname_targets_core::world::Changed;
 
 use crate::{
-    elb::Elb,
+    aws::{budget::Budget, elb::Elb, many::read_many},
     failure::{ElbError, ElbErrorKind},
-    limiter::{Limiter, Permit, Priority},
-    tags::Tags,
+    tags::{TagChanges, Tags},
     target::{Facts, IpFamily, RegisteredTarget, Target, TargetGroupArn, TargetState},
 };
 
@@ -30,7 +31,8 @@ pub struct TargetGroups {
     pub(crate) elb: Elb,
     /// What is not of type `ip` stays so, too.
     facts: Mutex<HashMap<TargetGroupArn, Result<Facts, ElbError>>>,
-    pub(crate) limiter: Arc<Limiter>,
+    /// The budget of requests.
+    pub budget: Arc<Budget>,
 }
 
 /// A change of targets.
@@ -43,9 +45,10 @@ pub enum Operation {
 }
 
 impl TargetGroups {
-    /// Calls ELBv2 with `sdk`'s credentials and settings, no faster than `limiter` lets it.
-    pub fn new(sdk: &SdkConfig, limiter: Arc<Limiter>) -> Self {
-        Self { elb: Elb::new(sdk, Arc::clone(&limiter)), facts: Mutex::default(), limiter }
+    /// Calls ELBv2 with `sdk`'s credentials and settings.
+    pub fn new(sdk: &SdkConfig, budget: Budget) -> Self {
+        let budget = Arc::new(budget);
+        Self { elb: Elb::new(sdk, Arc::clone(&budget)), facts: Mutex::default(), budget }
     }
 
     /// The static facts, if they were read before.
@@ -53,58 +56,31 @@ impl TargetGroups {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(arn).cloned()
     }
 
-    /// A turn with a place, so that a call on this target group goes out at once.
-    pub async fn with_place(&self, arn: &TargetGroupArn, mut turn: Permit) -> Permit {
-        turn.place = self.elb.regional(arn).place().await;
-        turn
+    /// Reads the static facts of target groups, many in a call, until `until` at the latest, and remembers them. Returned
+    /// is why those of others can't be read; of the rest there was no time to tell.
+    pub async fn read_facts(&self, arns: Vec<TargetGroupArn>, until: Instant) -> HashMap<TargetGroupArn, ElbError> {
+        let describe = async |arns: &[TargetGroupArn]| {
+            self.describe(arns).await?;
+            let cut_short = || {
+                let problem = "the reply does not hold the target group, its type and its port".to_owned();
+                Err(unusable(ElbErrorKind::Failed, problem))
+            };
+            Ok(arns.iter().map(|arn| (arn.clone(), self.known_facts(arn).unwrap_or_else(cut_short))).collect())
+        };
+        let read = read_many(DESCRIBE_TARGET_GROUPS, arns, TargetGroupArn::region, describe, until).await;
+        read.into_iter().filter_map(|(arn, read)| Some((arn, read.flatten().err()?))).collect()
     }
 
-    /// Reads the static facts of a target group, and remembers them.
-    ///
-    /// # Errors
-    ///
-    /// Where the call fails, or the target group is not of target type `ip`.
-    pub async fn read_facts(&self, arn: &TargetGroupArn, turn: Permit) -> Result<Facts, ElbError> {
-        self.read_facts_of(&[arn], turn).await?;
-        self.known_facts(arn).unwrap_or_else(|| {
-            Err(unusable(
-                ElbErrorKind::Failed,
-                "the reply does not hold the target group, its type and its port".to_owned(),
-            ))
-        })
-    }
-
-    /// Reads the static facts of several target groups with as few calls as possible, until
-    /// `until` at the latest. Of those that can't be read together nothing is remembered: one that
-    /// was deleted spoils the call for the others beside it.
-    pub async fn prefetch_facts(&self, arns: &[&TargetGroupArn], until: Instant) {
-        let mut regions: HashMap<&str, Vec<&TargetGroupArn>> = HashMap::new();
-        for arn in arns {
-            regions.entry(arn.region()).or_default().push(arn);
-        }
-        let calls = regions.values().flat_map(|arns| arns.chunks(FACTS_IN_A_CALL)).map(async |arns| {
-            let turn = self.limiter.acquire(Priority::Continue).await;
-            self.read_facts_of(arns, turn).await
-        });
-        let mut calls: FuturesUnordered<_> = calls.collect();
-        // What is missing is read, and its error reported, when it is the group's turn.
-        drop(timeout_at(until.into(), async { while calls.next().await.is_some() {} }).await);
-    }
-
-    /// All in one Region. Remembers their facts.
-    pub(crate) async fn read_facts_of(
-        &self,
-        arns: &[&TargetGroupArn],
-        turn: Permit,
-    ) -> Result<Vec<TargetGroup>, ElbError> {
+    /// Describes target groups of one Region, and remembers their facts.
+    pub(crate) async fn describe(&self, arns: &[TargetGroupArn]) -> Result<Vec<TargetGroup>, ElbError> {
         let Some(first) = arns.first() else { return Ok(Vec::new()) };
         let regional = self.elb.regional(first);
         let names: Vec<_> = arns.iter().map(ToString::to_string).collect();
         let described = self
-            .all_pages(turn, async |marker, turn| {
+            .all_pages(async |marker| {
                 let request = regional.client.describe_target_groups();
                 let request = request.set_target_group_arns(Some(names.clone())).set_marker(marker);
-                let reply = regional.call(DESCRIBE_TARGET_GROUPS, Some(turn), request.send()).await?;
+                let reply = regional.call(DESCRIBE_TARGET_GROUPS, request.send()).await?;
                 Ok((reply.target_groups.unwrap_or_default(), reply.next_marker))
             })
             .await?;
@@ -113,26 +89,29 @@ impl TargetGroups {
             let group = described.iter().find(|group| group.target_group_arn() == Some(arn.as_str()));
             // What is cut short is not remembered.
             if let Some(facts) = group.and_then(facts) {
-                known.insert((*arn).clone(), facts);
+                known.insert(arn.clone(), facts);
             }
         }
         drop(known);
         Ok(described)
     }
 
-    /// All that a call lists: `page` gets the marker where its page begins, and its turn.
+    /// All that a call lists, when the budget allows each page: `page` gets the marker where it begins.
     pub(crate) async fn all_pages<T>(
         &self,
-        turn: Permit,
-        page: impl AsyncFn(Option<String>, Permit) -> Result<(Vec<T>, Option<String>), ElbError>,
+        page: impl AsyncFn(Option<String>) -> Result<(Vec<T>, Option<String>), ElbError>,
     ) -> Result<Vec<T>, ElbError> {
-        let (mut all, mut next) = page(None, turn).await?;
-        while let Some(marker) = next.filter(|marker| !marker.is_empty()) {
-            let (more, marker) = page(Some(marker), self.limiter.acquire(Priority::Continue).await).await?;
+        let mut all = Vec::new();
+        let mut next = None;
+        loop {
+            self.budget.acquire().await;
+            let (more, marker) = page(next).await?;
             all.extend(more);
-            next = marker;
+            next = marker.filter(|marker| !marker.is_empty());
+            if next.is_none() {
+                return Ok(all);
+            }
         }
-        Ok(all)
     }
 
     /// The targets that DescribeTargetHealth lists, draining ones among them.
@@ -140,111 +119,73 @@ impl TargetGroups {
     /// # Errors
     ///
     /// Where the call fails.
-    pub async fn describe(
-        &self,
-        arn: &TargetGroupArn,
-        turn: Option<Permit>,
-    ) -> Result<Vec<RegisteredTarget>, ElbError> {
+    pub async fn list(&self, arn: &TargetGroupArn) -> Result<Vec<RegisteredTarget>, ElbError> {
         let regional = self.elb.regional(arn);
         let request = regional.client.describe_target_health().target_group_arn(arn.as_str());
-        let reply = regional.call("DescribeTargetHealth", turn, request.send()).await?;
-        // Strict, because the SDK takes a reply that was cut short for a shorter list whose last
-        // member may be half there.
-        let read = |description: &TargetHealthDescription| {
-            let target = description.target()?;
-            let port = target.port().and_then(|port| u16::try_from(port).ok())?;
-            Some(RegisteredTarget {
-                target: Target { address: target.id()?.parse().ok()?, port: NonZeroU16::new(port)? },
-                id: target.id()?.to_owned(),
-                availability_zone: target.availability_zone().map(ToOwned::to_owned),
-                state: match description.target_health()?.state()? {
-                    TargetHealthStateEnum::Draining => TargetState::Draining,
-                    TargetHealthStateEnum::Healthy => TargetState::Healthy,
-                    TargetHealthStateEnum::Initial => TargetState::Initial,
-                    TargetHealthStateEnum::Unhealthy => TargetState::Unhealthy,
-                    _ => TargetState::Other,
-                },
+        let reply = regional.call("DescribeTargetHealth", request.send()).await?;
+        let read = |description| {
+            registered_target(description).ok_or_else(|| ElbError {
+                operation: "DescribeTargetHealth",
+                kind: ElbErrorKind::Failed,
+                problem: "the reply holds a target without an IP address, port or state".to_owned(),
             })
         };
-        reply
-            .target_health_descriptions()
-            .iter()
-            .map(|description| {
-                read(description).ok_or_else(|| ElbError {
-                    operation: "DescribeTargetHealth",
-                    kind: ElbErrorKind::Failed,
-                    problem: "the reply holds a target without an IP address, port or state".to_owned(),
-                })
-            })
-            .collect()
+        reply.target_health_descriptions().iter().map(read).collect()
     }
 
     /// Registers or deregisters some hundred targets at most, as they are shown. `accepted` hears of what AWS accepted as
-    /// soon as it did. Returned is what AWS refused for good, and what else went wrong.
+    /// soon as it did.
     ///
-    /// A call that AWS refuses because of one target is repeated without it, so that no target
-    /// keeps another out, or in. The Availability Zone of a new target is left out first; one that AWS says is
-    /// outside the VPC is sent again with `all`, because only AWS knows which addresses lie in
-    /// the VPC's subnets, and asking EC2 would need its permissions. Without its port, a target that was registered on a
-    /// port of its own stays, and AWS reports success.
+    /// What AWS refuses because of a target is sent again target by target, so that none keeps another out, or in. The
+    /// Availability Zone of a new target is left out first; one that AWS says is outside the VPC is sent again with
+    /// `all`, because only AWS knows which addresses lie in the VPC's subnets, and asking EC2 would need its permissions.
+    /// Without its port, a target that was registered on a port of its own stays, and AWS reports success.
     pub async fn change(
         &self,
         operation: Operation,
         arn: &TargetGroupArn,
-        batch: impl IntoIterator<Item = RegisteredTarget>,
-        turn: Option<Permit>,
+        batch: Vec<RegisteredTarget>,
         mut accepted: impl FnMut(&[Target]),
-    ) -> (BTreeMap<Target, String>, Option<ElbError>) {
-        let mut first = Some(turn);
-        let mut refused = BTreeMap::new();
-        let mut parts: Vec<Vec<RegisteredTarget>> = vec![batch.into_iter().collect()];
-        let mut outside: Vec<RegisteredTarget> = Vec::new();
+    ) -> Changed {
+        let mut changed = Changed::default();
+        let mut parts = VecDeque::from([batch]);
+        let mut outside = Vec::new();
         let mut unnamed = 0;
+        let mut is_first = true;
         loop {
-            let Some(part) = parts.pop() else {
-                if outside.is_empty() {
-                    return (refused, None);
-                }
-                parts.push(mem::take(&mut outside));
-                continue;
+            let part = match parts.pop_front() {
+                Some(part) => part,
+                None if outside.is_empty() => return changed,
+                None => mem::take(&mut outside),
             };
-            let turn = match first.take() {
-                Some(turn) => turn,
-                None => Some(self.limiter.acquire(Priority::Continue).await),
-            };
-            let Err(error) = self.send(operation, arn, &part, turn).await else {
+            if !mem::take(&mut is_first) {
+                self.budget.acquire().await;
+            }
+            let Err(error) = self.send(operation, arn, &part).await else {
                 unnamed = 0;
-                accepted(&part.iter().map(|shown| shown.target).collect::<Vec<_>>());
+                let targets: Vec<_> = part.iter().map(|shown| shown.target).collect();
+                accepted(&targets);
+                changed.accepted.extend(targets);
                 continue;
             };
-            let is_alone = part.len() == 1;
-            // Of a quota, no target is at fault.
-            let named = match error.kind {
-                ElbErrorKind::QuotaReached if !is_alone => BTreeSet::new(),
-                ElbErrorKind::OutsideVpc | ElbErrorKind::TargetRefused => error.named_addresses(),
-                _ => return (refused, Some(error)),
-            };
-            // Where AWS names no target of several, the request itself may be what it refuses.
-            unnamed += usize::from(is_alone && named.is_empty());
-            if unnamed > MOST_UNNAMED {
-                return (refused, Some(error));
-            }
-            let (suspects, mut rest): (Vec<_>, Vec<_>) =
-                part.into_iter().partition(|shown| is_alone || named.contains(&shown.target.address));
-            if suspects.is_empty() {
-                let left = rest.split_off(rest.len() / 2);
-                parts.extend([left, rest]);
+            let is_of_a_target = matches!(error.kind, ElbErrorKind::OutsideVpc | ElbErrorKind::TargetRefused);
+            // Of several targets, a quota may have room for some.
+            let is_full = error.kind == ElbErrorKind::QuotaReached;
+            if part.len() > 1 && (is_of_a_target || is_full) {
+                parts.extend(part.into_iter().map(|shown| vec![shown]));
                 continue;
             }
-            parts.extend(Some(rest).filter(|rest| !rest.is_empty()));
-            for mut shown in suspects {
-                let may_be_outside = operation == Operation::Register && shown.availability_zone.is_none();
-                if error.kind == ElbErrorKind::OutsideVpc && may_be_outside {
-                    shown.availability_zone = Some("all".to_owned());
-                    outside.push(shown);
-                } else {
-                    refused.insert(shown.target, error.problem.chars().take(LONGEST_REASON).collect());
-                }
+            // Where AWS names the target in no refusal of many, the request itself may be what it refuses.
+            unnamed += usize::from(error.named_addresses().is_empty());
+            let Some(mut shown) = part.into_iter().next().filter(|_| is_of_a_target && unnamed <= MOST_UNNAMED) else {
+                return Changed { failed: Some(error), ..changed };
+            };
+            let may_be_outside = operation == Operation::Register && shown.availability_zone.is_none();
+            if error.kind == ElbErrorKind::OutsideVpc && may_be_outside {
+                shown.availability_zone = Some("all".to_owned());
+                outside.push(shown);
+            } else {
+                changed.refused.insert(shown.target, error.problem.chars().take(LONGEST_REASON).collect());
             }
         }
     }
@@ -254,7 +195,6 @@ impl TargetGroups {
         operation: Operation,
         arn: &TargetGroupArn,
         part: &[RegisteredTarget],
-        turn: Option<Permit>,
     ) -> Result<(), ElbError> {
         let regional = self.elb.regional(arn);
         let targets = part.iter().map(|shown| {
@@ -269,11 +209,11 @@ impl TargetGroups {
         match operation {
             Operation::Register => {
                 let request = client.register_targets().target_group_arn(arn.as_str()).set_targets(targets);
-                regional.call("RegisterTargets", turn, request.send()).await.map(drop)
+                regional.call("RegisterTargets", request.send()).await.map(drop)
             }
             Operation::Deregister => {
                 let request = client.deregister_targets().target_group_arn(arn.as_str()).set_targets(targets);
-                regional.call("DeregisterTargets", turn, request.send()).await.map(drop)
+                regional.call("DeregisterTargets", request.send()).await.map(drop)
             }
         }
     }
@@ -283,48 +223,102 @@ impl TargetGroups {
     /// # Errors
     ///
     /// Where the call fails.
-    pub async fn describe_tags(&self, arn: &TargetGroupArn, turn: Option<Permit>) -> Result<Tags, ElbError> {
-        let operation = "DescribeTags";
-        let regional = self.elb.regional(arn);
-        let request = regional.client.describe_tags().resource_arns(arn.as_str());
-        let reply = regional.call(operation, turn, request.send()).await?;
-        let tags = reply.tag_descriptions().iter().find(|group| group.resource_arn() == Some(arn.as_str()));
-        let tags = tags.ok_or_else(|| ElbError {
-            operation,
+    pub async fn tags(&self, arn: &TargetGroupArn) -> Result<Tags, ElbError> {
+        let mut tags = self.describe_tags(slice::from_ref(arn)).await?;
+        tags.remove(arn).ok_or_else(|| ElbError {
+            operation: DESCRIBE_TAGS,
             kind: ElbErrorKind::Failed,
             problem: "the reply does not hold the target group".to_owned(),
-        })?;
-        let read = |tag: &Tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
-        Ok(tags.tags().iter().filter_map(read).collect())
+        })
     }
 
-    /// Writes tags; others stay as they are.
+    /// The tags of many target groups, until `until` at the latest. What there was no time for is missing.
+    pub async fn tags_of(
+        &self,
+        arns: Vec<TargetGroupArn>,
+        until: Instant,
+    ) -> HashMap<TargetGroupArn, Result<Tags, ElbError>> {
+        let describe = async |arns: &[TargetGroupArn]| {
+            self.budget.acquire().await;
+            self.describe_tags(arns).await
+        };
+        read_many(DESCRIBE_TAGS, arns, TargetGroupArn::region, describe, until).await
+    }
+
+    async fn describe_tags(&self, arns: &[TargetGroupArn]) -> Result<HashMap<TargetGroupArn, Tags>, ElbError> {
+        let Some(first) = arns.first() else { return Ok(HashMap::new()) };
+        let regional = self.elb.regional(first);
+        let names = arns.iter().map(ToString::to_string).collect();
+        let request = regional.client.describe_tags().set_resource_arns(Some(names));
+        let reply = regional.call(DESCRIBE_TAGS, request.send()).await?;
+        let read = |tag: &Tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
+        let described = reply.tag_descriptions().iter();
+        Ok(described
+            .filter_map(|group| {
+                Some((group.resource_arn()?.parse().ok()?, group.tags().iter().filter_map(read).collect()))
+            })
+            .collect())
+    }
+
+    /// Adds tags and removes others, in that order where there is room; the rest stay as they are.
     ///
     /// # Errors
     ///
-    /// Where the call fails.
-    pub async fn add_tags(&self, arn: &TargetGroupArn, tags: &Tags, turn: Option<Permit>) -> Result<(), ElbError> {
+    /// Where a call fails.
+    pub async fn write_tags(&self, arn: &TargetGroupArn, changes: &TagChanges) -> Result<(), ElbError> {
+        let is_both = !changes.add.is_empty() && !changes.remove.is_empty();
+        let between = async || {
+            if is_both {
+                self.budget.acquire().await;
+            }
+        };
+        if changes.removes_first {
+            self.remove_tags(arn, &changes.remove).await?;
+            between().await;
+            return self.add_tags(arn, &changes.add).await;
+        }
+        self.add_tags(arn, &changes.add).await?;
+        between().await;
+        self.remove_tags(arn, &changes.remove).await
+    }
+
+    async fn add_tags(&self, arn: &TargetGroupArn, tags: &Tags) -> Result<(), ElbError> {
+        if tags.is_empty() {
+            return Ok(());
+        }
         let regional = self.elb.regional(arn);
         let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
         let request = regional.client.add_tags().resource_arns(arn.as_str()).set_tags(Some(tags));
-        regional.call("AddTags", turn, request.send()).await.map(drop)
+        regional.call("AddTags", request.send()).await.map(drop)
     }
 
-    /// Removes the tags of these keys.
-    ///
-    /// # Errors
-    ///
-    /// Where the call fails.
-    pub async fn remove_tags(
-        &self,
-        arn: &TargetGroupArn,
-        keys: &[String],
-        turn: Option<Permit>,
-    ) -> Result<(), ElbError> {
+    async fn remove_tags(&self, arn: &TargetGroupArn, keys: &BTreeSet<String>) -> Result<(), ElbError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
         let regional = self.elb.regional(arn);
-        let request = regional.client.remove_tags().resource_arns(arn.as_str()).set_tag_keys(Some(keys.to_vec()));
-        regional.call("RemoveTags", turn, request.send()).await.map(drop)
+        let keys = keys.iter().cloned().collect();
+        let request = regional.client.remove_tags().resource_arns(arn.as_str()).set_tag_keys(Some(keys));
+        regional.call("RemoveTags", request.send()).await.map(drop)
     }
+}
+
+/// Strict, because the SDK takes a reply that was cut short for a shorter list whose last member may be half there.
+fn registered_target(description: &TargetHealthDescription) -> Option<RegisteredTarget> {
+    let target = description.target()?;
+    let port = target.port().and_then(|port| u16::try_from(port).ok())?;
+    Some(RegisteredTarget {
+        target: Target { address: target.id()?.parse().ok()?, port: NonZeroU16::new(port)? },
+        id: target.id()?.to_owned(),
+        availability_zone: target.availability_zone().map(ToOwned::to_owned),
+        state: match description.target_health()?.state()? {
+            TargetHealthStateEnum::Draining => TargetState::Draining,
+            TargetHealthStateEnum::Healthy => TargetState::Healthy,
+            TargetHealthStateEnum::Initial => TargetState::Initial,
+            TargetHealthStateEnum::Unhealthy => TargetState::Unhealthy,
+            _ => TargetState::Other,
+        },
+    })
 }
 
 /// `None` where the description lacks what it has to hold.
@@ -354,12 +348,10 @@ fn unusable(kind: ElbErrorKind, problem: String) -> ElbError {
 
 pub(crate) const DESCRIBE_TARGET_GROUPS: &str = "DescribeTargetGroups";
 
+const DESCRIBE_TAGS: &str = "DescribeTags";
+
 /// How many targets in a row may be refused in words that name none of them.
 const MOST_UNNAMED: usize = 10;
 
 /// Characters of AWS's words that are kept of each refused target: they may name all targets of a call.
 const LONGEST_REASON: usize = 500;
-
-/// Target groups in a call. AWS documents no limit; of load balancers, 20 may be described at
-/// once.
-pub(crate) const FACTS_IN_A_CALL: usize = 20;

@@ -1,15 +1,17 @@
 //! The environment, read once at the start.
 
 use std::{
-    fmt,
+    fmt::{self, Display},
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
+    ops::RangeInclusive,
     str::FromStr,
     time::Duration,
 };
 
+use super::from_json;
 use crate::{
-    binding::{Binding, Group, from_json},
+    binding::{Binding, Group, integer_of},
     hostname::AllowedHostnames,
     network::AllowedNetworks,
     text::one_line,
@@ -17,55 +19,36 @@ use crate::{
 
 /// A JSON array of bindings.
 pub const BINDINGS: &str = "BINDINGS";
-/// The name servers to ask, comma-separated, in their order.
-pub const DNS_SERVERS: &str = "DNS_SERVERS";
-/// The networks that an answer's addresses may lie in, comma-separated.
-pub const ALLOWED_CIDRS: &str = "ALLOWED_CIDRS";
 /// Whether target groups are bound by their tags, too.
 pub const DISCOVERY: &str = "DISCOVERY";
-/// The hostnames that may be bound, comma-separated.
-pub const ALLOWED_HOSTNAMES: &str = "ALLOWED_HOSTNAMES";
-/// Where metrics go.
-pub const METRICS: &str = "METRICS";
-/// The CloudWatch namespace of the metrics.
-pub const METRICS_NAMESPACE: &str = "METRICS_NAMESPACE";
-/// Seconds between two looks at DNS within an invocation.
-pub const POLL_INTERVAL_SECONDS: &str = "POLL_INTERVAL_SECONDS";
-/// How fast one execution environment may call ELBv2.
-pub const ELB_REQUESTS_PER_SECOND: &str = "ELB_REQUESTS_PER_SECOND";
-/// Lambda's own: the name of the function, by which it owns targets of `shared` groups.
-pub const AWS_LAMBDA_FUNCTION_NAME: &str = "AWS_LAMBDA_FUNCTION_NAME";
-/// The AWS SDK's own: how often it tries a request. Read here because its reader panics.
-pub const AWS_MAX_ATTEMPTS: &str = "AWS_MAX_ATTEMPTS";
-/// The AWS SDK's own: how it spaces its attempts. Read here because its reader panics.
-pub const AWS_RETRY_MODE: &str = "AWS_RETRY_MODE";
 
 /// Everything that the environment decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The target groups of `BINDINGS`; empty where the variable is absent.
     pub groups: Vec<Group>,
-    /// The name servers of `DNS_SERVERS`; `None`: the system's.
+    /// `DNS_SERVERS`: the name servers to ask, in their order; `None`: the system's.
     pub dns_servers: Option<Vec<SocketAddr>>,
-    /// The networks of `ALLOWED_CIDRS`.
+    /// `ALLOWED_CIDRS`: the networks that an answer's addresses may lie in.
     pub allowed_networks: AllowedNetworks,
-    /// Whether target groups are bound by their tags, too.
+    /// `DISCOVERY`: whether target groups are bound by their tags, too.
     pub discovers: bool,
-    /// The hostnames of `ALLOWED_HOSTNAMES`.
+    /// `ALLOWED_HOSTNAMES`: the hostnames that may be bound.
     pub allowed_hostnames: AllowedHostnames,
-    /// Where metrics go.
+    /// `METRICS`: where they go.
     pub metrics: MetricsDestination,
-    /// Their namespace.
+    /// `METRICS_NAMESPACE`.
     pub metrics_namespace: String,
-    /// How often DNS is asked within an invocation; `None`: once.
+    /// `POLL_INTERVAL_SECONDS`: how often DNS is asked within an invocation; `None`: once.
     pub poll_interval: Option<Duration>,
-    /// ELBv2 requests a second; `None`: no limit of our own.
+    /// `ELB_REQUESTS_PER_SECOND`; `None`: no limit of our own.
     pub elb_requests_per_second: Option<NonZeroU32>,
-    /// The name of the function; empty where nobody set it.
+    /// Lambda's own `AWS_LAMBDA_FUNCTION_NAME`, by which the function owns targets of `shared` groups; empty where
+    /// nobody set it.
     pub function_name: String,
-    /// How often the AWS SDK tries a request.
+    /// The AWS SDK's own `AWS_MAX_ATTEMPTS`, read here because its reader panics.
     pub max_attempts: NonZeroU32,
-    /// Whether the AWS SDK adapts its rate to throttling (`adaptive`) or not (`standard`).
+    /// The AWS SDK's own `AWS_RETRY_MODE`, for the same reason: whether it is `adaptive`, not `standard`.
     pub adaptive_retries: bool,
 }
 
@@ -90,72 +73,44 @@ impl Config {
     /// Names every variable that holds a wrong value, with the value and what is accepted.
     pub fn parse(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut reader = Reader { variable, problems: Vec::new() };
-        let allowed_hostnames = reader
-            .read(
-                ALLOWED_HOSTNAMES,
-                "a comma-separated list of hostnames and of suffixes such as *.example.com",
-                |text| text.parse().map_err(to_string),
-            )
+        let allowed: AllowedHostnames = reader
+            .parsed("ALLOWED_HOSTNAMES", "a comma-separated list of hostnames and of suffixes such as *.example.com")
             .unwrap_or_default();
+        let destinations = [
+            ("cloudwatch", MetricsDestination::CloudWatch),
+            ("emf", MetricsDestination::Emf),
+            ("off", MetricsDestination::Off),
+        ];
         let config = Self {
             groups: reader
-                .read(BINDINGS, "a JSON array of bindings", |text| bindings(text, &allowed_hostnames))
+                .read(BINDINGS, "a JSON array of bindings", |text| bindings(text, &allowed))
                 .unwrap_or_default(),
-            discovers: reader
-                .read(DISCOVERY, "`off` or `tags`", |text| match text {
-                    "off" => Ok(false),
-                    "tags" => Ok(true),
-                    _ => Err(String::new()),
-                })
-                .unwrap_or_default(),
-            allowed_hostnames,
-            dns_servers: reader.read(DNS_SERVERS, "a comma-separated list of `IP`, `IP:port` or `[v6]:port`", |text| {
-                text.split(',').map(|item| dns_server(item.trim())).collect()
-            }),
+            dns_servers: reader.read(
+                "DNS_SERVERS",
+                "a comma-separated list of `IP`, `IP:port` or `[v6]:port`",
+                |text| text.split(',').map(|item| dns_server(item.trim())).collect(),
+            ),
             allowed_networks: reader
-                .read(ALLOWED_CIDRS, "a comma-separated list of networks such as 10.0.0.0/8", |text| {
-                    text.parse().map_err(to_string)
-                })
+                .parsed("ALLOWED_CIDRS", "a comma-separated list of networks such as 10.0.0.0/8")
                 .unwrap_or_default(),
-            metrics: reader
-                .read(METRICS, "`cloudwatch`, `emf` or `off`", |text| match text {
-                    "cloudwatch" => Ok(MetricsDestination::CloudWatch),
-                    "emf" => Ok(MetricsDestination::Emf),
-                    "off" => Ok(MetricsDestination::Off),
-                    _ => Err(String::new()),
-                })
-                .unwrap_or_default(),
+            discovers: reader.one_of(DISCOVERY, [("off", false), ("tags", true)]),
+            metrics: reader.one_of("METRICS", destinations),
             metrics_namespace: reader
-                .read(
-                    METRICS_NAMESPACE,
-                    "1 to 255 letters, digits, blanks and `. - _ / # :`, not beginning with `AWS/` or `:`",
-                    namespace,
-                )
-                .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
+                .read("METRICS_NAMESPACE", NAMESPACES, namespace)
+                .unwrap_or_else(|| "NlbHostnameTargets".to_owned()),
             poll_interval: reader
-                .read(POLL_INTERVAL_SECONDS, "an integer from 0 to 60", |text| {
-                    number::<u64>(text).filter(|seconds| *seconds <= 60).ok_or_else(String::new)
-                })
+                .integer("POLL_INTERVAL_SECONDS", 0..=60)
                 .filter(|seconds| *seconds > 0)
                 .map(Duration::from_secs),
-            elb_requests_per_second: reader
-                .read(ELB_REQUESTS_PER_SECOND, "an integer from 0 (no limit) to 1000", |text| {
-                    number::<u32>(text).filter(|rate| *rate <= 1000).ok_or_else(String::new)
-                })
-                .map_or(NonZeroU32::new(DEFAULT_ELB_REQUESTS_PER_SECOND), NonZeroU32::new),
+            elb_requests_per_second: NonZeroU32::new(
+                reader.integer("ELB_REQUESTS_PER_SECOND", 0..=1000).unwrap_or(ELB_REQUESTS_PER_SECOND),
+            ),
             function_name: reader
-                .read(AWS_LAMBDA_FUNCTION_NAME, "the name of a function", |text| Ok(text.to_owned()))
+                .read("AWS_LAMBDA_FUNCTION_NAME", "a name", |text| Ok(text.to_owned()))
                 .unwrap_or_default(),
-            max_attempts: reader
-                .read(AWS_MAX_ATTEMPTS, "an integer of 1 or more", |text| number(text).ok_or_else(String::new))
-                .unwrap_or(DEFAULT_MAX_ATTEMPTS),
-            adaptive_retries: reader
-                .read(AWS_RETRY_MODE, "`standard` or `adaptive`", |text| match text {
-                    "standard" => Ok(false),
-                    "adaptive" => Ok(true),
-                    _ => Err(String::new()),
-                })
-                .unwrap_or_default(),
+            max_attempts: reader.integer("AWS_MAX_ATTEMPTS", NonZeroU32::MIN..=NonZeroU32::MAX).unwrap_or(MAX_ATTEMPTS),
+            adaptive_retries: reader.one_of("AWS_RETRY_MODE", [("standard", false), ("adaptive", true)]),
+            allowed_hostnames: allowed,
         };
         if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
     }
@@ -165,7 +120,7 @@ impl Config {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub struct ConfigError(Vec<String>);
 
-impl fmt::Display for ConfigError {
+impl Display for ConfigError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "wrong configuration: {}", one_line(&self.0.join("; ")))
     }
@@ -177,39 +132,53 @@ struct Reader<F> {
 }
 
 impl<F: Fn(&str) -> Option<String>> Reader<F> {
+    /// Reads a variable. An error of `parse` says more than `accepted` does, or nothing.
     fn read<T>(&mut self, name: &str, accepted: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let value = (self.variable)(name)?;
         let text = value.trim();
         if text.is_empty() {
             return None;
         }
-        match parse(text) {
-            Ok(parsed) => Some(parsed),
-            Err(problem) => {
-                let shown: String = text.chars().take(LONGEST_SHOWN).collect();
-                let cut = if shown.len() < text.len() { "…" } else { "" };
-                let separator = if problem.is_empty() { "" } else { ": " };
-                self.problems.push(format!("{name} is `{shown}{cut}`{separator}{problem}; accepted is {accepted}"));
-                None
-            }
-        }
+        let problem = match parse(text) {
+            Ok(parsed) => return Some(parsed),
+            Err(problem) if problem.is_empty() => problem,
+            Err(problem) => format!(": {problem}"),
+        };
+        let shown: String = text.chars().take(LONGEST_SHOWN).collect();
+        let cut = if shown.len() < text.len() { "…" } else { "" };
+        self.problems.push(format!("{name} is `{shown}{cut}`{problem}; accepted is {accepted}"));
+        None
+    }
+
+    fn parsed<T: FromStr<Err: Display>>(&mut self, name: &str, accepted: &str) -> Option<T> {
+        self.read(name, accepted, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+    }
+
+    fn integer<N: Display + FromStr + PartialOrd>(&mut self, name: &str, bounds: RangeInclusive<N>) -> Option<N> {
+        let accepted = format!("an integer from {} to {}", bounds.start(), bounds.end());
+        self.read(name, &accepted, |text| integer_of(text, &bounds).map_err(|_| String::new()))
+    }
+
+    /// The value that is stated by one of these words.
+    fn one_of<T: Copy + Default, const COUNT: usize>(&mut self, name: &str, words: [(&str, T); COUNT]) -> T {
+        let accepted = words.map(|(word, _)| format!("`{word}`")).join(" or ");
+        let find = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        self.read(name, &accepted, |text| find(text).ok_or_else(String::new)).unwrap_or_default()
     }
 }
 
 fn bindings(text: &str, allowed: &AllowedHostnames) -> Result<Vec<Group>, String> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let bindings: Vec<Binding> = from_json(BINDINGS, &mut deserializer).map_err(to_string)?;
-    deserializer.end().map_err(to_string)?;
-    let groups = Group::from_bindings(BINDINGS, &bindings).map_err(to_string)?;
-    Group::check_hostnames(BINDINGS, &groups, allowed).map_err(to_string)?;
-    Ok(groups)
+    let bindings: Vec<Binding> = from_json(BINDINGS, &mut deserializer).map_err(|error| error.to_string())?;
+    deserializer.end().map_err(|error| error.to_string())?;
+    let groups = Group::from_bindings(BINDINGS, &bindings)
+        .and_then(|groups| Group::check_hostnames(BINDINGS, &groups, allowed).map(|()| groups));
+    groups.map_err(|error| error.to_string())
 }
 
 fn dns_server(text: &str) -> Result<SocketAddr, String> {
-    let address = match IpAddr::from_str(text) {
-        Ok(address) => Some(SocketAddr::new(address, DNS_PORT)),
-        Err(_) => SocketAddr::from_str(text).ok(),
-    };
+    let address = IpAddr::from_str(text).map(|address| SocketAddr::new(address, DNS_PORT));
+    let address = address.or_else(|_| SocketAddr::from_str(text)).ok();
     address
         .filter(|address| address.port() != 0 && !address.ip().is_unspecified())
         .ok_or_else(|| format!("`{text}` is not a name server"))
@@ -223,23 +192,14 @@ fn namespace(text: &str) -> Result<String, String> {
     if accepted { Ok(text.to_owned()) } else { Err(String::new()) }
 }
 
-/// Plain digits only: `+5` and `5.0` are more likely mistakes than meant.
-fn number<N: FromStr>(text: &str) -> Option<N> {
-    text.chars().all(|c| c.is_ascii_digit()).then(|| text.parse().ok())?
-}
+const NAMESPACES: &str = "1 to 255 letters, digits, blanks and `. - _ / # :`, not beginning with `AWS/` or `:`";
 
-fn to_string(error: impl ToString) -> String {
-    error.to_string()
-}
-
-const DEFAULT_NAMESPACE: &str = "NlbHostnameTargets";
-
-/// A second: the rate at which the account-wide read quota of ELBv2 refills
+/// The rate at which the account-wide read quota of ELBv2 refills
 /// ([throttling](https://docs.aws.amazon.com/elasticloadbalancing/latest/userguide/elb-api-throttling.html)).
-const DEFAULT_ELB_REQUESTS_PER_SECOND: u32 = 10;
+const ELB_REQUESTS_PER_SECOND: u32 = 10;
 
 /// The AWS SDK's own default.
-const DEFAULT_MAX_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
+const MAX_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
 
 const DNS_PORT: u16 = 53;
 

@@ -2,13 +2,16 @@
 
 use std::num::NonZeroU32;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::{
+    from_json,
+    rds_event::{CONNECT, eventbridge_starts_watch, sns_starts_watch},
+};
 use crate::{
-    binding::{Binding, Group, InvalidJson, boolean, from_json, integer},
+    binding::{Binding, Group, InvalidJson, integer},
     report::Trigger,
-    settings::rds_event::{eventbridge_starts_watch, sns_starts_watch},
 };
 
 /// What an invocation asks for.
@@ -46,79 +49,63 @@ impl Request {
     /// Where it is neither an event that is known nor a well-formed direct request. A mistyped
     /// `dryrun` must never change anything, so what is unknown is refused by name.
     pub fn from_event(event: Value) -> Result<Self, InvalidJson> {
-        let plain = |trigger| Self { trigger, groups: None, dry_run: false, check: false, watch: WatchRequest::No };
-        let rds_event = |starts_watch| Self {
-            watch: if starts_watch { WatchRequest::UntilStable } else { WatchRequest::No },
-            ..plain(Trigger::RdsEvent)
+        let refused = |at: &str, problem: &str| Err(InvalidJson { at: at.to_owned(), problem: problem.to_owned() });
+        let of_event = |starts_watch: Option<bool>| Self {
+            trigger: if starts_watch.is_some() { Trigger::RdsEvent } else { Trigger::Schedule },
+            groups: None,
+            dry_run: false,
+            check: false,
+            watch: if starts_watch == Some(true) { WatchRequest::UntilStable } else { WatchRequest::No },
         };
-        let refused = |at: &str, problem: String| InvalidJson { at: at.to_owned(), problem };
         let fields = match &event {
-            Value::Null => return Ok(plain(Trigger::Schedule)),
-            Value::Object(fields) if fields.is_empty() => return Ok(plain(Trigger::Schedule)),
+            Value::Null => return Ok(of_event(None)),
+            Value::Object(fields) if fields.is_empty() => return Ok(of_event(None)),
             Value::Object(fields) => fields,
-            other => {
-                let kind = match other {
-                    Value::Array(_) => "an array",
-                    Value::String(_) => "a string",
-                    Value::Number(_) => "a number",
-                    _ => "a boolean",
-                };
-                return Err(refused(EVENT, format!("it is {kind}; {ACCEPTED}")));
+            Value::Array(_) => {
+                return refused(EVENT, &format!("it is an array, as EventBridge Pipes sends it{CONNECT}"));
             }
+            other => return refused(EVENT, &format!("{other} is no object; {ACCEPTED}")),
         };
-        let source = fields.get("source").and_then(Value::as_str);
-        let envelope = if source.is_some() { "source" } else { "Records" };
-        if fields.contains_key(envelope)
-            && let Some(field) = DIRECT_FIELDS.iter().find(|field| fields.contains_key(**field))
-        {
-            return Err(refused(
+        let is_of_eventbridge = fields.get("source").is_some_and(Value::is_string);
+        let envelope = if is_of_eventbridge { "source" } else { "Records" };
+        let own_field = DIRECT_FIELDS.iter().find(|field| fields.contains_key(**field));
+        match (fields.get(envelope), own_field) {
+            (None, _) => Self::from_direct(&event),
+            (Some(_), Some(field)) => refused(
                 EVENT,
-                format!("`{envelope}` makes it an event of AWS, which has no `{field}`: leave one of them out"),
-            ));
+                &format!("`{envelope}` makes it an event of AWS, which has no `{field}`: leave one of them out"),
+            ),
+            (Some(_), None) if is_of_eventbridge => Ok(of_event(eventbridge_starts_watch(&event))),
+            (Some(records), None) => match sns_starts_watch(records) {
+                Ok(starts_watch) => Ok(of_event(Some(starts_watch))),
+                Err(problem) => refused("Records", &format!("{problem}; {ACCEPTED}")),
+            },
         }
-        if source.is_some() {
-            return Ok(eventbridge_starts_watch(&event).map_or_else(|| plain(Trigger::Schedule), rds_event));
-        }
-        if let Some(records) = fields.get("Records") {
-            return sns_starts_watch(records).map(rds_event).ok_or_else(|| {
-                refused("Records", format!("it is no SNS record that carries an RDS notification; {ACCEPTED}"))
-            });
-        }
-        let direct: DirectRequest = from_json("", &event).map_err(|error| InvalidJson {
-            at: if error.at.is_empty() { EVENT.to_owned() } else { error.at },
-            problem: error.problem,
-        })?;
-        if direct.check && fields.contains_key("watch_seconds") {
+    }
+
+    fn from_direct(event: &Value) -> Result<Self, InvalidJson> {
+        let refused = |at: &str, problem: &str| InvalidJson { at: at.to_owned(), problem: problem.to_owned() };
+        let direct: DirectRequest = from_json(EVENT, event)?;
+        let groups = match &direct.bindings {
+            None => None,
+            Some(bindings) if bindings.is_empty() => {
+                let advice = "it is empty: give at least one binding, or leave it out to use those of BINDINGS";
+                return Err(refused("bindings", advice));
+            }
+            Some(bindings) => Some(Group::from_bindings("bindings", bindings)?),
+        };
+        if direct.check && direct.watch_seconds.is_some() {
             return Err(refused(
                 "watch_seconds",
                 "a check looks once and changes nothing, so there is nothing to watch: leave out `watch_seconds`, or \
-                 `check`"
-                    .to_owned(),
+                 `check`",
             ));
         }
         let dry_run = direct.dry_run || direct.check;
         // A dry run applies nothing, so one look tells all that it can tell.
-        let watch =
-            NonZeroU32::new(direct.watch_seconds).filter(|_| !dry_run).map_or(WatchRequest::No, WatchRequest::Seconds);
-        Ok(Self {
-            trigger: Trigger::Direct,
-            groups: direct
-                .bindings
-                .map(|bindings| {
-                    if bindings.is_empty() {
-                        return Err(refused(
-                            "bindings",
-                            "it is empty: give at least one binding, or leave it out to use those of BINDINGS"
-                                .to_owned(),
-                        ));
-                    }
-                    Group::from_bindings("bindings", &bindings)
-                })
-                .transpose()?,
-            dry_run,
-            check: direct.check,
-            watch,
-        })
+        let seconds = direct.watch_seconds.and_then(NonZeroU32::new).filter(|_| !dry_run);
+        let watch = seconds.map_or(WatchRequest::No, WatchRequest::Seconds);
+        Ok(Self { trigger: Trigger::Direct, groups, dry_run, check: direct.check, watch })
     }
 }
 
@@ -128,21 +115,21 @@ impl Request {
 struct DirectRequest {
     #[serde(default, deserialize_with = "bindings")]
     bindings: Option<Vec<Binding>>,
-    #[serde(default, deserialize_with = "boolean")]
+    #[serde(default)]
     check: bool,
-    #[serde(default, deserialize_with = "boolean")]
+    #[serde(default)]
     dry_run: bool,
     #[serde(default, deserialize_with = "watch_seconds")]
-    watch_seconds: u32,
+    watch_seconds: Option<u32>,
 }
 
 /// An array, never `null`: who says `bindings` means it.
-fn bindings<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Binding>>, D::Error> {
+fn bindings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Binding>>, D::Error> {
     Vec::deserialize(deserializer).map(Some)
 }
 
-fn watch_seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    integer(deserializer, 0..=LONGEST_INVOCATION)
+fn watch_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    integer(deserializer, 0..=LONGEST_INVOCATION).map(Some)
 }
 
 /// What a message calls the event as a whole.

@@ -1,102 +1,80 @@
 //! Which events of Amazon RDS start a watch.
 //!
-//! Polling in vain costs next to nothing, and a failover that nobody watches is an outage: an
-//! event starts a watch unless it is known to leave DNS alone. `docs/rds-events.md` lists the
-//! events that AWS documents, with their sources; a test holds it against this module.
+//! Polling in vain costs next to nothing, and a failover that nobody watches is an outage: an event starts a watch
+//! unless the kind of its source or its categories are known to leave DNS alone. Events of Amazon Neptune and Amazon
+//! DocumentDB come as those of RDS.
 
 use serde_json::Value;
 
 /// Whether an EventBridge event starts a watch; `None` where it is none of RDS.
-pub(crate) fn eventbridge_starts_watch(event: &Value) -> Option<bool> {
-    event.get("source").filter(|source| *source == RDS)?;
-    Some(starts_watch(
-        event.pointer("/detail/EventID"),
-        event.get("detail-type"),
-        event.pointer("/detail/EventCategories"),
-    ))
+pub(super) fn eventbridge_starts_watch(event: &Value) -> Option<bool> {
+    event.get("source").filter(|source| *source == "aws.rds")?;
+    let is_quiet = |category: &Value| category.as_str().is_some_and(|text| QUIET_CATEGORIES.contains(&text));
+    let categories = event.pointer("/detail/EventCategories").and_then(Value::as_array);
+    let are_quiet = categories.is_some_and(|all| !all.is_empty() && all.iter().all(is_quiet));
+    Some(!are_quiet && has_endpoint(event.get("detail-type")))
 }
 
-/// Whether any of the `Records` of an SNS event starts a watch; `None` where none of them carries
-/// what RDS publishes to a topic: its own notification, or the EventBridge event if a rule
-/// forwards it.
-pub(crate) fn sns_starts_watch(records: &Value) -> Option<bool> {
-    records.as_array()?.iter().filter_map(record_starts_watch).reduce(|any, next| any || next)
+/// Whether any of the `Records` of an SNS event starts a watch.
+///
+/// # Errors
+///
+/// Where none of them carries what RDS publishes to a topic, or a rule forwards of it: what they carry.
+pub(super) fn sns_starts_watch(records: &Value) -> Result<bool, String> {
+    let (mut watch, mut problem) = (None, "it holds no record that carries an RDS notification".to_owned());
+    for record in records.as_array().into_iter().flatten() {
+        match record_starts_watch(record) {
+            Ok(starts) => watch = Some(watch.unwrap_or_default() || starts),
+            Err(other) => problem = other,
+        }
+    }
+    watch.ok_or(problem)
 }
 
-fn record_starts_watch(record: &Value) -> Option<bool> {
-    let sns = record.get("EventSource").filter(|source| *source == SNS).and_then(|_| record.get("Sns"))?;
-    let text = sns.get("Message").and_then(Value::as_str).unwrap_or_default();
+fn record_starts_watch(record: &Value) -> Result<bool, String> {
+    let service = record.get("EventSource").or_else(|| record.get("eventSource")).unwrap_or(&Value::Null);
+    if *service != "aws:sns" {
+        return Err(format!(
+            "it is a record of {service}, not an SNS record that carries an RDS notification{CONNECT}"
+        ));
+    }
+    let text = record.pointer("/Sns/Message").and_then(Value::as_str).unwrap_or_default();
+    if text.starts_with(GREETING) {
+        return Ok(false);
+    }
     let message: Value = serde_json::from_str(text).unwrap_or_default();
-    if let Some(watch) = eventbridge_starts_watch(&message) {
-        return Some(watch);
+    if let Some(starts_watch) = eventbridge_starts_watch(&message) {
+        return Ok(starts_watch);
     }
-    let notification = (message.get("Event Source").is_some() && message.get("Event Message").is_some())
-        || sns.get("Subject").is_some_and(|subject| subject == SUBJECT);
-    // A notification names no categories.
-    notification.then(|| {
-        !text.starts_with(GREETING) && starts_watch(message.get("Event ID"), message.get("Event Source"), None)
-    })
-}
-
-/// An id says most, so it goes before the kind of source and the categories. What is missing,
-/// ill-typed or unknown decides nothing.
-fn starts_watch(id: Option<&Value>, source: Option<&Value>, categories: Option<&Value>) -> bool {
-    match id.and_then(Value::as_str).and_then(number) {
-        Some(id) if HARMLESS.contains(&id) => return false,
-        Some(id) if OF_A_DATABASE.contains(&id) => return true,
-        _ => {}
+    let source = message.get("Event Source");
+    let id = message.get("Event ID").and_then(Value::as_str).unwrap_or_default();
+    let is_of_rds = source.and_then(Value::as_str).is_some_and(|source| {
+        source.starts_with("db-") || ["blue-green-deployment", "custom-engine-version", "zero-etl"].contains(&source)
+    });
+    // An id is a link, at whose end the service names itself.
+    if is_of_rds && (!id.contains("-EVENT-") || id.contains("RDS-EVENT-")) {
+        return Ok(has_endpoint(source));
     }
-    let one_of = |known: &[&str], value: &Value| value.as_str().is_some_and(|text| known.contains(&text));
-    let without_endpoint = source.is_some_and(|source| one_of(&WITHOUT_ENDPOINT, source));
-    let harmless = categories
-        .and_then(Value::as_array)
-        .is_some_and(|all| !all.is_empty() && all.iter().all(|category| one_of(&HARMLESS_CATEGORIES, category)));
-    !without_endpoint && !harmless
+    let carried = source.map(|source| format!(" but one of the source {source}, event id `{id}`")).unwrap_or_default();
+    Err(format!("it is an SNS record that carries no RDS notification{carried}"))
 }
 
-/// The number in `RDS-EVENT-0049`, which a notification has at the end of a link.
-fn number(id: &str) -> Option<u16> {
-    let (_, digits) = id.trim_end().rsplit_once("RDS-EVENT-")?;
-    digits.parse().ok()
+/// Whether what is missing, ill-typed or unknown may have a name in DNS: it decides nothing.
+fn has_endpoint(source: Option<&Value>) -> bool {
+    !source.and_then(Value::as_str).is_some_and(|source| WITHOUT_ENDPOINT.contains(&source))
 }
 
-/// Events that leave DNS alone.
-#[rustfmt::skip] // A line for each reason.
-const HARMLESS: &[u16] = &[
-    // Backups, exports and backtrack windows.
-    1, 2, 23, 28, 32, 86, 131, 132, 234, 235, 236,
-    // Credentials and security groups.
-    9, 10, 16, 33, 67, 68, 327,
-    // Parameter groups.
-    11, 92,
-    // Monitoring, and what RDS may do in other services.
-    58, 78, 79, 80, 81, 82, 83,
-    // Storage: low, changed, or unable to grow.
-    7, 17, 18, 89, 189, 217, 218, 219, 220, 222, 223, 224, 225, 227, 231, 237, 254, 297, 298, 330, 331,
-    // Replication to a read replica, which is not a switchover to it.
-    45, 46, 57, 62, 63, 202, 357, 358, 359, 360, 415, 416,
-    // Advice on settings, versions and what is in the database.
-    54, 55, 56, 64, 253, 383, 403, 404, 424,
-    // What is available, due or put off.
-    48, 155, 156, 191, 193, 230, 287, 365, 396, 501, 502,
-    // What was asked for and can't be done.
-    84, 157, 158, 174, 425, 426, 429,
-    // Connections that a proxy throttled.
-    275,
-    // Loading data into a shard group.
-    321, 322, 323, 324, 325, 326,
-];
-
-/// Events that AWS lists among those of a snapshot, but which tell of a database: restored from
-/// it, and renamed.
-const OF_A_DATABASE: [u16; 2] = [43, 172];
+/// How to connect what comes another way.
+pub(super) const CONNECT: &str = ": events of RDS reach this function by an EventBridge rule (pattern \
+     {\"source\":[\"aws.rds\"]}) whose target it is, or by an SNS topic that it subscribes to, not by way of SQS or \
+     EventBridge Pipes";
 
 /// Categories all of whose events leave DNS alone.
-const HARMLESS_CATEGORIES: [&str; 4] = ["backtrack", "backup", "low storage", "security patching"];
+const QUIET_CATEGORIES: [&str; 4] = ["backtrack", "backup", "low storage", "security patching"];
 
 /// What has no name in DNS: the `detail-type` of EventBridge
-/// ([reference](https://docs.aws.amazon.com/eventbridge/latest/ref/events-ref-rds.html)), then the
-/// `Event Source` of a notification, which is a
+/// ([reference](https://docs.aws.amazon.com/eventbridge/latest/ref/events-ref-rds.html)), then the `Event Source` of a
+/// notification, which is a
 /// [`SourceType`](https://docs.aws.amazon.com/sdk-for-python/v4/reference/clients/rds/enums/SourceType/).
 const WITHOUT_ENDPOINT: [&str; 12] = [
     "RDS Custom Engine Version Event",
@@ -113,17 +91,7 @@ const WITHOUT_ENDPOINT: [&str; 12] = [
     "zero-etl",
 ];
 
-/// The `source` of RDS's EventBridge events
-/// ([overview](https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/USER_Events.overview.md)).
-const RDS: &str = "aws.rds";
-
-/// The `EventSource` of a record that SNS hands to Lambda.
-const SNS: &str = "aws:sns";
-
-/// The subject of RDS's own notifications.
-const SUBJECT: &str = "RDS Notification Message";
-
 /// How the plain text begins that RDS sends once, when a subscription is made
 /// ([Lambda's guide](https://github.com/awsdocs/aws-lambda-developer-guide/commit/d2164b30b9d0dfb4608da75ae3842be921d2cfd2)).
 /// It tells of no database.
-const GREETING: &str = "This is a message to notify";
+const GREETING: &str = "This is a message to notify that RDS";

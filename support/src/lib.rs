@@ -14,10 +14,8 @@
 pub mod aws;
 pub mod dns;
 pub mod front;
-pub mod histories;
 pub mod runtime_api;
 pub mod tls;
-pub mod virtual_world;
 
 use std::{
     cell::Cell,
@@ -35,8 +33,8 @@ use aws_config::{Region, SdkConfig};
 use aws_sdk_elasticloadbalancingv2::config::Credentials;
 use nlb_hostname_targets::{
     aws::sdk_config,
-    config::{Config, ConfigError},
     function::{Function, RunError},
+    settings::environment::{Config, ConfigError},
 };
 use serde_json::{Value, json};
 use tracing::{

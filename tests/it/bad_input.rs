@@ -29,14 +29,16 @@ fn wrong_bindings() -> Vec<(Value, Vec<&'static str>)> {
         (with("hostname", None), vec!["missing field `hostname`"]),
         (with("target_group_arn", None), vec!["missing field `target_group_arn`"]),
         (with("prot", Some(json!(5432))), vec!["unknown field `prot`", "`port`"]),
-        (json!("db.test"), vec!["struct Binding"]),
+        (json!("db.test"), vec!["\"db.test\"", "an object"]),
+        (json!(["db.test", ARN]), vec!["sequence", "an object"]),
+        (json!(null), vec!["null", "an object"]),
     ];
     let mut row = |field: &'static str, values: Vec<Value>, accepted: &'static str| {
         for value in values {
             wrong.push((with(field, Some(value)), vec![field, accepted]));
         }
     };
-    row("hostname", vec![json!(5), json!(null), json!(["db.test"]), json!({})], "a DNS name");
+    row("hostname", vec![json!(5), json!(null), json!(["db.test"]), json!({})], "a string");
     row("hostname", vec![json!(""), json!(".")], "empty");
     row("hostname", vec![json!("10.0.1.10"), json!("10.0.1.10."), json!("::1"), json!("[fd00::1]")], "IP address");
     row("hostname", vec![json!("db..test"), json!(".db.test"), json!("db.test..")], "empty label");
@@ -55,7 +57,7 @@ fn wrong_bindings() -> Vec<(Value, Vec<&'static str>)> {
         "only letters",
     );
     let service = |from: &str, to: &str| json!(ARN.replace(from, to));
-    row("target_group_arn", vec![json!(7), json!(null), json!([])], "the ARN of a target group");
+    row("target_group_arn", vec![json!(7), json!(null), json!([])], "a string");
     row(
         "target_group_arn",
         vec![
@@ -78,7 +80,8 @@ fn wrong_bindings() -> Vec<(Value, Vec<&'static str>)> {
         "an integer from 1 to 65535",
     );
     row("deregister_after_seconds", vec![json!(-1), json!(1.5), json!("60"), json!(null)], "an integer from 0 to");
-    row("ownership", vec![json!("owned"), json!(1), json!(null), json!("Exclusive")], "`exclusive` or `shared`");
+    row("ownership", vec![json!("owned"), json!("Exclusive")], "`exclusive` or `shared`");
+    row("ownership", vec![json!(1), json!(null), json!({"shared": null})], "a string");
     row("lookups", vec![json!(0), json!(51), json!("5"), json!(null), json!(2.5)], "an integer from 1 to 50");
     wrong
 }
@@ -153,63 +156,41 @@ fn bindings_of_one_group_that_state_different_values() {
 }
 
 #[test]
-fn bindings_that_are_no_json_array() {
-    for text in
-        ["db.test", "{}", "5", "[", "[{}", "[] []", "\"[]\"", "null", r#"[{"hostname":"a.test","hostname":"b.test"}]"#]
-    {
-        let message = parse(&[("BINDINGS", text)]).unwrap_err().to_string();
-        assert!(message.contains("BINDINGS") && message.contains("a JSON array of bindings"), "{text}: {message}");
-    }
-}
-
-#[test]
 fn wrong_variables() {
-    let rows: [(&str, &[&str], &str); 8] = [
+    let servers = "dns.test|10.0.0.2,|10.0.0.2:0|10.0.0.2:65536|[fd00::1|10.0.0.256|10.0.0.2;10.0.0.3|0.0.0.0";
+    let networks = "10.0.0.0/33|10.0.0.0|private|10.0.0.0/8,|fd00::/129|10.0.0.0/+8|010.0.0.0/8|::ffff:010.0.0.0/104";
+    let long = "n".repeat(256);
+    for (variable, values, accepted) in [
+        ("DNS_SERVERS", servers, "`IP`, `IP:port` or `[v6]:port`"),
+        ("ALLOWED_CIDRS", networks, "networks such as"),
         (
-            "DNS_SERVERS",
-            &[
-                "dns.test",
-                "10.0.0.2,",
-                "10.0.0.2:0",
-                "10.0.0.2:65536",
-                "[fd00::1",
-                "10.0.0.256",
-                "10.0.0.2;10.0.0.3",
-                "0.0.0.0",
-            ],
-            "`IP`, `IP:port` or `[v6]:port`",
+            "ALLOWED_HOSTNAMES",
+            "*|*.|a.*.test|*test|db.test,|db..test|10.0.0.1|a.test;b.test|https://db.test",
+            "*.example.com",
         ),
-        (
-            "ALLOWED_CIDRS",
-            &[
-                "10.0.0.0/33",
-                "10.0.0.0",
-                "private",
-                "10.0.0.0/8,",
-                "fd00::/129",
-                "10.0.0.0/+8",
-                "010.0.0.0/8",
-                "::ffff:010.0.0.0/104",
-            ],
-            "networks such as",
-        ),
-        ("METRICS", &["statsd", "CloudWatch", "on"], "`cloudwatch`, `emf` or `off`"),
-        ("METRICS_NAMESPACE", &["AWS/NetworkELB", ":x", "größe", "a\nb"], "letters"),
-        ("POLL_INTERVAL_SECONDS", &["-1", "1.5", "fast", "61", "+5"], "an integer from 0 to 60"),
-        ("ELB_REQUESTS_PER_SECOND", &["-1", "1.5", "many", "1001", "99999999999999999999"], "an integer from 0"),
-        ("AWS_MAX_ATTEMPTS", &["0", "-1", "three"], "an integer of 1 or more"),
-        ("AWS_RETRY_MODE", &["legacy", "Standard"], "`standard` or `adaptive`"),
-    ];
-    for (variable, values, accepted) in rows {
-        for value in values {
+        ("BINDINGS", "db.test|{}|5|[|[{}|[] []|\"[]\"|null", "a JSON array of bindings"),
+        ("BINDINGS", r#"[{"hostname":"a.test","hostname":"b.test"}]"#, "duplicate field `hostname`"),
+        ("DISCOVERY", "on|Tags|true|tag", "`off` or `tags`"),
+        ("METRICS", "statsd|CloudWatch|on", "`cloudwatch` or `emf` or `off`"),
+        ("METRICS_NAMESPACE", "AWS/NetworkELB|:x|größe|a\nb", "letters"),
+        ("METRICS_NAMESPACE", &long, "1 to 255"),
+        ("POLL_INTERVAL_SECONDS", "-1|1.5|fast|61|+5", "an integer from 0 to 60"),
+        ("ELB_REQUESTS_PER_SECOND", "-1|1.5|many|1001|99999999999999999999", "an integer from 0 to 1000"),
+        ("AWS_MAX_ATTEMPTS", "0|-1|three", "an integer from 1"),
+        ("AWS_RETRY_MODE", "legacy|Standard", "`standard` or `adaptive`"),
+    ] {
+        for value in values.split('|') {
             let message = parse(&[(variable, value)]).unwrap_err().to_string();
-            for word in [variable, &value.replace('\n', "\\n"), accepted] {
+            let shown: String = value.chars().take(80).collect();
+            for word in [variable, &shown.replace('\n', "\\n"), accepted] {
                 assert!(message.contains(word), "{message}\nlacks {word}");
             }
         }
     }
-    let long = "n".repeat(256);
-    assert!(parse(&[("METRICS_NAMESPACE", &long)]).is_err());
+    let message = parse(&[("METRICS", "x"), ("DNS_SERVERS", "y"), ("BINDINGS", "z")]).unwrap_err().to_string();
+    for variable in ["METRICS", "DNS_SERVERS", "BINDINGS"] {
+        assert!(message.contains(variable), "all at once: {message}");
+    }
 }
 
 #[tokio::test]
@@ -229,28 +210,44 @@ async fn what_a_message_repeats_begins_no_line_of_the_log() {
 }
 
 #[test]
-fn all_wrong_variables_are_named_at_once() {
-    let message = parse(&[("METRICS", "x"), ("DNS_SERVERS", "y"), ("BINDINGS", "z")]).unwrap_err().to_string();
-    for variable in ["METRICS", "DNS_SERVERS", "BINDINGS"] {
-        assert!(message.contains(variable), "{message}");
+fn the_values_that_a_variable_accepts() {
+    for (variable, values) in [
+        ("DNS_SERVERS", "10.0.0.2|10.0.0.2:5353, fd00::1|[fd00::1]:53,10.0.0.2|"),
+        ("ALLOWED_CIDRS", "10.0.0.0/8|10.0.0.0/8, fd00::/8|0.0.0.0/0| "),
+        ("METRICS", "cloudwatch|emf|off"),
+        ("METRICS_NAMESPACE", "NlbHostnameTargets|team/data #1.x-y_z:a"),
+        ("POLL_INTERVAL_SECONDS", "0|60"),
+        ("ELB_REQUESTS_PER_SECOND", "0|10|1000"),
+        ("BINDINGS", "[]|"),
+        ("DISCOVERY", "off|tags|"),
+        ("AWS_MAX_ATTEMPTS", "1|10"),
+    ] {
+        for value in values.split('|') {
+            parse(&[(variable, value)]).unwrap_or_else(|error| panic!("{variable}={value}: {error}"));
+        }
     }
 }
 
 #[test]
-fn the_values_that_a_variable_accepts() {
-    for (variable, values) in [
-        ("DNS_SERVERS", &["10.0.0.2", "10.0.0.2:5353, fd00::1", "[fd00::1]:53,10.0.0.2", ""] as &[_]),
-        ("ALLOWED_CIDRS", &["10.0.0.0/8", "10.0.0.0/8, fd00::/8", "0.0.0.0/0", " "]),
-        ("METRICS", &["cloudwatch", "emf", "off"]),
-        ("METRICS_NAMESPACE", &["NlbHostnameTargets", "team/data #1.x-y_z:a"]),
-        ("POLL_INTERVAL_SECONDS", &["0"]),
-        ("ELB_REQUESTS_PER_SECOND", &["0", "10", "1000"]),
-        ("BINDINGS", &["[]", ""]),
-        ("AWS_MAX_ATTEMPTS", &["1", "10"]),
+fn which_hostnames_the_list_lets_through() {
+    for (list, hostname, is_allowed) in [
+        ("db.test", "db.test", true),
+        ("db.test", "DB.Test.", true),
+        ("DB.Test.", "db.test", true),
+        ("db.test", "a.db.test", false),
+        ("db.test", "b.test", false),
+        ("*.test", "db.test", true),
+        ("*.test", "a.db.test", true),
+        ("*.test", "test", false),
+        ("*.test", "db.best", false),
+        ("*.db.test", "xdb.test", false),
+        ("*.Db.Test.", "x.db.test.", true),
+        (" a.test ,*.db.test ", "x.db.test", true),
+        (" ", "db.test", true),
     ] {
-        for value in values {
-            parse(&[(variable, value)]).unwrap_or_else(|error| panic!("{variable}={value}: {error}"));
-        }
+        let bindings = json!([binding(hostname, ARN)]).to_string();
+        let parsed = parse(&[("BINDINGS", &bindings), ("ALLOWED_HOSTNAMES", list)]);
+        assert_eq!(parsed.is_ok(), is_allowed, "{list} {hostname}: {parsed:?}");
     }
 }
 
@@ -261,8 +258,6 @@ async fn a_run_without_bindings_names_the_variable() {
         let message = world.failure(event).await;
         assert!(message.contains("BINDINGS") && message.contains("hostname"), "{message}");
     }
-    let message = world.failure(json!({"bindings": []})).await;
-    assert!(message.contains("bindings") && message.contains("at least one"), "{message}");
 }
 
 #[tokio::test]
@@ -271,41 +266,49 @@ async fn wrong_events_change_nothing() {
     world.dns.set_a("db.test", &["10.0.1.10"]);
     let arn = world.aws.create_target_group(TargetGroup::new("db"));
     let world = world.set("BINDINGS", json!([binding("db.test", &arn)]));
-    let sns = |source: &str, message: &str| json!({"Records": [{"EventSource": source, "Sns": {"Message": message}}]});
+    let sns =
+        |message: Value| json!({"Records": [{"EventSource": "aws:sns", "Sns": {"Message": message.to_string()}}]});
+    let of = |source: &str, id: &str| sns(json!({"Event Source": source, "Event ID": id, "Event Message": "…"}));
+    let link = "http://docs.aws.amazon.com/dms/latest/userguide/CHAP_Events.html#DMS-EVENT-0079";
+    let sqs = json!({"eventSource": "aws:sqs", "body": event_of_rds().to_string()});
     for (event, words) in [
-        (json!("go"), vec!["a string"]),
-        (json!(5), vec!["a number"]),
-        (json!([]), vec!["an array"]),
-        (json!([{}]), vec!["an array"]),
-        (json!(true), vec!["a boolean"]),
+        (json!("go"), vec!["\"go\"", "a direct request"]),
+        (json!(5), vec!["5", "a direct request"]),
+        (json!(true), vec!["true", "a direct request"]),
+        (json!([]), vec!["an array", "EventBridge rule"]),
+        (json!([sqs]), vec!["an array", "Pipes", "EventBridge rule"]),
+        (json!({"Records": [sqs]}), vec!["Records", "aws:sqs", "EventBridge rule"]),
+        (json!({"Records": [{"eventSource": "aws:s3"}]}), vec!["Records", "aws:s3", "RDS notification"]),
         (json!({"dryrun": true}), vec!["dryrun", "`dry_run`"]),
         (json!({"dry_run": true, "extra": 1}), vec!["extra"]),
-        (json!({"dry_run": "true"}), vec!["dry_run", "true or false"]),
-        (json!({"dry_run": null}), vec!["dry_run", "true or false"]),
-        (json!({"dry_run": 1}), vec!["dry_run", "true or false"]),
-        (json!({"check": "yes"}), vec!["check", "true or false"]),
-        (json!({"check": null}), vec!["check", "true or false"]),
-        (json!({"check": 1}), vec!["check", "true or false"]),
+        (json!({"dry_run": "true"}), vec!["dry_run", "\"true\"", "a boolean"]),
+        (json!({"dry_run": null}), vec!["dry_run", "null", "a boolean"]),
+        (json!({"dry_run": 1}), vec!["dry_run", "`1`", "a boolean"]),
+        (json!({"check": "yes"}), vec!["check", "a boolean"]),
+        (json!({"check": null}), vec!["check", "a boolean"]),
         (json!({"chekc": true}), vec!["chekc", "`check`"]),
-        (json!({"check": true, "watch_seconds": 60}), vec!["watch_seconds", "check"]),
         (json!({"check": true, "watch_seconds": 0}), vec!["watch_seconds", "check"]),
-        (json!({"check": true, "extra": 1}), vec!["extra"]),
         (json!({"source": "aws.events", "check": true}), vec!["source", "check"]),
-        (json!({"watch_seconds": -1}), vec!["watch_seconds", "an integer from 0 to 900"]),
-        (json!({"watch_seconds": 1.5}), vec!["watch_seconds", "an integer from 0 to 900"]),
-        (json!({"watch_seconds": "60"}), vec!["watch_seconds", "an integer from 0 to 900"]),
-        (json!({"watch_seconds": 901}), vec!["watch_seconds", "an integer from 0 to 900"]),
-        (json!({"bindings": {}}), vec!["bindings"]),
-        (json!({"bindings": null}), vec!["bindings"]),
-        (json!({"bindings": "db.test"}), vec!["bindings"]),
+        (json!({"watch_seconds": -1}), vec!["watch_seconds", "-1", "an integer from 0 to 900"]),
+        (json!({"watch_seconds": 1.5}), vec!["watch_seconds", "1.5", "an integer from 0 to 900"]),
+        (json!({"watch_seconds": "60"}), vec!["watch_seconds", "\"60\"", "an integer from 0 to 900"]),
+        (json!({"watch_seconds": null}), vec!["watch_seconds", "null", "an integer from 0 to 900"]),
+        (json!({"watch_seconds": 901}), vec!["watch_seconds", "901", "an integer from 0 to 900"]),
+        (json!({"bindings": {}}), vec!["bindings", "a sequence"]),
+        (json!({"bindings": null}), vec!["bindings", "null"]),
+        (json!({"bindings": "db.test"}), vec!["bindings", "db.test"]),
+        (json!({"bindings": []}), vec!["bindings", "at least one"]),
         (json!({"source": 5}), vec!["source"]),
         (json!({"source": "aws.events", "dry_run": true}), vec!["source", "dry_run"]),
         (json!({"Records": [], "dry_run": true}), vec!["Records", "dry_run"]),
         (json!({"Records": []}), vec!["Records", "RDS notification"]),
-        (sns("aws:sqs", "{\"Event ID\":\"x#RDS-EVENT-0049\"}"), vec!["Records"]),
-        (sns("aws:sns", "{\"Event Source\":\"db-instance\"}"), vec!["Records", "RDS notification"]),
-        (sns("aws:sns", "hello"), vec!["Records", "RDS notification"]),
-        (sns("aws:sns", "{\"AlarmName\":\"x\"}"), vec!["Records", "RDS notification"]),
+        (sns(json!("hello")), vec!["Records", "RDS notification"]),
+        (sns(json!({"AlarmName": "x"})), vec!["Records", "RDS notification"]),
+        (of("replication-task", link), vec!["Records", "\"replication-task\"", "DMS-EVENT-0079"]),
+        (of("replication-task", "x#RDS-EVENT-0049"), vec!["Records", "\"replication-task\""]),
+        (of("cluster", "x#REDSHIFT-EVENT-2000"), vec!["Records", "\"cluster\"", "REDSHIFT-EVENT-2000"]),
+        (of("db-instance", "x#DMS-EVENT-0079"), vec!["Records", "\"db-instance\"", "DMS-EVENT-0079"]),
+        (sns(json!({"source": "aws.dms", "detail": {}})), vec!["Records", "RDS notification"]),
     ] {
         let message = world.failure(event.clone()).await;
         for word in words {
@@ -313,6 +316,10 @@ async fn wrong_events_change_nothing() {
         }
     }
     assert!(world.aws.calls().is_empty() && world.dns.queries().is_empty());
+}
+
+fn event_of_rds() -> Value {
+    json!({"source": "aws.rds", "detail": {"EventID": "RDS-EVENT-0049"}})
 }
 
 #[tokio::test]
@@ -332,7 +339,7 @@ async fn a_wrong_environment_ends_the_real_binary_with_a_readable_init_error() {
     let mut bootstrap = Bootstrap::start(env!("CARGO_BIN_EXE_bootstrap"), &api, environment);
     let error = tokio::time::timeout(Duration::from_secs(20), api.init_error()).await.unwrap().unwrap();
     assert_eq!(error.error_type, "InvalidConfiguration");
-    for word in ["METRICS is `statsd`", "`cloudwatch`, `emf` or `off`", "AWS_MAX_ATTEMPTS is `0`"] {
+    for word in ["METRICS is `statsd`", "`cloudwatch` or `emf` or `off`", "AWS_MAX_ATTEMPTS is `0`"] {
         assert!(error.error_message.contains(word), "{}\nlacks {word}", error.error_message);
     }
     assert!(!bootstrap.wait_for_exit().await.success());

@@ -5,13 +5,18 @@ use std::{collections::BTreeSet, time::Duration};
 use hickory_server::proto::rr::RecordType;
 use nlb_hostname_targets::{
     binding::Group,
+    check::Check,
     finding::{Code, Finding},
-    report::{self, GroupReport, Trigger},
+    network::AllowedNetworks,
+    plan::HoldReason,
+    report::{self, GroupReport, HeldTarget, TargetCounts, Trigger},
+    set_up::SetUp,
+    target::Target,
 };
 use serde_json::{Value, json};
 use support::{
     ARN, World,
-    aws::{Fault, FaultKind, LoadBalancer, TargetGroup},
+    aws::{FakeAws, Fault, FaultKind, LoadBalancer, TargetGroup},
     binding,
     dns::Reply,
     invoke, invoke_within,
@@ -35,9 +40,8 @@ async fn reply(world: &World) -> Value {
     let findings = groups.iter().flat_map(|group| group["findings"].as_array().unwrap());
     assert_eq!(reply["ok"], !findings.clone().any(is_error), "{reply}");
     for finding in findings {
-        let fields: BTreeSet<_> = finding.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(fields, BTreeSet::from(["severity", "code", "subject", "message", "advice"]));
-        assert!(finding.as_object().unwrap().values().all(|value| !value.as_str().unwrap().is_empty()), "{finding}");
+        let fields: Vec<_> = finding.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["advice", "code", "message", "severity", "subject"]);
     }
     reply
 }
@@ -59,33 +63,19 @@ async fn only(world: &World, severity: &str, code: &str, subject: &str, words: &
 }
 
 fn expect(finding: &Value, severity: &str, code: &str, subject: &str, words: &[&str]) {
-    assert_eq!(finding["severity"], severity, "{finding:#}");
-    assert_eq!(finding["code"], code, "{finding:#}");
-    assert_eq!(finding["subject"], subject, "{finding:#}");
+    for (field, value) in [("severity", severity), ("code", code), ("subject", subject)] {
+        assert_eq!(finding[field], value, "{finding:#}");
+    }
     let text = format!("{} {}", finding["message"].as_str().unwrap(), finding["advice"].as_str().unwrap());
     for word in words {
         assert!(text.contains(word), "{text}\nlacks {word}");
     }
 }
 
-fn denied(action: &str) -> Fault {
-    let message = format!(
-        "User: arn:aws:sts::123456789012:assumed-role/function/function is not authorized to perform: \
-         elasticloadbalancing:{action} because no identity-based policy allows the elasticloadbalancing:{action} action"
-    );
-    Fault::on(action, FaultKind::error(403, "AccessDenied", &message))
-}
-
-#[tokio::test]
-async fn nothing_is_found_where_nothing_is_wrong() {
-    let (world, arn, _) = set_up().await;
-    let reply = reply(&world).await;
-    assert_eq!(reply["ok"], true);
-    assert_eq!(reply["dry_run"], true);
-    assert_eq!(reply["trigger"], "direct");
-    assert_eq!(reply["groups"][0]["findings"], json!([]));
-    assert_eq!(reply["groups"][0]["outcome"], "in_sync");
-    assert_eq!(reply["groups"][0]["target_group_arn"], arn.as_str());
+/// The payload of the command that a finding advises.
+fn payload(finding: &Value) -> Value {
+    let advice = finding["advice"].as_str().unwrap();
+    serde_json::from_str(advice.split('\'').nth(1).unwrap()).unwrap()
 }
 
 #[tokio::test]
@@ -94,30 +84,12 @@ async fn a_check_takes_six_calls_and_one_query() {
     let function = world.function().await;
     for _ in 0..2 {
         world.aws.clear_calls();
-        invoke(&function, json!({"check": true})).await.unwrap();
-        let mut actions = world.actions();
-        actions.sort();
-        let expected = [
-            "DescribeListeners",
-            "DescribeLoadBalancerAttributes",
-            "DescribeLoadBalancers",
-            "DescribeTargetGroupAttributes",
-            "DescribeTargetGroups",
-            "DescribeTargetHealth",
-        ];
-        assert_eq!(actions, expected);
+        let reply = invoke(&function, json!({"check": true})).await.unwrap();
+        assert_eq!(json!([reply["ok"], reply["dry_run"], reply["trigger"]]), json!([true, true, "direct"]));
+        assert_eq!(json!([reply["groups"][0]["findings"], reply["groups"][0]["outcome"]]), json!([[], "in_sync"]));
+        assert_eq!((world.actions().len(), BTreeSet::from_iter(world.actions()).len()), (6, 6));
     }
     assert_eq!(world.dns.queries().len(), 2);
-}
-
-#[tokio::test]
-async fn a_check_reads_the_tags_where_a_run_does() {
-    let (world, arn, _) = set_up().await;
-    let mut shared = binding("db.test", &arn);
-    shared["ownership"] = json!("shared");
-    let world = world.set("BINDINGS", json!([shared]));
-    assert!(findings(&world).await.is_empty());
-    assert_eq!(world.count("DescribeTags"), 1);
 }
 
 #[tokio::test]
@@ -127,404 +99,344 @@ async fn only_a_check_has_findings() {
         let reply = world.run(event).await.unwrap();
         assert!(reply.get("ok").is_none() && reply["groups"][0].get("findings").is_none(), "{reply}");
     }
-    let reply = world.run(json!({"check": true, "dry_run": true})).await.unwrap();
-    assert_eq!(reply["ok"], true);
+    assert_eq!(world.run(json!({"check": true, "dry_run": true})).await.unwrap()["ok"], true);
 }
 
-#[tokio::test]
-async fn a_check_takes_bindings_from_the_event() {
-    let (world, arn, _) = set_up().await;
-    let world = world.set("BINDINGS", "");
-    let reply = world.run(json!({"check": true, "bindings": [binding("gone.test", &arn)]})).await.unwrap();
-    assert_eq!(reply["ok"], false);
-    assert_eq!(codes(reply["groups"][0]["findings"].as_array().unwrap()), ["unresolved"]);
-    let message = world.failure(json!({"check": true})).await;
-    assert!(message.contains("BINDINGS"), "{message}");
+/// Changes what is right, given the target group and the load balancer.
+type Change = fn(World, &str, &str) -> World;
+
+/// What a finding is about; else it is what is named.
+const GROUP: &str = "$group";
+const BALANCER: &str = "$balancer";
+const LISTENER: &str = "$listener";
+
+fn aws(world: World, change: impl FnOnce(&FakeAws)) -> World {
+    change(&world.aws);
+    world
 }
 
+fn answer(world: World, addresses: &[&str]) -> World {
+    world.dns.set_a("db.test", addresses);
+    world
+}
+
+fn says(world: World, reply: Reply) -> World {
+    world.dns.set_reply("db.test", RecordType::A, reply);
+    world
+}
+
+fn set(world: World, arn: &str, key: &str, value: &str) -> World {
+    aws(world, |aws| aws.set_attribute(arn, key, value))
+}
+
+fn speak(world: World, arn: &str, of_group: &str, balancer: &str, of_listener: &str) -> World {
+    world.aws.set_protocol(arn, of_group);
+    aws(world, |aws| aws.set_listener_protocol(balancer, 5432, of_listener))
+}
+
+/// The listener on port 5432 forwards with these weights, to the group and to another one.
+fn weigh(world: World, arn: &str, balancer: &str, weights: [u32; 2]) -> World {
+    let other = world.aws.create_target_group(TargetGroup::new("other"));
+    world.aws.delete_listener(balancer, 5432);
+    aws(world, |aws| aws.create_listener(balancer, 5432, &[(arn, Some(weights[0])), (&other, Some(weights[1]))]))
+}
+
+/// The target has this state for this reason.
+fn health(world: World, arn: &str, state: &str, reason: &str) -> World {
+    aws(world, |aws| aws.set_health(arn, "10.0.1.10:5432", state, reason, "AWS's words"))
+}
+
+/// Beside it there is a target in a zone that the load balancer is not in, for which AWS has these words.
+fn outside(world: World, arn: &str, balancer: &str, words: &str) -> World {
+    world.aws.reconfigure_load_balancer(balancer, |own| own.zones(&["us-east-1a"]));
+    world.aws.add_target(arn, "10.0.128.10:5432", "unused");
+    world.aws.set_health(arn, "10.0.128.10:5432", "unused", "Target.NotInUse", words);
+    answer(world, &["10.0.1.10", "10.0.128.10"])
+}
+
+/// A load balancer that no longer listens is named before the one that does.
+fn beside_former(world: World, arn: &str) -> World {
+    let former = world.aws.create_load_balancer(LoadBalancer::new("a").zones(&["us-east-1c"]));
+    world.aws.set_former_load_balancer(arn, &former);
+    set(world, &former, "load_balancing.cross_zone.enabled", "true")
+}
+
+/// The group is of IPv6 and holds this address, which is all that DNS gives.
+fn ipv6(world: World, arn: &str, address: &str) -> World {
+    world.aws.reconfigure(arn, TargetGroup::ipv6);
+    world.aws.remove_target(arn, "10.0.1.10:5432");
+    world.aws.add_target(arn, &format!("[{address}]:5432"), "healthy");
+    world.dns.set_aaaa("db.test", &[address]);
+    world.set("ALLOWED_CIDRS", "::/0")
+}
+
+fn fail(world: World, action: &str, kind: FaultKind) -> World {
+    aws(world.set("AWS_MAX_ATTEMPTS", 1), |aws| aws.fault(Fault::on(action, kind)))
+}
+
+fn deny(world: World, action: &str) -> World {
+    let message = format!("no identity-based policy allows the elasticloadbalancing:{action} action");
+    fail(world, action, FaultKind::error(403, "AccessDenied", &message))
+}
+
+/// The database is known by this name, and bound with these fields.
+fn bound(world: World, arn: &str, name: &str, fields: Value) -> World {
+    world.dns.set_a(name, &["10.0.1.10"]);
+    let mut bound = binding(name, arn);
+    bound.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    world.set("BINDINGS", json!([bound]))
+}
+
+const READERS: &str = "db.cluster-ro-c9akciq32abc.us-east-1.rds.amazonaws.com";
+const PROXY: &str = "db.proxy-c9akciq32abc.us-east-1.rds.amazonaws.com";
+const BALANCED: &str = "db-0123456789abcdef.elb.us-east-1.amazonaws.com";
+
 #[tokio::test]
-async fn unresolved() {
-    for (reply, words) in [
-        (Reply::NxDomain { negative_ttl: Some(1) }, ["NXDOMAIN", "FunctionSubnetIds"]),
-        (Reply::NoData { negative_ttl: Some(1) }, ["no data", "IpAddressType"]),
-        (Reply::ServFail, ["SERVFAIL", "DNS_SERVERS"]),
-        (Reply::Refused, ["REFUSED", "DNS_SERVERS"]),
-        (Reply::Silent, ["time-out", "UDP and TCP"]),
-    ] {
-        let (world, _, _) = set_up().await;
-        world.dns.set_reply("db.test", RecordType::A, reply);
-        only(&world, "error", "unresolved", "db.test", &words).await;
+#[rustfmt::skip]
+async fn each_code_is_found_where_it_is_so_and_alone() {
+    type Row = (Change, &'static str, &'static str, &'static str, &'static [&'static str]);
+    let rows: &[Row] = &[
+        (|w, _, _| says(w, Reply::NxDomain { negative_ttl: Some(1) }), "error", "unresolved", "db.test", &["NXDOMAIN", "FunctionSubnetIds"]),
+        (|w, _, _| says(w, Reply::NoData { negative_ttl: Some(1) }), "error", "unresolved", "db.test", &["no data", "IpAddressType"]),
+        (|w, _, _| says(w, Reply::ServFail), "error", "unresolved", "db.test", &["SERVFAIL", "DNS_SERVERS"]),
+        (|w, _, _| says(w, Reply::Refused), "error", "unresolved", "db.test", &["REFUSED", "DNS_SERVERS"]),
+        (|w, _, _| says(w, Reply::Silent), "error", "unresolved", "db.test", &["time-out", "UDP and TCP"]),
+        (|w, _, _| answer(w, &["10.0.1.10", "169.254.1.1", "127.0.0.1"]), "error", "refused-address", "db.test", &["127.0.0.1, 169.254.1.1", "loopback", "ALLOWED_CIDRS"]),
+        (|w, _, _| w.set("ALLOWED_CIDRS", "10.0.2.0/24"), "error", "refused-address", "db.test", &["10.0.1.10", "10.0.2.0/24", "Settings"]),
+        (|w, arn, _| ipv6(w, arn, "64:ff9b::a00:10a"), "error", "refused-address", "db.test", &["64:ff9b::a00:10a", "DNS64", "IpAddressType"]),
+        (|w, _, _| answer(w, &["54.1.2.3"]), "error", "public-address", "db.test", &["54.1.2.3", "FunctionSubnetIds", "publicly accessible", "VPC itself", "state ALLOWED_CIDRS"]),
+        (|w, _, _| answer(w, &["10.0.1.10", "54.1.2.3"]), "error", "public-address", "db.test", &["54.1.2.3", "VPC itself", "state ALLOWED_CIDRS"]),
+        (|w, _, _| answer(w.set("AWS_LAMBDA_FUNCTION_NAME", "orders-function"), &["10.0.1.11"]), "warning", "out-of-step", GROUP, &["register 10.0.1.11:5432 and deregister 10.0.1.10:5432", "--function-name orders-function"]),
+        (|w, arn, _| { w.aws.add_target(arn, "10.0.1.9:5432", "healthy"); bound(w, arn, "db.test", json!({"deregister_after_seconds": 600})) }, "warning", "missing-target", "10.0.1.9:5432", &["grace period", "deregister-targets --target-group-arn $group --targets Id=10.0.1.9,Port=5432"]),
+        (|w, arn, _| bound(w, arn, READERS, json!({"lookups": 1})), "warning", "flapping", READERS, &["`lookups` 1", "come and go"]),
+        (|w, arn, _| bound(w, arn, READERS, json!({"deregister_after_seconds": 0})), "warning", "flapping", READERS, &["`deregister_after_seconds` 0"]),
+        (|w, arn, _| bound(w, arn, PROXY, json!({"deregister_after_seconds": 0, "lookups": 1})), "warning", "flapping", PROXY, &["`lookups` 1 and `deregister_after_seconds` 0"]),
+        (|w, arn, _| aws(w, |aws| aws.reconfigure(arn, |group| group.target_type("instance"))), "error", "target-type", GROUP, &["`instance`", "--target-type ip", "TargetGroupArn"]),
+        (|w, arn, _| aws(w, |aws| aws.reconfigure(arn, |group| group.target_type("lambda"))), "error", "target-type", GROUP, &["`lambda`", "--target-type ip", "TargetGroupArn"]),
+        (|w, arn, _| aws(w, |aws| aws.reconfigure(arn, |group| group.target_type("alb"))), "error", "target-type", GROUP, &["`alb`", "--target-type ip", "TargetGroupArn"]),
+        (|w, _, lb| aws(w, |aws| aws.delete_load_balancer(lb)), "error", "unused", GROUP, &["no load balancer", "create-listener", "--port 5432", "$group"]),
+        (|w, arn, lb| { let w = weigh(w, arn, lb, [1, 1]); w.aws.delete_listener(lb, 5432); w }, "error", "unused", GROUP, &["no load balancer has"]),
+        (|w, arn, lb| { w.aws.delete_listener(lb, 5432); w.aws.set_former_load_balancer(arn, lb); w }, "error", "unused", GROUP, &["no listener of $balancer", "--load-balancer-arn $balancer"]),
+        (|w, arn, lb| weigh(w, arn, lb, [0, 1]), "warning", "unused", GROUP, &["weight 0", "port 5432", "modify-listener", "listener/net/db"]),
+        (|w, arn, lb| weigh(w, arn, lb, [0, 0]), "error", "unused", GROUP, &["weight 0"]),
+        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.kind("application"))), "error", "load-balancer-type", BALANCER, &["`application`", "--type network", "SubnetIds"]),
+        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.in_state("provisioning"))), "error", "load-balancer-state", BALANCER, &["`provisioning`", "AWS's reason", "in some minutes"]),
+        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.in_state("active_impaired"))), "error", "load-balancer-state", BALANCER, &["`active_impaired`", "addresses"]),
+        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.in_state("failed"))), "error", "load-balancer-state", BALANCER, &["`failed`", "create-load-balancer"]),
+        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, LoadBalancer::internet_facing)), "error", "scheme", BALANCER, &["internet", "--scheme internal"]),
+        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.security_groups(&["sg-1", "sg-2"]))), "error", "security-group-rules", BALANCER, &["sg-1, sg-2", "--security-groups sg-1 sg-2", "private-link-traffic off", "$balancer"]),
+        (|w, arn, lb| speak(w, arn, "UDP", lb, "UDP"), "error", "protocol", GROUP, &["speaks UDP", "--protocol TCP"]),
+        (|w, arn, lb| speak(w, arn, "TCP_UDP", lb, "TCP_UDP"), "error", "protocol", GROUP, &["speaks TCP_UDP", "create-target-group"]),
+        (|w, arn, lb| speak(w, arn, "TCP_QUIC", lb, "TCP_QUIC"), "error", "protocol", GROUP, &["speaks TCP_QUIC"]),
+        (|w, arn, lb| speak(w, arn, "TCP", lb, "TCP_UDP"), "error", "protocol", LISTENER, &["speaks TCP_UDP", "modify-listener", "--protocol TCP"]),
+        (|w, arn, lb| speak(w, arn, "TCP", lb, "TLS"), "warning", "protocol", LISTENER, &["TLS", "modify-listener --listener-arn $listener --protocol TCP"]),
+        (|w, arn, lb| speak(w, arn, "TLS", lb, "TCP"), "warning", "protocol", GROUP, &["TLS", "create-target-group"]),
+        (|w, arn, _| set(w, arn, "proxy_protocol_v2.enabled", "true"), "error", "proxy-protocol", GROUP, &["modify-target-group-attributes --target-group-arn $group", "proxy_protocol_v2.enabled,Value=false"]),
+        (|w, arn, _| set(w, arn, "preserve_client_ip.enabled", "true"), "error", "client-ip", GROUP, &["preserve_client_ip.enabled,Value=false"]),
+        (|w, arn, _| set(w, arn, "stickiness.enabled", "true"), "warning", "stickiness", GROUP, &["stickiness.enabled,Value=false"]),
+        (|w, arn, _| set(w, arn, "load_balancing.cross_zone.enabled", "false"), "warning", "cross-zone", GROUP, &["cross_zone.enabled,Value=true"]),
+        (|w, _, lb| set(w, lb, "load_balancing.cross_zone.enabled", "false"), "warning", "cross-zone", BALANCER, &["modify-load-balancer-attributes --load-balancer-arn $balancer", "cross_zone.enabled,Value=true"]),
+        (|w, arn, _| set(w, arn, "deregistration_delay.timeout_seconds", "61"), "info", "slow-drain", GROUP, &["61 s"]),
+        (|w, arn, _| set(w, arn, "deregistration_delay.connection_termination.enabled", "false"), "info", "slow-drain", GROUP, &["connection_termination.enabled,Value=true"]),
+        (|w, arn, _| aws(w, |aws| aws.set_health_check(arn, 30, 3)), "info", "slow-health-check", GROUP, &["90 s", "--health-check-interval-seconds 10"]),
+        (|w, arn, _| aws(w, |aws| aws.set_health_check_by(arn, "HTTP", "traffic-port")), "warning", "health-check", GROUP, &["HTTP", "--health-check-protocol TCP --health-check-port traffic-port"]),
+        (|w, arn, _| aws(w, |aws| aws.set_health_check_by(arn, "TCP", "8008")), "warning", "health-check", GROUP, &["`8008`", "--target-group-arn $group"]),
+        (|w, arn, _| health(w, arn, "unhealthy", "Target.FailedHealthChecks"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.FailedHealthChecks: AWS's words)", "port 5432 of 10.0.1.10", "--protocol tcp --port 5432", "subnet-us-east-1a, subnet-us-east-1b", "--cidr"]),
+        (|w, arn, _| health(w, arn, "unhealthy", "Target.Timeout"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.Timeout: AWS's words)", "port 5432 of 10.0.1.10", "--protocol tcp --port 5432"]),
+        (|w, arn, _| health(w, arn, "unhealthy", "Target.ResponseCodeMismatch"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.ResponseCodeMismatch: AWS's words)", "HTTP", "--health-check-protocol TCP"]),
+        (|w, arn, _| health(w, arn, "unhealthy", "Elb.InternalError"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Elb.InternalError: AWS's words)", "AWS itself", "open a case"]),
+        (|w, arn, _| health(w, arn, "initial", "Elb.InitialHealthChecking"), "info", "no-healthy-target", GROUP, &["none of the 1 targets", "(Elb.InitialHealthChecking: AWS's words)", "moments ago", "Check again"]),
+        (|w, arn, _| health(w, arn, "initial", "Elb.RegistrationInProgress"), "info", "no-healthy-target", GROUP, &["none of the 1 targets", "(Elb.RegistrationInProgress: AWS's words)", "moments ago", "Check again"]),
+        (|w, arn, _| health(w, arn, "unused", "Target.IpUnusable"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.IpUnusable: AWS's words)", "reserved for a load balancer", "Hostname"]),
+        (|w, arn, _| health(w, arn, "unused", "Target.NotInUse"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.NotInUse: AWS's words)", "nothing forwards to it yet", "Check again"]),
+        (|w, arn, _| health(w, arn, "unused", "Target.InvalidState"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.InvalidState: AWS's words)", "can't be used", "describe-target-health"]),
+        (|w, arn, _| health(w, arn, "unavailable", "Target.HealthCheckDisabled"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.HealthCheckDisabled: AWS's words)", "disabled", "--health-check-enabled"]),
+        (|w, arn, _| health(beside_former(w, arn), arn, "unhealthy", "Target.Timeout"), "error", "no-healthy-target", GROUP, &["subnet-us-east-1a, subnet-us-east-1b"]),
+        (|w, arn, lb| health(aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.security_groups(&["sg-1"]).lets_private_link_in())), arn, "unhealthy", "Target.Timeout"), "error", "no-healthy-target", GROUP, &["--source-group sg-1"]),
+        // What was registered moments ago says more soon.
+        (|w, arn, _| aws(answer(w, &["10.0.1.9", "10.0.1.10", "10.0.1.11"]), |aws| { aws.add_target(arn, "10.0.1.9:5432", "unhealthy"); aws.add_target(arn, "10.0.1.11:5432", "initial"); }), "warning", "unhealthy-target", "10.0.1.9:5432", &["Target.FailedHealthChecks", "--port 5432"]),
+        (|w, arn, lb| outside(w, arn, lb, "Target is in an Availability Zone that is not enabled for the load balancer"), "warning", "zone-not-enabled", "10.0.128.10:5432", &["us-east-1b is not enabled", "set-subnets", "--subnets subnet-us-east-1a SUBNET", "$balancer"]),
+        (|w, arn, lb| outside(beside_former(w, arn), arn, lb, "Whatever the words for people are"), "warning", "zone-not-enabled", "10.0.128.10:5432", &["us-east-1b is not enabled", "--load-balancer-arn $balancer"]),
+        (|w, _, _| fail(w, "DescribeTargetHealth", FaultKind::health_unavailable()), "error", "failed", GROUP, &["HealthUnavailable", "AWS itself"]),
+        (|w, _, _| fail(w, "DescribeTargetHealth", FaultKind::throttling()), "error", "failed", GROUP, &["Rate exceeded", "bindings"]),
+        (|w, _, _| fail(w, "DescribeListeners", FaultKind::error(400, "ValidationError", "no")), "error", "failed", BALANCER, &["ValidationError", "Mend"]),
+        (|w, _, _| fail(w, "DescribeTargetGroupAttributes", FaultKind::body(200, "<html>")), "error", "failed", GROUP, &["can't be read", "Mend"]),
+        (|w, _, _| deny(w, "DescribeTargetGroups"), "error", "permission", GROUP, &["Allow elasticloadbalancing:DescribeTargetGroups ", "no identity-based policy"]),
+        (|w, _, _| deny(w, "DescribeTargetHealth"), "error", "permission", GROUP, &["Allow elasticloadbalancing:DescribeTargetHealth ", "no identity-based policy"]),
+        (|w, _, _| deny(w, "DescribeTargetGroupAttributes"), "error", "permission", GROUP, &["Allow elasticloadbalancing:DescribeTargetGroupAttributes ", "no identity-based policy"]),
+        (|w, _, _| deny(w, "DescribeLoadBalancers"), "error", "permission", BALANCER, &["Allow elasticloadbalancing:DescribeLoadBalancers ", "no identity-based policy"]),
+        (|w, _, _| deny(w, "DescribeLoadBalancerAttributes"), "error", "permission", BALANCER, &["Allow elasticloadbalancing:DescribeLoadBalancerAttributes ", "no identity-based policy"]),
+        (|w, _, _| deny(w, "DescribeListeners"), "error", "permission", BALANCER, &["Allow elasticloadbalancing:DescribeListeners ", "no identity-based policy"]),
+        (|w, arn, _| deny(bound(w, arn, "db.test", json!({"ownership": "shared"})), "DescribeTags"), "error", "permission", GROUP, &["Allow elasticloadbalancing:DescribeTags "]),
+    ];
+    for (change, severity, code, subject, words) in rows {
+        let (world, arn, balancer) = set_up().await;
+        let listener = format!("{}/{:016x}", balancer.replace(":loadbalancer/", ":listener/"), 0);
+        let world = change(world, &arn, &balancer);
+        let fill = |word: &&str| word.replace(GROUP, &arn).replace(BALANCER, &balancer).replace(LISTENER, &listener);
+        let words: Vec<_> = words.iter().map(fill).collect();
+        only(&world, severity, code, &fill(subject), &words.iter().map(String::as_str).collect::<Vec<_>>()).await;
     }
 }
 
 #[tokio::test]
-async fn refused_address() {
-    let (world, _, _) = set_up().await;
-    world.dns.set_a("db.test", &["10.0.1.10", "169.254.1.1", "127.0.0.1"]);
-    only(&world, "error", "refused-address", "db.test", &["127.0.0.1, 169.254.1.1", "loopback", "ALLOWED_CIDRS"]).await;
-
-    let (world, _, _) = set_up().await;
-    let world = world.set("ALLOWED_CIDRS", "10.0.2.0/24");
-    only(&world, "error", "refused-address", "db.test", &["10.0.1.10", "10.0.2.0/24", "Settings"]).await;
+#[rustfmt::skip]
+async fn several_codes_come_in_their_order_and_errors_first() {
+    let rows: &[(Change, &[(&str, &str)])] = &[
+        (|w, arn, lb| {
+            let w = set(set(w, arn, "deregistration_delay.timeout_seconds", "300"), arn, "proxy_protocol_v2.enabled", "true");
+            let w = set(answer(w, &["10.0.1.11"]), lb, "load_balancing.cross_zone.enabled", "false");
+            aws(w, |aws| aws.reconfigure_load_balancer(lb, LoadBalancer::internet_facing))
+        }, &[("error", "scheme"), ("error", "proxy-protocol"), ("warning", "out-of-step"), ("warning", "cross-zone"), ("info", "slow-drain")]),
+        // What a target lacks whose group is not used is that use, which may be meant not to be.
+        (|w, arn, lb| { w.aws.delete_load_balancer(lb); health(w, arn, "unused", "Target.NotInUse") }, &[("error", "unused"), ("error", "no-healthy-target")]),
+        (|w, arn, lb| health(weigh(w, arn, lb, [0, 1]), arn, "unused", "Target.NotInUse"), &[("warning", "unused"), ("warning", "no-healthy-target")]),
+        // What is known is judged whatever else is not.
+        (|w, arn, _| deny(set(w, arn, "proxy_protocol_v2.enabled", "true"), "DescribeListeners"), &[("error", "permission"), ("error", "proxy-protocol")]),
+        (|w, _, _| deny(deny(w, "DescribeTargetGroupAttributes"), "DescribeLoadBalancers"), &[("error", "permission"), ("error", "permission")]),
+        // No target, and one that drains.
+        (|w, arn, _| aws(w, |aws| aws.remove_target(arn, "10.0.1.10:5432")), &[("error", "no-healthy-target"), ("warning", "out-of-step")]),
+        (|w, arn, _| aws(w, |aws| aws.set_state(arn, "10.0.1.10:5432", "draining")), &[("error", "no-healthy-target"), ("warning", "out-of-step")]),
+        (|w, arn, lb| health(aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.zones(&["us-east-1b"]))), arn, "unused", "Target.NotInUse"), &[("error", "no-healthy-target"), ("warning", "zone-not-enabled")]),
+    ];
+    for (change, codes) in rows {
+        let (world, arn, balancer) = set_up().await;
+        let found = findings(&change(world, &arn, &balancer)).await;
+        let found: Vec<_> = found.iter().map(|finding| (&finding["severity"], &finding["code"])).collect();
+        assert_eq!(json!(found), json!(codes));
+    }
 }
 
 #[tokio::test]
-async fn public_address() {
-    let (world, _, _) = set_up().await;
-    world.dns.set_a("db.test", &["54.1.2.3"]);
-    only(&world, "error", "public-address", "db.test", &["54.1.2.3", "FunctionSubnetIds"]).await;
-
-    // Whatever is allowed, a load balancer does not take it.
-    world.dns.set_a("db.test", &["10.0.1.10", "54.1.2.3"]);
-    let world = world.set("ALLOWED_CIDRS", "0.0.0.0/0");
-    let found = findings(&world).await;
-    assert_eq!(codes(&found), ["public-address", "out-of-step"]);
-    expect(&found[0], "error", "public-address", "db.test", &["54.1.2.3"]);
+#[rustfmt::skip]
+async fn nothing_is_found_at_the_limits_of_what_is_right() {
+    let rows: &[Change] = &[
+        |w, arn, _| set(w, arn, "deregistration_delay.timeout_seconds", "60"),
+        // The group's own setting goes before that of the load balancer.
+        |w, arn, lb| set(set(w, arn, "load_balancing.cross_zone.enabled", "true"), lb, "load_balancing.cross_zone.enabled", "false"),
+        |w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.security_groups(&["sg-1"]).lets_private_link_in())),
+        |w, arn, _| aws(w, |aws| aws.set_health_check(arn, 30, 2)),
+        |w, arn, _| aws(w, |aws| aws.set_health_check_by(arn, "TCP", "5432")),
+        |w, arn, lb| weigh(w, arn, lb, [1, 9]),
+        // On a later page, too.
+        |w, arn, lb| aws(weigh(w, arn, lb, [0, 1]), |aws| { aws.create_listener(lb, 5433, &[(arn, None)]); aws.set_listener_page_size(1); }),
+        |w, arn, _| bound(w, arn, READERS, json!({})),
+        // It has no more addresses than an answer of such a name can hold.
+        |w, arn, _| bound(w, arn, BALANCED, json!({"lookups": 1})),
+        |w, arn, _| ipv6(w, arn, "2600:1f18:1:100::10"),
+        |w, arn, _| { w.aws.add_target(arn, "10.0.1.9:5432", "healthy"); bound(w, arn, "db.test", json!({"ownership": "shared"})) },
+    ];
+    for (number, change) in rows.iter().enumerate() {
+        let (world, arn, balancer) = set_up().await;
+        let world = change(world, &arn, &balancer);
+        assert_eq!(findings(&world).await, [] as [Value; 0], "row {number}");
+    }
 }
 
 #[tokio::test]
-async fn an_ipv6_address_of_a_vpc_is_no_public_address() {
-    let world = World::new().await;
-    world.dns.set_aaaa("db.test", &["2600:1f18:1:100::10"]);
-    let arn = world.aws.create_target_group(TargetGroup::new("db").ipv6());
-    world.aws.add_target(&arn, "[2600:1f18:1:100::10]:5432", "healthy");
+async fn a_public_range_of_a_vpc_is_followed_where_it_is_stated() {
+    let (world, arn) = World::with_database(&["11.0.1.10"], &[]).await;
+    world.aws.reconfigure(&arn, |group| group.vpc_subnets(&["11.0.0.0/17"]));
+    let message = world.failure(json!({})).await;
+    for words in ["publicly accessible", "must run in that VPC", "state ALLOWED_CIDRS"] {
+        assert!(message.contains(words), "{message}");
+    }
+    let world = world.set("ALLOWED_CIDRS", "11.0.0.0/16");
+    assert_eq!(world.sync().await.unwrap()["registered"], json!(["11.0.1.10:5432"]));
     world.aws.offer(&arn);
-    let world = world.set("BINDINGS", json!([binding("db.test", &arn)]));
     assert_eq!(findings(&world).await, [] as [Value; 0]);
 }
 
 #[tokio::test]
-async fn out_of_step() {
+async fn advice_that_runs_the_function_acts_on_no_other_group() {
     let (world, arn, _) = set_up().await;
-    world.dns.set_a("db.test", &["10.0.1.11"]);
-    let world = world.set("AWS_LAMBDA_FUNCTION_NAME", "orders-function");
-    let words = ["register 10.0.1.11:5432 and deregister 10.0.1.10:5432", "--function-name orders-function"];
-    only(&world, "warning", "out-of-step", &arn, &words).await;
-    assert_eq!(world.aws.registered(&arn), support::set(&["10.0.1.10:5432"]));
+    let own = world.aws.create_target_group(TargetGroup::new("own"));
+    world.aws.offer(&own);
+    let world = bound(world, &arn, "other.test", json!({}));
+    world.dns.set_a("other.test", &["10.0.1.11"]);
+    let mut stated = json!({"port": 6543, "deregister_after_seconds": 60, "ownership": "shared", "lookups": 2});
+    stated.as_object_mut().unwrap().extend(binding("db.test", &own).as_object().unwrap().clone());
+    for bindings in [json!([binding("db.test", &own)]), json!([stated])] {
+        let reply = world.run(json!({"check": true, "bindings": bindings})).await.unwrap();
+        let found = reply["groups"][0]["findings"].as_array().unwrap();
+        assert_eq!(codes(found), ["no-healthy-target", "out-of-step"]);
+        assert!(found.iter().all(|finding| payload(finding) == json!({"bindings": bindings})), "{found:#?}");
+    }
+    // Without any in the event, those of the group are meant.
+    let found = findings(&world).await;
+    assert_eq!(payload(&found[0]), json!({"bindings": [binding("other.test", &arn)]}));
+    world.run(payload(&found[0])).await.unwrap();
+    assert_eq!(world.aws.registered(&arn), support::targets(&[11]));
+    assert!(world.aws.registered(&own).is_empty());
 }
 
-#[tokio::test]
-async fn a_target_that_waits_is_in_step() {
-    let (world, arn, _) = set_up().await;
+/// So many groups behind one load balancer, each with a healthy target.
+async fn fleet(count: usize) -> (World, Vec<String>) {
+    let world = World::new().await;
     world.dns.set_a("db.test", &["10.0.1.10"]);
-    world.aws.add_target(&arn, "10.0.1.9:5432", "healthy");
-    let mut waits = binding("db.test", &arn);
-    waits["deregister_after_seconds"] = json!(600);
-    let world = world.set("BINDINGS", json!([waits]));
-    assert!(findings(&world).await.is_empty());
+    let own = world.aws.create_load_balancer(LoadBalancer::new("db"));
+    let make = |number| {
+        let arn = world.aws.create_target_group(TargetGroup::new(&format!("db-{number}")));
+        world.aws.add_target(&arn, "10.0.1.10:5432", "healthy");
+        world.aws.create_listener(&own, 5432, &[(&arn, None)]);
+        arn
+    };
+    let arns: Vec<_> = (0..count).map(make).collect();
+    let bindings: Vec<_> = arns.iter().map(|arn| binding("db.test", arn)).collect();
+    (world.set("BINDINGS", json!(bindings)), arns)
 }
 
 #[tokio::test]
-async fn target_type() {
-    for kind in ["instance", "lambda", "alb"] {
-        let (world, _, _) = set_up().await;
-        let arn = world.aws.create_target_group(TargetGroup::new("db").target_type(kind));
-        if kind == "instance" {
-            world.aws.add_target(&arn, "i-0123456789abcdef0:5432", "healthy");
+async fn a_group_that_could_not_be_looked_at_is_not_well() {
+    let (world, _) = fleet(12).await;
+    let function = world.set("ELB_REQUESTS_PER_SECOND", 1).function().await;
+    let reply = invoke_within(&function, json!({"check": true}), Duration::from_secs(7)).await.unwrap();
+    assert!(reply["ok"] == false && reply["groups"][11]["outcome"] == "deferred", "{reply}");
+    for group in reply["groups"].as_array().unwrap().iter().filter(|group| group["outcome"] == "deferred") {
+        let arn = group["target_group_arn"].as_str().unwrap();
+        expect(&group["findings"][0], "error", "not-checked", arn, &["time", "bindings", "Settings"]);
+    }
+}
+
+fn group() -> Group {
+    let bindings = serde_json::from_value::<Vec<_>>(json!([binding("db.test", ARN)])).unwrap();
+    Group::from_bindings("bindings", &bindings).unwrap().remove(0)
+}
+
+#[test]
+fn what_a_run_tells_of_names_and_missing_targets_is_found() {
+    use HoldReason::*;
+    let group = &group();
+    let (allowed, set_up) = (&AllowedNetworks::default(), &SetUp::default());
+    let find = |report: &GroupReport| json!(Check { group, report, set_up, allowed, function: "" }.findings());
+    let mut report = GroupReport::new(group);
+    report.rotating = report.hostnames.clone();
+    expect(&find(&report)[0], "warning", "rotating-name", "db.test", &["deregister_after_seconds"]);
+
+    let stay = [Grace, Evidence, Initial, OwnedElsewhere, RegistrationFailed, DeregistrationRefused, StateUnknown];
+    for reason in stay.into_iter().chain([Foreign, RefusedAddress, Unresolved]) {
+        let mut report = GroupReport::new(group);
+        report.targets = Some(TargetCounts { registered: 30, healthy: 30 });
+        let target = |host| Target { address: [10, 0, 1, host].into(), port: 5432.try_into().unwrap() };
+        report.held = (0..30).map(|host| HeldTarget { target: target(host), reason }).collect();
+        // Of many, the first are named.
+        let found = find(&report);
+        let count = if stay.contains(&reason) { 21 } else { 0 };
+        assert_eq!(codes(found.as_array().unwrap()), vec!["missing-target"; count]);
+        if count > 0 {
+            expect(&found[0], "warning", "missing-target", "10.0.1.0:5432", &[reason.as_str()]);
         }
-        world.aws.offer(&arn);
-        let world = world.set("BINDINGS", json!([binding("db.test", &arn)]));
-        only(&world, "error", "target-type", &arn, &[kind, "--target-type ip", "TargetGroupArn"]).await;
     }
-}
-
-#[tokio::test]
-async fn unused() {
-    // No load balancer.
-    let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.10"]).await;
-    let own = world.aws.offer(&arn);
-    world.aws.delete_load_balancer(&own);
-    only(&world, "error", "unused", &arn, &["no load balancer", "create-listener", "--port 5432", &arn]).await;
-
-    // Only others are forwarded to.
-    let (world, arn, own) = set_up().await;
-    let other = world.aws.create_target_group(TargetGroup::new("other"));
-    world.aws.delete_listener(&own, 5432);
-    world.aws.create_listener(&own, 5432, &[(&other, None)]);
-    only(&world, "error", "unused", &arn, &["no load balancer has"]).await;
-
-    // It gets nothing.
-    world.aws.delete_listener(&own, 5432);
-    world.aws.create_listener(&own, 5432, &[(&other, Some(1)), (&arn, Some(0))]);
-    only(&world, "error", "unused", &arn, &["weight 0", "port 5432", "modify-listener", "listener/net/db"]).await;
-    world.aws.create_listener(&own, 5433, &[(&arn, Some(0))]);
-    only(&world, "error", "unused", &arn, &["weight 0"]).await;
-    world.aws.create_listener(&own, 5434, &[(&other, Some(9)), (&arn, Some(1))]);
-    assert!(findings(&world).await.is_empty());
-}
-
-#[tokio::test]
-async fn a_listener_is_found_on_whatever_page_it_is() {
-    let (world, arn, own) = set_up().await;
-    let other = world.aws.create_target_group(TargetGroup::new("other"));
-    world.aws.delete_listener(&own, 5432);
-    (1..=5).for_each(|port| world.aws.create_listener(&own, port, &[(&other, Some(1)), (&arn, Some(0))]));
-    world.aws.create_listener(&own, 5432, &[(&arn, None)]);
-    world.aws.set_listener_page_size(2);
-    assert!(findings(&world).await.is_empty());
-    assert_eq!(world.count("DescribeListeners"), 3);
-}
-
-#[tokio::test]
-async fn targets_of_a_group_that_is_not_used_lead_to_its_use() {
-    let (world, arn, own) = set_up().await;
-    world.aws.delete_load_balancer(&own);
-    let words = "Target group is not configured to receive traffic from the load balancer";
-    world.aws.set_health(&arn, "10.0.1.10:5432", "unused", "Target.NotInUse", words);
-    let found = findings(&world).await;
-    assert_eq!(codes(&found), ["unused", "no-healthy-target"]);
-    expect(&found[1], "error", "no-healthy-target", &arn, &["Target.NotInUse", words, "create-listener"]);
-}
-
-#[tokio::test]
-async fn load_balancer_type() {
-    let (world, arn, own) = set_up().await;
-    world.aws.delete_load_balancer(&own);
-    let own = world.aws.create_load_balancer(LoadBalancer::new("web").kind("application"));
-    world.aws.create_listener(&own, 80, &[(&arn, None)]);
-    only(&world, "error", "load-balancer-type", &own, &["`application`", "--type network", "SubnetIds"]).await;
-    assert_eq!(world.count("DescribeListeners"), 0);
-}
-
-#[tokio::test]
-async fn scheme() {
-    let (world, _, own) = set_up().await;
-    world.aws.reconfigure_load_balancer(&own, LoadBalancer::internet_facing);
-    only(&world, "error", "scheme", &own, &["internet", "--scheme internal"]).await;
-}
-
-#[tokio::test]
-async fn attributes_of_the_target_group() {
-    for (key, value, severity, code, words) in [
-        ("proxy_protocol_v2.enabled", "true", "error", "proxy-protocol", "proxy_protocol_v2.enabled,Value=false"),
-        ("preserve_client_ip.enabled", "true", "error", "client-ip", "preserve_client_ip.enabled,Value=false"),
-        ("stickiness.enabled", "true", "warning", "stickiness", "stickiness.enabled,Value=false"),
-        ("load_balancing.cross_zone.enabled", "false", "warning", "cross-zone", "cross_zone.enabled,Value=true"),
-        ("deregistration_delay.timeout_seconds", "61", "info", "slow-drain", "61 s"),
-        (
-            "deregistration_delay.connection_termination.enabled",
-            "false",
-            "info",
-            "slow-drain",
-            "connection_termination.enabled,Value=true",
-        ),
-    ] {
-        let (world, arn, _) = set_up().await;
-        world.aws.set_attribute(&arn, key, value);
-        let command = format!("aws elbv2 modify-target-group-attributes --target-group-arn {arn}");
-        only(&world, severity, code, &arn, &[&command, words]).await;
-    }
-    // At the limit, and with the group's own setting before that of the load balancer.
-    let (world, arn, own) = set_up().await;
-    world.aws.set_attribute(&arn, "deregistration_delay.timeout_seconds", "60");
-    world.aws.set_attribute(&arn, "load_balancing.cross_zone.enabled", "true");
-    world.aws.set_attribute(&own, "load_balancing.cross_zone.enabled", "false");
-    assert!(findings(&world).await.is_empty());
-}
-
-#[tokio::test]
-async fn cross_zone_that_is_inherited() {
-    let (world, _, own) = set_up().await;
-    world.aws.set_attribute(&own, "load_balancing.cross_zone.enabled", "false");
-    let command = format!("aws elbv2 modify-load-balancer-attributes --load-balancer-arn {own}");
-    only(&world, "warning", "cross-zone", &own, &[&command, "cross_zone.enabled,Value=true"]).await;
-}
-
-#[tokio::test]
-async fn security_group_rules() {
-    let (world, _, own) = set_up().await;
-    world.aws.reconfigure_load_balancer(&own, |own| own.security_groups(&["sg-1", "sg-2"]));
-    let words = ["sg-1, sg-2", "--security-groups sg-1 sg-2", "private-link-traffic off", &own];
-    only(&world, "error", "security-group-rules", &own, &words).await;
-    world.aws.reconfigure_load_balancer(&own, LoadBalancer::lets_private_link_in);
-    assert!(findings(&world).await.is_empty());
-}
-
-#[tokio::test]
-async fn no_healthy_target_with_each_of_aws_reasons() {
-    let let_in = "--protocol tcp --port 5432";
-    for (state, reason, words) in [
-        ("unhealthy", "Target.FailedHealthChecks", ["port 5432 of 10.0.1.10", let_in]),
-        ("unhealthy", "Target.Timeout", ["port 5432 of 10.0.1.10", let_in]),
-        ("unhealthy", "Target.ResponseCodeMismatch", ["HTTP", "--health-check-protocol TCP"]),
-        ("unhealthy", "Elb.InternalError", ["AWS itself", "open a case"]),
-        ("initial", "Elb.InitialHealthChecking", ["moments ago", "Check again"]),
-        ("initial", "Elb.RegistrationInProgress", ["moments ago", "Check again"]),
-        ("unused", "Target.IpUnusable", ["reserved for a load balancer", "Hostname"]),
-        ("unused", "Target.NotInUse", ["nothing forwards to it yet", "Check again"]),
-        ("unused", "Target.InvalidState", ["can't be used", "describe-target-health"]),
-        ("unavailable", "Target.HealthCheckDisabled", ["disabled", "--health-check-enabled"]),
-        ("unavailable", "Elb.InternalError", ["AWS itself", "open a case"]),
-    ] {
-        let (world, arn, _) = set_up().await;
-        world.aws.set_health(&arn, "10.0.1.10:5432", state, reason, "AWS's words");
-        let words = [&words[..], &[reason, "AWS's words", "10.0.1.10:5432", "none of the 1 targets"]].concat();
-        only(&world, "error", "no-healthy-target", &arn, &words).await;
-        assert_eq!(world.count("DescribeTargetHealth"), 2);
-    }
-}
-
-#[tokio::test]
-async fn what_to_let_in_is_what_the_load_balancer_has() {
-    let (world, arn, own) = set_up().await;
-    world.aws.set_health(&arn, "10.0.1.10:5432", "unhealthy", "Target.FailedHealthChecks", "Health checks failed");
-    let words = ["subnet-us-east-1a, subnet-us-east-1b", "--cidr"];
-    only(&world, "error", "no-healthy-target", &arn, &words).await;
-    world.aws.reconfigure_load_balancer(&own, |own| own.security_groups(&["sg-1"]).lets_private_link_in());
-    only(&world, "error", "no-healthy-target", &arn, &["--source-group sg-1"]).await;
-}
-
-#[tokio::test]
-async fn no_healthy_target_because_there_is_none() {
-    let (world, arn) = World::with_database(&["10.0.1.10"], &[]).await;
-    world.aws.offer(&arn);
-    let found = findings(&world).await;
-    assert_eq!(codes(&found), ["no-healthy-target", "out-of-step"]);
-    expect(&found[0], "error", "no-healthy-target", &arn, &["no target", "aws lambda invoke"]);
-    // One that drains is none.
-    world.aws.add_target(&arn, "10.0.1.9:5432", "draining");
-    assert_eq!(codes(&findings(&world).await), ["no-healthy-target", "out-of-step"]);
-}
-
-#[tokio::test]
-async fn unhealthy_target() {
-    let (world, arn, _) = set_up().await;
-    world.dns.set_a("db.test", &["10.0.1.10", "10.0.1.11", "10.0.1.12"]);
-    for target in ["10.0.1.11:5432", "10.0.1.12:5432"] {
-        world.aws.add_target(&arn, target, "healthy");
-    }
-    assert!(findings(&world).await.is_empty());
-    world.aws.set_health(&arn, "10.0.1.11:5432", "unhealthy", "Target.FailedHealthChecks", "Health checks failed");
-    // It says more soon.
-    world.aws.set_health(&arn, "10.0.1.12:5432", "initial", "Elb.InitialHealthChecking", "Initial health checks");
-    only(&world, "warning", "unhealthy-target", "10.0.1.11:5432", &["Target.FailedHealthChecks", "--port 5432"]).await;
-}
-
-#[tokio::test]
-async fn of_many_unhealthy_targets_the_first_are_named() {
-    let (world, arn, _) = set_up().await;
-    let addresses: Vec<_> = (1..=30).map(|host| format!("10.0.2.{host}")).collect();
-    let mut known: Vec<&str> = addresses.iter().map(String::as_str).collect();
-    known.push("10.0.1.10");
-    world.dns.set_a("db.test", &known);
-    let world = world.set("BINDINGS", json!([{"hostname": "db.test", "target_group_arn": arn, "lookups": 1}]));
-    for address in &addresses {
-        world.aws.add_target(&arn, &format!("{address}:5432"), "unhealthy");
-    }
-    let found = findings(&world).await;
-    assert_eq!(codes(&found), ["unhealthy-target"; 21]);
-    assert!(found.iter().any(|finding| finding["message"] == "10 more targets are not healthy"), "{found:#?}");
-}
-
-#[tokio::test]
-async fn zone_not_enabled() {
-    let (world, arn, own) = set_up().await;
-    world.dns.set_a("db.test", &["10.0.1.10", "10.0.128.10"]);
-    world.aws.add_target(&arn, "10.0.128.10:5432", "healthy");
-    world.aws.reconfigure_load_balancer(&own, |own| own.zones(&["us-east-1a"]));
-    assert!(findings(&world).await.is_empty());
-    let words = "Target is in an Availability Zone that is not enabled for the load balancer";
-    world.aws.set_health(&arn, "10.0.128.10:5432", "unused", "Target.NotInUse", words);
-    let words = [words, "us-east-1b is not enabled", "set-subnets", "--subnets subnet-us-east-1a SUBNET", &own];
-    only(&world, "warning", "zone-not-enabled", "10.0.128.10:5432", &words).await;
-    // Whatever the words for people are.
-    world.aws.set_health(&arn, "10.0.128.10:5432", "unused", "Target.NotInUse", "unused");
-    only(&world, "warning", "zone-not-enabled", "10.0.128.10:5432", &[]).await;
-
-    world.aws.remove_target(&arn, "10.0.1.10:5432");
-    world.dns.set_a("db.test", &["10.0.128.10"]);
-    let found = findings(&world).await;
-    assert_eq!(codes(&found), ["no-healthy-target", "zone-not-enabled"]);
-    expect(&found[0], "error", "no-healthy-target", &arn, &["us-east-1b is not enabled", "set-subnets"]);
-}
-
-#[tokio::test]
-async fn slow_health_check() {
-    let (world, arn, _) = set_up().await;
-    world.aws.set_health_check(&arn, 30, 3);
-    only(&world, "info", "slow-health-check", &arn, &["90 s", "--health-check-interval-seconds 10"]).await;
-    world.aws.set_health_check(&arn, 30, 2);
-    assert!(findings(&world).await.is_empty());
-}
-
-#[tokio::test]
-async fn permission() {
-    for (action, others) in [
-        ("DescribeTargetGroups", &[] as &[&str]),
-        ("DescribeTargetHealth", &["proxy-protocol"]),
-        ("DescribeTargetGroupAttributes", &[]),
-        ("DescribeLoadBalancers", &["proxy-protocol"]),
-        ("DescribeLoadBalancerAttributes", &["proxy-protocol"]),
-        ("DescribeListeners", &["proxy-protocol"]),
-    ] {
-        let (world, arn, own) = set_up().await;
-        world.aws.set_attribute(&arn, "proxy_protocol_v2.enabled", "true");
-        world.aws.fault(denied(action));
-        let found = findings(&world).await;
-        // What is known otherwise is judged all the same.
-        let others = if action == "DescribeTargetGroups" { &["proxy-protocol"][..] } else { others };
-        assert_eq!(codes(&found), [&["permission"], others].concat(), "{found:#?}");
-        let subject = if action.contains("LoadBalancer") || action == "DescribeListeners" { &own } else { &arn };
-        let words = [&format!("Allow elasticloadbalancing:{action} "), "no identity-based policy"];
-        expect(&found[0], "error", "permission", subject, &words);
-    }
-}
-
-#[tokio::test]
-async fn permission_for_all_that_is_lacking() {
-    let (world, arn, _) = set_up().await;
-    for action in ["DescribeTargetGroupAttributes", "DescribeLoadBalancers", "DescribeTags"] {
-        world.aws.fault(denied(action));
-    }
-    let mut shared = binding("db.test", &arn);
-    shared["ownership"] = json!("shared");
-    let world = world.set("BINDINGS", json!([shared]));
-    let found = findings(&world).await;
-    assert_eq!(codes(&found), ["permission"; 3], "{found:#?}");
-}
-
-#[tokio::test]
-async fn what_fails_otherwise_is_found_too() {
-    for (fault, words) in [
-        (Fault::on("DescribeTargetHealth", FaultKind::health_unavailable()), ["HealthUnavailable", "AWS itself"]),
-        (Fault::on("DescribeTargetHealth", FaultKind::throttling()), ["Rate exceeded", "bindings"]),
-        (Fault::on("DescribeListeners", FaultKind::error(400, "ValidationError", "no")), ["ValidationError", "Mend"]),
-        (Fault::on("DescribeTargetGroupAttributes", FaultKind::body(200, "<html>")), ["can't be read", "Mend"]),
-    ] {
-        let (world, arn, own) = set_up().await;
-        let world = world.set("AWS_MAX_ATTEMPTS", 1);
-        let subject = if format!("{fault:?}").contains("Listeners") { &own } else { &arn };
-        world.aws.fault(fault);
-        only(&world, "error", "failed", subject, &words).await;
-    }
-    let (world, arn, _) = set_up().await;
-    world.aws.delete_target_group(&arn);
-    let found = findings(&world).await;
-    assert!(!found.is_empty() && codes(&found).iter().all(|code| *code == "failed"), "{found:#?}");
-    assert!(found[0]["message"].as_str().unwrap().contains("TargetGroupNotFound"), "{found:#?}");
 }
 
 #[tokio::test]
 async fn a_group_that_was_deleted_spoils_no_other() {
-    let world = World::new().await;
-    world.dns.set_a("db.test", &["10.0.1.10"]);
-    let arns: Vec<_> =
-        (0..21).map(|number| world.aws.create_target_group(TargetGroup::new(&format!("db-{number}")))).collect();
-    let own = world.aws.create_load_balancer(LoadBalancer::new("db"));
-    world.aws.set_attribute(&own, "load_balancing.cross_zone.enabled", "true");
-    for arn in &arns {
-        world.aws.add_target(arn, "10.0.1.10:5432", "healthy");
-        world.aws.create_listener(&own, 5432, &[(arn, None)]);
-    }
+    let (world, arns) = fleet(21).await;
     world.aws.delete_target_group(&arns[3]);
-    let bindings: Vec<_> = arns.iter().map(|arn| binding("db.test", arn)).collect();
-    let world = world.set("BINDINGS", json!(bindings));
     let reply = reply(&world).await;
     for (number, group) in reply["groups"].as_array().unwrap().iter().enumerate() {
         let found = codes(group["findings"].as_array().unwrap());
-        let is_deleted = number == 3;
-        assert_eq!(found.contains(&"failed"), is_deleted, "{number}: {group:#}");
-        assert_eq!(found.contains(&"slow-drain"), !is_deleted, "{number}: {group:#}");
+        assert_eq!((found.contains(&"failed"), found.contains(&"slow-drain")), (number == 3, number != 3), "{group:#}");
     }
     // The load balancer is one.
     for action in ["DescribeListeners", "DescribeLoadBalancerAttributes", "DescribeLoadBalancers"] {
@@ -535,95 +447,54 @@ async fn a_group_that_was_deleted_spoils_no_other() {
 #[tokio::test]
 async fn a_load_balancer_that_was_deleted_is_none() {
     for is_left_out in [false, true] {
-        let (world, arn, own) = set_up().await;
-        let other = world.aws.create_target_group(TargetGroup::new("other"));
-        world.aws.add_target(&other, "10.0.1.10:5432", "healthy");
-        world.aws.offer(&other);
+        let (world, arns) = fleet(2).await;
+        let own = world.aws.offer(&arns[0]);
         world.aws.delete_load_balancer(&own);
         // It is still said to have the group.
-        world.aws.set_former_load_balancer(&arn, &own);
+        world.aws.set_former_load_balancer(&arns[0], &own);
         world.aws.leave_out_load_balancers(is_left_out);
-        let world = world.set("BINDINGS", json!([binding("db.test", &arn), binding("db.test", &other)]));
         let reply = reply(&world).await;
-        assert_eq!(codes(reply["groups"][0]["findings"].as_array().unwrap()), ["unused"], "{reply:#}");
-        assert_eq!(reply["groups"][1]["findings"], json!([]), "{reply:#}");
-        assert_eq!(reply["groups"][0]["outcome"], "in_sync");
+        let groups = reply["groups"].as_array().unwrap().iter();
+        let found: Vec<_> = groups.map(|group| codes(group["findings"].as_array().unwrap())).collect();
+        assert_eq!(found, [vec!["cross-zone"], vec!["cross-zone", "slow-drain"]], "{reply:#}");
     }
-}
-
-#[tokio::test]
-async fn errors_come_first() {
-    let (world, arn, own) = set_up().await;
-    world.dns.set_a("db.test", &["10.0.1.11"]);
-    world.aws.set_attribute(&arn, "deregistration_delay.timeout_seconds", "300");
-    world.aws.set_attribute(&arn, "proxy_protocol_v2.enabled", "true");
-    world.aws.set_attribute(&own, "load_balancing.cross_zone.enabled", "false");
-    world.aws.reconfigure_load_balancer(&own, LoadBalancer::internet_facing);
-    let found = findings(&world).await;
-    assert_eq!(codes(&found), ["scheme", "proxy-protocol", "out-of-step", "cross-zone", "slow-drain"]);
 }
 
 #[tokio::test]
 async fn a_call_that_hangs_defers_its_group_alone() {
-    let (world, arn, own) = set_up().await;
-    let other = world.aws.create_target_group(TargetGroup::new("other"));
-    world.aws.add_target(&other, "10.0.1.10:5432", "healthy");
-    world.aws.create_listener(&own, 5433, &[(&other, None)]);
-    world.aws.set_attribute(&other, "proxy_protocol_v2.enabled", "true");
-    let world = world.set("BINDINGS", json!([binding("db.test", &arn), binding("db.test", &other)]));
-    world.aws.fault(Fault::on("DescribeTargetGroupAttributes", FaultKind::Hang).arn(&arn));
+    let (world, arns) = fleet(2).await;
+    world.aws.fault(Fault::on("DescribeTargetGroupAttributes", FaultKind::Hang).arn(&arns[0]));
     let function = world.function().await;
     let reply = invoke_within(&function, json!({"check": true}), Duration::from_secs(6)).await.unwrap();
-    assert_eq!(reply["groups"][0]["outcome"], "deferred");
-    assert_eq!(reply["groups"][1]["outcome"], "in_sync");
-    assert_eq!(codes(reply["groups"][1]["findings"].as_array().unwrap())[0], "proxy-protocol");
+    let [first, second] = &reply["groups"].as_array().unwrap()[..] else { panic!("{reply}") };
+    assert_eq!((&first["outcome"], &second["outcome"]), (&json!("deferred"), &json!("in_sync")));
+    assert_eq!(codes(first["findings"].as_array().unwrap()), ["not-checked"]);
+    assert_eq!(codes(second["findings"].as_array().unwrap()), ["cross-zone", "slow-drain"]);
 }
 
 #[tokio::test]
-async fn a_check_forgets_nothing_and_learns_nothing() {
+async fn a_check_forgets_nothing_learns_nothing_and_logs_what_it_found() {
     let (world, arn, _) = set_up().await;
     world.dns.set_a("db.test", &["10.0.1.11"]);
+    let (log, _guard) = support::Log::start();
     let function = world.function().await;
     let check = invoke(&function, json!({"check": true})).await.unwrap();
     assert_eq!(check["groups"][0]["registered"], json!(["10.0.1.11:5432"]));
-    let run = invoke(&function, json!({})).await.unwrap();
-    assert_eq!(run["groups"][0]["outcome"], "changed");
-    assert_eq!(world.aws.registered(&arn), support::set(&["10.0.1.11:5432"]));
-}
-
-#[tokio::test]
-async fn findings_are_logged() {
-    let (world, arn, _) = set_up().await;
-    world.aws.set_attribute(&arn, "proxy_protocol_v2.enabled", "true");
-    let (log, _guard) = support::Log::start();
-    findings(&world).await;
     let text = log.text();
-    assert!(text.contains("\"code\":\"proxy-protocol\"") && text.contains(&arn), "{text}");
+    assert!(text.contains("\"code\":\"out-of-step\"") && text.contains(&arn), "{text}");
+    invoke(&function, json!({})).await.unwrap();
+    assert_eq!(world.aws.registered(&arn), support::targets(&[11]));
 }
 
 #[test]
 fn a_reply_that_is_too_long_keeps_the_worst_finding_of_each_group() {
-    let groups =
-        Group::from_bindings("bindings", &serde_json::from_value::<Vec<_>>(json!([binding("db.test", ARN)])).unwrap());
-    let group = groups.unwrap().remove(0);
-    let report = || {
-        let unhealthy = |number| Finding::new(Code::UnhealthyTarget, number, "w".repeat(500), "a".repeat(500));
-        let mut report = GroupReport::new(&group);
-        report.findings = Some((0..20).map(unhealthy).chain([Finding::new(Code::Scheme, ARN, "m", "a")]).collect());
-        report.findings.as_mut().unwrap().sort();
-        report
-    };
-    for count in [300, 600] {
-        let groups = (0..count).map(|_| report()).collect();
-        let (version, trigger, findings) = ("0", Trigger::Direct, Vec::new());
-        let mut reply = report::Reply { version, trigger, dry_run: true, ok: Some(false), findings, groups };
-        reply.fit();
-        let text = serde_json::to_string(&reply).unwrap();
-        assert!(text.len() <= 5_000_000, "{count}: {}", text.len());
-        for group in &reply.groups {
-            let findings = group.findings.as_ref().unwrap();
-            assert_eq!(findings[0].code, Code::Scheme);
-            assert_eq!(findings.len() + group.left_out.get("findings").copied().unwrap_or_default(), 21);
-        }
-    }
+    let unhealthy = |number| Finding::new(Code::UnhealthyTarget, number, "w".repeat(500), "a".repeat(500));
+    let mut report = GroupReport::new(&group());
+    report.findings =
+        Some([Finding::new(Code::Scheme, ARN, "m", "a")].into_iter().chain((0..20).map(unhealthy)).collect());
+    let (trigger, groups) = (Trigger::Direct, vec![report; 600]);
+    let mut reply = report::Reply { version: "0", trigger, dry_run: true, ok: Some(false), findings: vec![], groups };
+    reply.fit();
+    assert!(serde_json::to_string(&reply).unwrap().len() <= 5_000_000);
+    assert!(reply.groups.iter().all(|group| group.findings.as_ref().unwrap()[0].code == Code::Scheme));
 }

@@ -11,8 +11,8 @@ use std::{
 
 use nlb_hostname_targets::{
     VERSION,
-    event::{Request, WatchRequest},
     report::{Outcome, Trigger},
+    settings::event::{Request, WatchRequest},
 };
 use serde_json::{Value, json};
 use support::{World, aws::TargetGroup, binding, invoke_within};
@@ -116,21 +116,6 @@ async fn plain_runs() {
 }
 
 #[tokio::test]
-async fn an_eventbridge_event_that_sns_forwards_is_an_rds_event() {
-    let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
-    let message = event("rds-instance-failover.json").to_string();
-    let reply = invoke_within(&world.function().await, sns("", message), Duration::from_secs(4)).await.unwrap();
-    assert_eq!(reply["trigger"], "rds-event");
-}
-
-#[tokio::test]
-async fn the_plain_text_with_which_rds_greets_a_new_subscription_is_an_rds_event() {
-    let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
-    assert_eq!(world.run(sns(SUBJECT, GREETING)).await.unwrap()["trigger"], "rds-event");
-    assert_eq!(watch_of(sns(SUBJECT, GREETING)), WatchRequest::No, "it tells of no database");
-}
-
-#[tokio::test]
 async fn a_deadline_that_was_over_before_the_start_is_not_known() {
     let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
     let function = world.function().await;
@@ -182,227 +167,89 @@ async fn groups_of_several_regions_and_partitions_are_called_in_their_own() {
 }
 
 #[test]
-fn every_id_of_the_documentation_does_what_its_table_says() {
-    let mut documented = BTreeSet::new();
-    for (heading, watch, least) in
-        [("Ids that start a watch", WatchRequest::UntilStable, 150), ("Ids that start none", WatchRequest::No, 90)]
-    {
-        let ids: Vec<_> = documented_rows(heading).iter().flat_map(|row| ids(&row[0])).collect();
-        assert!(ids.len() >= least, "{heading}: {ids:?}");
-        for id in ids {
-            assert!(documented.insert(id), "{id} is in the tables twice");
-            // The id alone decides: neither this source nor this category does.
-            for (form, event) in forms(id, "RDS DB Instance Event", "db-instance", "notification") {
-                assert_eq!(watch_of(event), watch, "RDS-EVENT-{id:04}, {form}");
-            }
-        }
-    }
-    for unknown in (0..10_000).filter(|id| !documented.contains(id)) {
-        for (form, event) in forms(unknown, "RDS DB Instance Event", "db-instance", "notification") {
-            assert_eq!(watch_of(event), WatchRequest::UntilStable, "RDS-EVENT-{unknown:04}, {form}");
-        }
-    }
-}
-
-#[test]
-fn what_has_no_name_in_dns_starts_no_watch() {
-    let rows = documented_rows("Sources without a name in DNS");
-    assert_eq!(rows.len(), 6);
-    for row in rows {
-        let [detail_type, source] = [&row[0], &row[1]].map(|cell| cell.trim_matches('`'));
-        let listed = ids(row[2].split("; not").next().unwrap());
-        for id in listed.into_iter().chain([9999]) {
-            for (form, event) in forms(id, detail_type, source, "notification") {
-                assert_eq!(watch_of(event), WatchRequest::No, "{detail_type}, RDS-EVENT-{id:04}, {form}");
-            }
-        }
-        // Restored, and renamed: these tell of a database.
-        for id in [43, 172] {
-            for (form, event) in forms(id, detail_type, source, "restoration") {
-                assert_eq!(watch_of(event), WatchRequest::UntilStable, "{detail_type}, RDS-EVENT-{id:04}, {form}");
-            }
-        }
-    }
-}
-
-#[test]
-fn the_events_of_a_bad_day_start_a_watch() {
-    for (id, detail_type, source, category) in [
-        (4, "RDS DB Instance Event", "db-instance", "availability"),
-        (13, "RDS DB Instance Event", "db-instance", "failover"),
-        (15, "RDS DB Instance Event", "db-instance", "failover"),
-        (49, "RDS DB Instance Event", "db-instance", "failover"),
-        (12, "RDS DB Instance Event", "db-instance", "configuration change"),
-        (26, "RDS DB Instance Event", "db-instance", "maintenance"),
-        (31, "RDS DB Instance Event", "db-instance", "failure"),
-        (385, "RDS DB Instance Event", "db-instance", "notification"),
-        (71, "RDS DB Cluster Event", "db-cluster", "failover"),
-        (151, "RDS DB Cluster Event", "db-cluster", "notification"),
-        (172, "RDS DB Cluster Event", "db-cluster", "notification"),
-        (184, "RDS DB Cluster Event", "db-cluster", "global failover"),
-        (207, "RDS DB Proxy Event", "db-proxy", "configuration change"),
-        (247, "RDS Blue Green Deployment Event", "blue-green-deployment", "notification"),
-        (248, "RDS Blue Green Deployment Event", "blue-green-deployment", "notification"),
-        (368, "RDS DB Shard Group Event", "db-shard-group", "maintenance"),
-        (43, "RDS DB Snapshot Event", "db-snapshot", "restoration"),
-        (9999, "RDS Something New Event", "something-new", "something new"),
+fn an_event_of_rds_starts_a_watch_unless_it_leaves_dns_alone() {
+    let (instance, snapshot) = (("RDS DB Instance Event", "db-instance"), ("RDS DB Snapshot Event", "db-snapshot"));
+    // By EventBridge, and by SNS, whose notifications have no categories.
+    for (source, categories, watch) in [
+        (instance, json!(["failover"]), (true, true)),
+        (instance, json!(["notification"]), (true, true)),
+        (instance, json!(["backup"]), (false, true)),
+        (instance, json!(["backtrack"]), (false, true)),
+        (instance, json!(["low storage", "security patching"]), (false, true)),
+        (instance, json!(["backup", "failure"]), (true, true)),
+        (("RDS DB Cluster Event", "db-cluster"), json!(["failover"]), (true, true)),
+        (("RDS DB Proxy Event", "db-proxy"), json!(["configuration change"]), (true, true)),
+        (("RDS Blue Green Deployment Event", "blue-green-deployment"), json!(["notification"]), (true, true)),
+        (("RDS DB Shard Group Event", "db-shard-group"), json!(["maintenance"]), (true, true)),
+        (("RDS Something New Event", "db-something-new"), json!(["something new"]), (true, true)),
+        (snapshot, json!(["notification"]), (false, false)),
+        (("RDS DB Cluster Snapshot Event", "db-cluster-snapshot"), json!(["restoration"]), (false, false)),
+        (("RDS DB Parameter Group Event", "db-parameter-group"), json!([]), (false, false)),
+        (("RDS DB Security Group Event", "db-security-group"), json!([]), (false, false)),
+        (("RDS Custom Engine Version Event", "custom-engine-version"), json!([]), (false, false)),
+        (("RDS Zero ETL Event", "zero-etl"), json!([]), (false, false)),
+        // What is missing or ill-typed decides nothing.
+        (instance, json!([]), (true, true)),
+        (instance, json!("backup"), (true, true)),
+        (instance, json!(["backup", 2]), (true, true)),
+        (instance, json!(null), (true, true)),
     ] {
-        for (form, event) in forms(id, detail_type, source, category) {
-            assert_eq!(watch_of(event), WatchRequest::UntilStable, "RDS-EVENT-{id:04}, {form}");
+        let (detail_type, source) = source;
+        let detail = json!({"EventID": "RDS-EVENT-9999", "EventCategories": categories});
+        let event = json!({"source": "aws.rds", "detail-type": detail_type, "detail": detail});
+        assert_eq!(starts_watch(event.clone()), watch.0, "{event}");
+        assert_eq!(starts_watch(records([sns(&event)])), watch.0, "{event}, forwarded");
+        for id in [json!("http://docs.amazonwebservices.com/…/USER_Events.html#RDS-EVENT-9999"), json!(null)] {
+            let notification = json!({"Event Source": source, "Event ID": id, "Event Message": "…"});
+            assert_eq!(starts_watch(records([sns(&notification)])), watch.1, "{notification}");
         }
     }
-}
-
-#[test]
-fn an_id_goes_before_the_categories_and_all_of_these_must_be_harmless() {
-    for (id, categories, watch) in [
-        (9999, vec!["backup"], WatchRequest::No),
-        (9999, vec!["backtrack"], WatchRequest::No),
-        (9999, vec!["low storage"], WatchRequest::No),
-        (9999, vec!["security patching"], WatchRequest::No),
-        (9999, vec!["backup", "low storage"], WatchRequest::No),
-        (9999, vec!["backup", "failure"], WatchRequest::UntilStable),
-        (9999, vec!["notification"], WatchRequest::UntilStable),
-        (9999, vec!["empty"], WatchRequest::UntilStable),
-        (9999, vec![], WatchRequest::UntilStable),
-        (43, vec!["backup"], WatchRequest::UntilStable),
-        (45, vec!["failover"], WatchRequest::No),
-    ] {
-        let id = format!("RDS-EVENT-{id:04}");
-        let event = json!({"source": "aws.rds", "detail": {"EventID": id, "EventCategories": categories}});
-        assert_eq!(watch_of(event), watch, "{id} {categories:?}");
-    }
-}
-
-#[test]
-fn an_event_that_cannot_be_read_starts_a_watch() {
-    let wrong = [json!(null), json!(2), json!([2]), json!({"a": 2}), json!(true), json!("")];
-    let mut events = vec![json!({"source": "aws.rds"})];
-    for value in &wrong {
-        events.push(json!({"source": "aws.rds", "detail": value}));
-        events.push(json!({"source": "aws.rds", "detail-type": value, "detail": {"EventID": value}}));
-        events.push(json!({"source": "aws.rds", "detail": {"EventCategories": value}}));
-        events.push(json!({"source": "aws.rds", "detail": {"EventCategories": ["backup", value]}}));
-    }
-    for id in ["0002", "RDS-EVENT-", "RDS-EVENT-2x", "RDS-EVENT-99999", "RDS-EVENT--2", "rds-event-0002"] {
-        events.push(json!({"source": "aws.rds", "detail": {"EventID": id}}));
-    }
-    // A category is one of a list.
-    events.push(json!({"source": "aws.rds", "detail": {"EventCategories": "backup"}}));
-    for event in &events {
-        assert_eq!(watch_of(event.clone()), WatchRequest::UntilStable, "{event}");
-        assert_eq!(watch_of(sns("", event)), WatchRequest::UntilStable, "{event} by SNS");
-    }
-    for value in &wrong {
-        let message = json!({"Event Source": value, "Event ID": value, "Event Message": value});
-        assert_eq!(watch_of(sns("", &message)), WatchRequest::UntilStable, "{message}");
-        let record = json!({"EventSource": "aws:sns", "Sns": {"Subject": SUBJECT, "Message": value}});
-        assert_eq!(watch_of(json!({"Records": [record]})), WatchRequest::UntilStable, "{record}");
-    }
-    let nested = "[".repeat(100_000);
-    for text in ["{\"Event ID\":", "null", "0", "something new", &nested] {
-        assert_eq!(watch_of(sns(SUBJECT, text)), WatchRequest::UntilStable, "{text:.20}");
-    }
-}
-
-#[test]
-fn the_id_of_a_notification_is_at_the_end_of_a_link() {
-    for (link, watch) in [
-        (
-            "http://docs.amazonwebservices.com/AmazonRDS/latest/UserGuide/USER_Events.html#RDS-EVENT-0002",
-            WatchRequest::No,
-        ),
-        (
-            "https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/USER_Events.Messages.html#RDS-EVENT-0002 \n",
-            WatchRequest::No,
-        ),
-        ("RDS-EVENT-0002", WatchRequest::No),
-        ("http://docs.amazonwebservices.com/AmazonRDS/latest/UserGuide/USER_Events.html", WatchRequest::UntilStable),
-        ("USER_Events.html#RDS-EVENT-0002#RDS-EVENT-0049", WatchRequest::UntilStable),
-    ] {
-        let message = json!({"Event Source": "db-instance", "Event ID": link, "Event Message": "…"});
-        assert_eq!(watch_of(sns(SUBJECT, message)), watch, "{link}");
+    for event in [json!({"source": "aws.rds"}), json!({"source": "aws.rds", "detail-type": 2, "detail": [2]})] {
+        assert!(starts_watch(event.clone()), "{event}");
     }
 }
 
 #[test]
 fn one_of_several_records_is_enough() {
-    let record = |id| forms(id, "RDS DB Instance Event", "db-instance", "failover")[1].1["Records"][0].clone();
-    let greeting = sns(SUBJECT, GREETING)["Records"][0].clone();
-    let other = json!({"EventSource": "aws:sqs", "body": "RDS-EVENT-0049"});
-    for (records, watch) in [
-        (json!([record(2), record(49)]), WatchRequest::UntilStable),
-        (json!([record(49), greeting, record(2)]), WatchRequest::UntilStable),
-        (json!([other, record(49), null]), WatchRequest::UntilStable),
-        (json!([record(2), record(1), greeting]), WatchRequest::No),
-        (json!([other, record(2)]), WatchRequest::No),
-    ] {
-        assert_eq!(watch_of(json!({"Records": records})), watch, "{records}");
-    }
+    let of = |source: &str| sns(json!({"Event Source": source, "Event Message": "…"}));
+    let (failover, snapshot, greeting) = (of("db-instance"), of("db-snapshot"), sns(GREETING));
+    let other = json!({"eventSource": "aws:sqs", "body": "RDS-EVENT-0049"});
+    assert!(starts_watch(records([snapshot.clone(), failover.clone(), greeting.clone()])));
+    assert!(starts_watch(records([failover, other.clone(), json!(null)])));
+    assert!(!starts_watch(records([snapshot, other])));
+    assert!(!starts_watch(records([greeting])), "it tells of no database");
+    let nested = records([sns("[".repeat(100_000))]);
+    assert!(Request::from_event(nested).is_err());
 }
 
 #[test]
 fn a_direct_request_says_how_long_it_watches() {
-    let watch = |request| Request::from_event(request).unwrap().watch;
-    let seconds = |seconds| WatchRequest::Seconds(NonZeroU32::new(seconds).unwrap());
-    assert_eq!(watch(json!({"watch_seconds": 1})), seconds(1));
-    assert_eq!(watch(json!({"watch_seconds": 900, "dry_run": false})), seconds(900));
-    for request in
-        [json!({"watch_seconds": 0}), json!({"watch_seconds": 60, "dry_run": true}), json!({"dry_run": true})]
-    {
-        assert_eq!(watch(request.clone()), WatchRequest::No, "{request}");
-    }
-    for plain in [json!({}), json!(null), json!({"source": "my.app", "detail": {"EventID": "RDS-EVENT-0049"}})] {
-        assert_eq!(watch(plain.clone()), WatchRequest::No, "{plain}");
+    for (request, seconds) in [
+        (json!({"watch_seconds": 1}), 1),
+        (json!({"watch_seconds": 900, "dry_run": false}), 900),
+        (json!({"watch_seconds": 0}), 0),
+        (json!({"watch_seconds": 60, "dry_run": true}), 0),
+        (json!({"dry_run": true}), 0),
+        (json!({"source": "my.app", "detail": {"EventID": "RDS-EVENT-0049"}}), 0),
+    ] {
+        let watch = NonZeroU32::new(seconds).map_or(WatchRequest::No, WatchRequest::Seconds);
+        assert_eq!(Request::from_event(request.clone()).unwrap().watch, watch, "{request}");
     }
 }
 
-fn watch_of(event: Value) -> WatchRequest {
+fn starts_watch(event: Value) -> bool {
     let request = Request::from_event(event.clone()).unwrap_or_else(|error| panic!("{event}: {error}"));
     assert_eq!(request.trigger, Trigger::RdsEvent, "{event}");
-    request.watch
+    request.watch == WatchRequest::UntilStable
 }
 
-/// An event of RDS in each form in which it comes.
-fn forms(id: u16, detail_type: &str, source: &str, category: &str) -> [(&'static str, Value); 3] {
-    let eventbridge = json!({
-        "source": "aws.rds",
-        "detail-type": detail_type,
-        "detail": {"EventID": format!("RDS-EVENT-{id:04}"), "EventCategories": [category]},
-    });
-    let link =
-        format!("http://docs.amazonwebservices.com/AmazonRDS/latest/UserGuide/USER_Events.html#RDS-EVENT-{id:04}");
-    let notification = json!({"Event Source": source, "Event ID": link, "Event Message": "…"});
-    let forwarded = sns("", &eventbridge);
-    [("EventBridge", eventbridge), ("notification", sns(SUBJECT, notification)), ("EventBridge by SNS", forwarded)]
+fn records<const COUNT: usize>(records: [Value; COUNT]) -> Value {
+    json!({"Records": records.to_vec()})
 }
 
-fn sns(subject: &str, message: impl ToString) -> Value {
-    json!({"Records": [{"EventSource": "aws:sns", "Sns": {"Subject": subject, "Message": message.to_string()}}]})
+fn sns(message: impl ToString) -> Value {
+    json!({"EventSource": "aws:sns", "Sns": {"Message": message.to_string()}})
 }
-
-/// The cells of a table of `docs/rds-events.md`, without its head.
-fn documented_rows(heading: &str) -> Vec<Vec<String>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rds-events.md");
-    let text = fs::read_to_string(path).unwrap();
-    let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect(heading);
-    let table = section.trim_start().lines().take_while(|line| line.starts_with('|')).skip(2);
-    table.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
-}
-
-/// The ids of a cell: `0013, 0049–0051`.
-fn ids(cell: &str) -> Vec<u16> {
-    let number = |text: &str| text.parse::<u16>().unwrap_or_else(|error| panic!("{cell}: {text}: {error}"));
-    cell.split(", ")
-        .filter(|item| *item != "not listed")
-        .flat_map(|item| match item.split_once('–') {
-            Some((first, last)) => number(first)..=number(last),
-            None => number(item)..=number(item),
-        })
-        .collect()
-}
-
-const SUBJECT: &str = "RDS Notification Message";
 
 const GREETING: &str = "This is a message to notify that RDS will attempt to send you event notifications of type \
      db-instance to the topic arn:aws:sns:eu-west-1:123456789012:rds-events";

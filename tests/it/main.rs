@@ -15,13 +15,9 @@ mod discovery; // target groups that say by their tags what they follow
 mod dns; // what name servers do, and what becomes of it
 mod emulation; // what the tests run against
 mod events; // what invokes the function
-mod histories; // the rules over random histories
 mod metrics; // what is published
-mod plan; // what is to be done to one group
 mod production; // what production does that is less kind than an emulation
 mod removal; // when a target goes
 mod rules; // the contract's rules, by their numbers
 mod runtime; // the real binary against the Lambda Runtime API
-mod schedule; // when a watch looks next
-mod tags; // how state is written into tags
 mod watch; // DNS asked again and again within one invocation

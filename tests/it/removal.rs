@@ -1,6 +1,5 @@
 //! When a target goes: grace periods, ownership, and the state that is kept for them.
 
-mod evidence; // what answers tell of the addresses that they lack
 mod kinds; // the rows of the table of kinds in docs/rules.md
 mod sampling; // names whose answers are samples
 mod shared; // ownership

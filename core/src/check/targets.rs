@@ -1,47 +1,44 @@
-//! What DescribeTargetHealth says of the targets, and what it means.
+//! The health of the targets: what AWS says of it, and what it means.
 
-use super::{Check, list};
-use crate::{
-    finding::{Code, Finding},
-    report::TargetCounts,
+use super::{
+    Check,
+    finding::{Code, Finding, Severity},
+    list,
     set_up::Health,
 };
+use crate::report::TargetCounts;
 
 impl Check<'_> {
     /// Whether targets are healthy, and why not.
     pub(super) fn of_targets(&self, counts: TargetCounts) -> Vec<Finding> {
+        let none = |message: String, advice| vec![self.of_group(Code::NoHealthyTarget, message, advice)];
+        if counts.registered == 0 {
+            return none("the target group holds no target".to_owned(), self.run_it());
+        }
         let Some(targets) = &self.set_up.targets else {
-            let advice = "Look at its targets: aws elbv2 describe-target-health --target-group-arn";
-            return match (counts.registered, counts.healthy) {
-                (0, _) => vec![self.of_group(Code::NoHealthyTarget, EMPTY, self.run_it())],
-                (all, 0) => {
-                    let message = format!("none of the {all} targets is healthy");
-                    vec![self.of_group(Code::NoHealthyTarget, message, format!("{advice} {}", self.arn()))]
-                }
-                _ => Vec::new(),
-            };
+            let message = format!("none of the {} targets is healthy", counts.registered);
+            return if counts.healthy == 0 { none(message, self.look_at_it()) } else { Vec::new() };
         };
         let registered = || targets.iter().filter(|health| health.state != "draining");
         let (zoneless, sick): (Vec<_>, Vec<_>) =
             registered().filter(|health| health.state != "healthy").partition(|health| self.is_zoneless(health));
-        let all = registered().count();
-        let mut findings: Vec<_> = zoneless.iter().map(|health| self.of_target(Code::ZoneNotEnabled, health)).collect();
         // What was registered moments ago will say more soon.
-        let mut dead = sick.iter().filter(|health| health.state != "initial");
+        let mut dead = sick.iter().copied().filter(|health| health.state != "initial");
+        let all = registered().count();
+        let mut findings = self
+            .first(Code::ZoneNotEnabled, zoneless.iter().map(|health| self.of_target(Code::ZoneNotEnabled, health)));
         if zoneless.len() + sick.len() < all {
-            findings
-                .extend(dead.by_ref().take(MOST_FINDINGS).map(|health| self.of_target(Code::UnhealthyTarget, health)));
-            let more = dead.count();
-            if more > 0 {
-                let message = format!("{more} more targets are not healthy");
-                findings.push(self.of_group(Code::UnhealthyTarget, message, "Begin with those that are named"));
-            }
-        } else if let Some(health) = dead.next().or_else(|| zoneless.first()).or_else(|| sick.first()) {
+            let unhealthy = dead.map(|health| self.of_target(Code::UnhealthyTarget, health));
+            findings.extend(self.first(Code::UnhealthyTarget, unhealthy));
+        } else if let Some(health) = dead.next().or_else(|| zoneless.iter().chain(&sick).next().copied()) {
             let (message, advice) = self.explain(health);
+            let severity = match self.misuse() {
+                _ if health.state == "initial" => Severity::Info,
+                Some((severity, ..)) if health.reason == NOT_IN_USE => severity,
+                _ => Severity::Error,
+            };
             let message = format!("none of the {all} targets is healthy. {message}");
-            findings.push(self.of_group(Code::NoHealthyTarget, message, advice));
-        } else {
-            findings.push(self.of_group(Code::NoHealthyTarget, EMPTY, self.run_it()));
+            findings.push(Finding { severity, ..self.of_group(Code::NoHealthyTarget, message, advice) });
         }
         findings
     }
@@ -55,11 +52,10 @@ impl Check<'_> {
     /// group; only the description, which is for people, tells the one from the other.
     fn is_zoneless(&self, health: &Health) -> bool {
         let zone = health.zone.as_ref().filter(|zone| *zone != "all");
-        let mut load_balancers = self.set_up.load_balancers.iter().filter(|known| known.is_network());
         health.reason == NOT_IN_USE
             && self.misuse().is_none()
             && (health.description.contains("Availability Zone")
-                || zone.is_some_and(|zone| load_balancers.any(|known| !known.zones.contains(zone))))
+                || zone.is_some_and(|zone| self.in_front().iter().any(|known| !known.zones.contains(zone))))
     }
 
     /// What AWS's reason means, and what to do
@@ -95,25 +91,29 @@ impl Check<'_> {
                     .to_owned(),
             ),
             NOT_IN_USE if self.is_zoneless(health) => self.explain_zone(health),
-            NOT_IN_USE => self.misuse().unwrap_or_else(|| {
-                ("nothing forwards to it yet".to_owned(), "Check again in three minutes".to_owned())
-            }),
+            NOT_IN_USE => match self.misuse() {
+                Some((_, meaning, advice)) => (meaning, advice),
+                None => ("nothing forwards to it yet".to_owned(), "Check again in three minutes".to_owned()),
+            },
             "Target.ResponseCodeMismatch" => (
                 "the health check speaks HTTP, which databases don't".to_owned(),
                 change("--health-check-protocol TCP"),
             ),
-            _ => (
-                "it can't be used".to_owned(),
-                format!("Look at what AWS says of it: aws elbv2 describe-target-health --target-group-arn {arn}"),
-            ),
+            _ => ("it can't be used".to_owned(), self.look_at_it()),
         };
         let words = [reason.as_str(), description.as_str()].into_iter().filter(|words| !words.is_empty());
         (format!("{target} is `{state}` ({}): {meaning}", words.collect::<Vec<_>>().join(": ")), advice)
     }
 
+    fn look_at_it(&self) -> String {
+        format!("Look at what AWS says of it: aws elbv2 describe-target-health --target-group-arn {}", self.arn())
+    }
+
     fn explain_zone(&self, health: &Health) -> (String, String) {
         let zone = health.zone.as_deref().unwrap_or("its zone");
-        let (arn, subnets) = match self.set_up.load_balancers.first() {
+        let in_front = self.in_front();
+        let lacking = in_front.iter().find(|known| !known.zones.contains(zone)).or_else(|| in_front.first());
+        let (arn, subnets) = match lacking {
             Some(known) => (known.arn.as_str(), known.subnets.join(" ")),
             None => ("LOAD_BALANCER_ARN", "SUBNET".to_owned()),
         };
@@ -131,8 +131,7 @@ impl Check<'_> {
         let allow = format!(
             "aws ec2 authorize-security-group-ingress --group-id SG_OF_THE_DATABASE --protocol tcp --port {port}"
         );
-        let load_balancer = self.set_up.load_balancers.first();
-        match load_balancer.map(|known| (known.security_groups.first(), &known.subnets)) {
+        match self.in_front().first().map(|known| (known.security_groups.first(), &known.subnets)) {
             Some((Some(group), _)) => format!(
                 "Let the database's security group admit the load balancer's, {group}, on port {port}: {allow} \
                  --source-group {group}"
@@ -151,8 +150,3 @@ impl Check<'_> {
 
 /// AWS's reason where no listener forwards to the group, or the target's zone is not enabled.
 const NOT_IN_USE: &str = "Target.NotInUse";
-
-const EMPTY: &str = "the target group holds no target";
-
-/// Targets with a finding of their own, of the thousand that a group may have.
-const MOST_FINDINGS: usize = 20;

@@ -349,3 +349,15 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
     assert_eq!((hosts(report.registered), hosts(report.deregistered)), (vec![2], vec![1]));
     assert_eq!(stage.calls(), ["DNS", "List", "ReadTags"]);
 }
+
+#[test]
+fn a_watch_of_readers_runs_no_more_than_it_has_to() {
+    let mut stage = Stage::with(READER, &[1, 2, 3], &[1, 2, 3]);
+    stage.name(READER, |gives| (gives.at_once, gives.ttl) = (1, 1));
+    stage.later(10, |scene| scene.dns.get_mut(READER).unwrap().hosts = Some(vec![1, 2, 3, 4]));
+    stage.watch(120);
+    assert_eq!(stage.registered(), [1, 2, 3, 4]);
+    let lists = stage.calls().iter().filter(|call| *call == "List").count();
+    // Of the run before, the one that registers, the look after it and the last one.
+    assert!(lists <= 6, "{lists}");
+}

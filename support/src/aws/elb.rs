@@ -198,7 +198,7 @@ impl Group {
         let routable = match ip {
             IpAddr::V4(_) => {
                 let allowed = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
-                nets(&allowed).iter().any(|net| net.contains(&ip))
+                nets(&allowed).iter().any(|net| net.contains(&ip)) || self.spec.zone_of(ip).is_some()
             }
             IpAddr::V6(v6) => {
                 !(v6.is_loopback()
@@ -260,13 +260,11 @@ impl Group {
         let mut text = element("TargetGroupArn", arn) + &element("TargetGroupName", &spec.name);
         text += &element("TargetType", &spec.target_type);
         if spec.target_type != "lambda" {
-            text += &(element("Protocol", "TCP") + &element("Port", spec.port));
+            text += &element("Port", spec.port);
             text += &element("VpcId", "vpc-0a1b2c3d4e5f60718");
             text += &element("IpAddressType", if spec.ipv6 { "ipv6" } else { "ipv4" });
-            text += &element("HealthCheckProtocol", "TCP");
-            text += &element("HealthCheckPort", "traffic-port");
         }
-        text + &load_balancers.described(arn)
+        text + &load_balancers.described(arn, &spec.target_type)
     }
 
     fn health(&self, arn: &str, key: &(String, u16), target: &Target, load_balancers: &LoadBalancers) -> String {

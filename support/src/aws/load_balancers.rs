@@ -1,6 +1,6 @@
 //! Load balancers, their listeners, and attributes and health checks of target groups: what a check reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     FakeAws,
@@ -16,6 +16,7 @@ pub struct LoadBalancer {
     region: String,
     kind: String,
     scheme: String,
+    state: String,
     security_groups: Vec<String>,
     enforces_inbound_rules: bool,
     zones: Vec<String>,
@@ -28,6 +29,7 @@ impl LoadBalancer {
             region: "us-east-1".to_owned(),
             kind: "network".to_owned(),
             scheme: "internal".to_owned(),
+            state: "active".to_owned(),
             security_groups: Vec::new(),
             enforces_inbound_rules: true,
             zones: ["us-east-1a", "us-east-1b"].map(str::to_owned).to_vec(),
@@ -38,6 +40,13 @@ impl LoadBalancer {
     pub fn kind(mut self, kind: &str) -> Self {
         assert!(["network", "application", "gateway"].contains(&kind));
         self.kind = kind.to_owned();
+        self
+    }
+
+    /// `active`, `provisioning`, `active_impaired` or `failed`.
+    pub fn in_state(mut self, state: &str) -> Self {
+        assert!(["active", "provisioning", "active_impaired", "failed"].contains(&state));
+        self.state = state.to_owned();
         self
     }
 
@@ -69,6 +78,8 @@ impl LoadBalancer {
         });
         let mut text = element("LoadBalancerArn", arn) + &element("LoadBalancerName", &self.name);
         text += &(element("Type", &self.kind) + &element("Scheme", &self.scheme) + &element("IpAddressType", "ipv4"));
+        let reason = if self.state == "active" { String::new() } else { element("Reason", "AWS's reason") };
+        text += &format!("<State>{}{reason}</State>", element("Code", &self.state));
         text += &members("AvailabilityZones", zones);
         // One that was created without never gets any, and says nothing of their rules.
         if !self.security_groups.is_empty() {
@@ -88,8 +99,8 @@ pub(super) struct LoadBalancers {
     known: BTreeMap<String, (LoadBalancer, Vec<Listener>)>,
     /// Of target groups and load balancers, where they are not the defaults.
     attributes: BTreeMap<(String, String), String>,
-    /// Interval and unhealthy threshold by target group.
-    health_checks: BTreeMap<String, (u32, u32)>,
+    /// Of target groups, where they are not the defaults.
+    settings: BTreeMap<String, Settings>,
     /// Why targets are not healthy: reason and description by target group and target.
     reasons: BTreeMap<(String, String), (String, String)>,
     /// How many listeners a page holds.
@@ -100,8 +111,26 @@ pub(super) struct LoadBalancers {
     leaves_out: bool,
 }
 
+/// What can be set of a target group that a check reads.
+#[derive(Clone)]
+struct Settings {
+    protocol: String,
+    check_protocol: String,
+    check_port: String,
+    interval: u32,
+    unhealthy_threshold: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let (protocol, check_protocol, check_port) = ("TCP".to_owned(), "TCP".to_owned(), "traffic-port".to_owned());
+        Self { protocol, check_protocol, check_port, interval: 30, unhealthy_threshold: 2 }
+    }
+}
+
 struct Listener {
     port: u16,
+    protocol: String,
     /// With a weight or, as of old, without.
     forwards: Vec<(String, Option<u32>)>,
 }
@@ -122,26 +151,35 @@ impl Listener {
         element("ListenerArn", arn)
             + &element("LoadBalancerArn", load_balancer)
             + &element("Port", self.port)
-            + &element("Protocol", "TCP")
+            + &element("Protocol", &self.protocol)
             + &members("DefaultActions", [action].into_iter())
     }
 }
 
 impl LoadBalancers {
     /// What DescribeTargetGroups tells of a target group besides.
-    pub(super) fn described(&self, group: &str) -> String {
-        let (interval, threshold) = self.health_checks.get(group).copied().unwrap_or((30, 2));
+    pub(super) fn described(&self, group: &str, target_type: &str) -> String {
+        let Settings { protocol, check_protocol, check_port, interval, unhealthy_threshold } = self.settings(group);
         let has_it = |listener: &Listener| listener.forwards.iter().any(|(arn, _)| arn == group);
         let users = self.known.iter().filter(|(_, (_, listeners))| listeners.iter().any(has_it));
-        let users = users.map(|(arn, _)| arn).chain(self.former.get(group));
-        element("HealthCheckEnabled", true)
+        let users: BTreeSet<_> = users.map(|(arn, _)| arn).chain(self.former.get(group)).collect();
+        let mut text = String::new();
+        if target_type != "lambda" {
+            text += &(element("Protocol", protocol) + &element("HealthCheckProtocol", check_protocol));
+            text += &element("HealthCheckPort", check_port);
+        }
+        text + &element("HealthCheckEnabled", true)
             + &element("HealthCheckIntervalSeconds", interval)
             + &element("HealthCheckTimeoutSeconds", 10)
             + &element("HealthyThresholdCount", 5)
-            + &element("UnhealthyThresholdCount", threshold)
+            + &element("UnhealthyThresholdCount", unhealthy_threshold)
             + "<LoadBalancerArns>"
-            + &users.map(|arn| element("member", arn)).collect::<String>()
+            + &users.into_iter().map(|arn| element("member", arn)).collect::<String>()
             + "</LoadBalancerArns>"
+    }
+
+    fn settings(&self, group: &str) -> Settings {
+        self.settings.get(group).cloned().unwrap_or_default()
     }
 
     /// Whether a listener forwards to the group, of a load balancer that is in the target's zone.
@@ -180,7 +218,12 @@ impl State {
         let [arn] = &asked.arns[..] else {
             return Err(invalid("A target group ARN must be specified").breach());
         };
-        Ok(self.load_balancers.attributes(arn, &GROUP_ATTRIBUTES))
+        let mut attributes = GROUP_ATTRIBUTES;
+        // Where datagrams come, it is on, and can't be turned off.
+        if ["UDP", "TCP_UDP", "QUIC", "TCP_QUIC"].contains(&&*self.load_balancers.settings(arn).protocol) {
+            attributes[3].1 = "true";
+        }
+        Ok(self.load_balancers.attributes(arn, &attributes))
     }
 
     pub(super) fn describe_load_balancers(&mut self, asked: &Asked) -> Result<String, Refusal> {
@@ -264,7 +307,8 @@ impl FakeAws {
         self.state().load_balancers.known.remove(arn);
     }
 
-    /// Lets DescribeTargetGroups name a load balancer that is deleted: one read lags behind the other.
+    /// Lets DescribeTargetGroups name a load balancer that is deleted, or forwards to it no more: one read lags behind the
+    /// other.
     pub fn set_former_load_balancer(&self, group: &str, load_balancer: &str) {
         self.state().load_balancers.former.insert(group.to_owned(), load_balancer.to_owned());
     }
@@ -279,7 +323,15 @@ impl FakeAws {
         let mut state = self.state();
         let forwards = forwards.iter().map(|(arn, weight)| ((*arn).to_owned(), *weight)).collect();
         let (_, listeners) = state.load_balancers.known.get_mut(load_balancer).expect("an existing load balancer");
-        listeners.push(Listener { port, forwards });
+        listeners.push(Listener { port, protocol: "TCP".to_owned(), forwards });
+    }
+
+    /// Sets what the listener on this port speaks.
+    pub fn set_listener_protocol(&self, load_balancer: &str, port: u16, protocol: &str) {
+        let mut state = self.state();
+        let (_, listeners) = state.load_balancers.known.get_mut(load_balancer).expect("an existing load balancer");
+        let listener = listeners.iter_mut().find(|listener| listener.port == port).expect("an existing listener");
+        listener.protocol = protocol.to_owned();
     }
 
     /// Deletes the listener on this port.
@@ -301,9 +353,27 @@ impl FakeAws {
         self.state().load_balancers.attributes.insert((arn.to_owned(), key.to_owned()), value.to_owned());
     }
 
+    /// Sets what a target group speaks.
+    pub fn set_protocol(&self, arn: &str, protocol: &str) {
+        self.change_settings(arn, |settings| settings.protocol = protocol.to_owned());
+    }
+
     /// Sets the seconds between two health checks, and how many that fail make a target unhealthy.
     pub fn set_health_check(&self, arn: &str, interval: u32, unhealthy_threshold: u32) {
-        self.state().load_balancers.health_checks.insert(arn.to_owned(), (interval, unhealthy_threshold));
+        self.change_settings(arn, |settings| {
+            (settings.interval, settings.unhealthy_threshold) = (interval, unhealthy_threshold);
+        });
+    }
+
+    /// Sets what health checks speak, and the port that they go to.
+    pub fn set_health_check_by(&self, arn: &str, protocol: &str, port: &str) {
+        self.change_settings(arn, |settings| {
+            (settings.check_protocol, settings.check_port) = (protocol.to_owned(), port.to_owned());
+        });
+    }
+
+    fn change_settings(&self, arn: &str, change: impl FnOnce(&mut Settings)) {
+        change(self.state().load_balancers.settings.entry(arn.to_owned()).or_default());
     }
 
     /// Sets the health of a target of the group, with AWS's reason and words for it.

@@ -249,26 +249,32 @@ async fn row_documentdb_and_neptune() {
     answers_in_full(&writers).await;
 }
 
-#[tokio::test]
-async fn row_what_else_gives_one_of_several_nodes() {
-    let names: [Chain<'_>; 10] = [
-        // The shard group of Aurora Limitless Database, and the cluster endpoint that leads to it.
-        &["orders.shardgrp-c9akciq32abc.us-east-1.rds.amazonaws.com"],
-        &[
-            "orders.cluster-c9akciq32abc.us-east-1.rds.amazonaws.com",
-            "orders.shardgrp-c9akciq32abc.us-east-1.rds.amazonaws.com",
-        ],
-        // Readers and configuration endpoints of ElastiCache, with TLS and without.
-        &["replica.sessions.c9akci.euw1.cache.amazonaws.com"],
-        &["sessions-ro.c9akci.ng.0001.euw1.cache.amazonaws.com"],
-        &["clustercfg.sessions.c9akci.euw1.cache.amazonaws.com"],
-        &["sessions.c9akci.clustercfg.cnn1.cache.amazonaws.com.cn"],
-        &["sessions.c9akci.cfg.euw1.cache.amazonaws.com"],
-        &["clustercfg.sessions.c9akci.memorydb.eu-west-1.amazonaws.com"],
-        &["vpc-logs-c9akciq32abcdefghijklmnopq.eu-west-1.es.amazonaws.com"],
-        &["4kabsmsykfmckcqmyl6l2vvqwe.dsql.us-east-1.on.aws"],
-    ];
-    answers_with_samples(&names.map(|name| (name, AURORA_READER))).await;
+#[test]
+fn every_partition_has_its_suffix() {
+    for suffix in [
+        "amazonaws.com",
+        "amazonaws.com.cn",
+        "amazonaws.eu",
+        "c2s.ic.gov",
+        "sc2s.sgov.gov",
+        "cloud.adc-e.uk",
+        "csp.hci.ic.gov",
+    ] {
+        for (name, kind) in [
+            ("orders.cluster-ro-c9akciq32abc.us-iso-east-1.rds.", HostnameKind::AuroraReader),
+            ("orders.cluster-custom-c9akciq32abc.us-iso-east-1.neptune.", HostnameKind::AuroraReader),
+            ("orders.proxy-c9akciq32abc.us-iso-east-1.rds.", HostnameKind::RdsProxy),
+            ("web-0123456789abcdef.elb.us-iso-east-1.", HostnameKind::LoadBalancer),
+            ("internal-web-1234567890.us-iso-east-1.elb.", HostnameKind::LoadBalancer),
+            ("orders.c9akciq32abc.us-iso-east-1.rds.", HostnameKind::Instance),
+            ("orders.cluster-c9akciq32abc.us-iso-east-1.docdb.", HostnameKind::Instance),
+            ("orders.global-c9akciq32abc.global.rds.", HostnameKind::Instance),
+            ("orders.shardgrp-c9akciq32abc.us-iso-east-1.rds.", HostnameKind::Other),
+            ("replica.sessions.c9akci.euw1.cache.", HostnameKind::Other),
+        ] {
+            assert_eq!(HostnameKind::of([format!("{name}{suffix}").as_str()]), kind, "{name}{suffix}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -422,5 +428,9 @@ fn the_first_kind_on_the_chain_counts() {
     let load_balancer = "web-0123.elb.eu-west-1.amazonaws.com";
     assert_eq!(HostnameKind::of(["db.example.com", reader, load_balancer]), HostnameKind::AuroraReader);
     assert_eq!(HostnameKind::of(["db.example.com", load_balancer, reader]), HostnameKind::LoadBalancer);
+    let writer = "x.cluster-abc.eu-west-1.rds.amazonaws.com";
+    let instance = "x.abc.eu-west-1.rds.amazonaws.com";
+    assert_eq!(HostnameKind::of([writer, instance]), HostnameKind::Instance);
+    assert_eq!(HostnameKind::of(["db.example.com", instance]), HostnameKind::Other, "it is none itself");
     assert_eq!(HostnameKind::of([]), HostnameKind::Other);
 }

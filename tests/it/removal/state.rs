@@ -7,7 +7,7 @@ use std::{
 
 use aws_sdk_elasticloadbalancingv2::{Client, types::Tag};
 use futures_util::future::join_all;
-use nlb_hostname_targets::state::Timestamp;
+use nlb_hostname_targets::clock::Timestamp;
 use serde_json::{Value, json};
 use support::{
     Log, World, advance,

@@ -1,4 +1,4 @@
-//! What ELBv2 says of a target group and of the load balancers in front of it. Pure: no I/O, no SDK type.
+//! What ELBv2 says of a target group and of the load balancers in front of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,24 +22,25 @@ pub struct SetUp {
 }
 
 impl SetUp {
-    /// What was read, if it was; what stood in the way is noted. `None`: the time was over.
-    pub fn take<T>(&mut self, subject: &str, read: Option<Result<T, ElbError>>) -> Option<T> {
-        match read {
-            Some(Ok(read)) => return Some(read),
-            Some(Err(error)) => self.failures.push((subject.to_owned(), error)),
-            None => self.is_cut_off = true,
-        }
-        None
+    /// What was read; what stood in the way is noted.
+    pub fn take<T>(&mut self, subject: &str, read: Result<T, ElbError>) -> Option<T> {
+        read.map_err(|error| self.failures.push((subject.to_owned(), error))).ok()
     }
 }
 
 /// What DescribeTargetGroups says of a target group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// `ip`, `instance`, `lambda` or `alb`.
     pub target_type: String,
+    /// `TCP`, `TLS`, `UDP` and so on; empty where it has none.
+    pub protocol: String,
     /// The port of the group; that of a Lambda function has none.
     pub port: Option<i32>,
+    /// `TCP`, `HTTP` or `HTTPS`; empty where there is none.
+    pub health_check_protocol: String,
+    /// `traffic-port`, or a port; empty where there is none.
+    pub health_check_port: String,
     /// Seconds between two health checks of a target.
     pub health_check_interval: i32,
     /// How many that fail in a row make a target unhealthy.
@@ -52,23 +53,17 @@ pub struct Settings {
 /// ([API](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_TargetGroupAttribute.html)) or of a
 /// load balancer
 /// ([API](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_LoadBalancerAttribute.html)).
-#[derive(Clone, Debug, Default)]
-pub struct Attributes(pub BTreeMap<String, String>);
-
-impl Attributes {
-    /// The value of an attribute, or AWS's default of it where it is not listed.
-    pub fn get<'a>(&'a self, key: &str, default: &'a str) -> &'a str {
-        self.0.get(key).map_or(default, String::as_str)
-    }
-}
+pub type Attributes = BTreeMap<String, String>;
 
 /// A load balancer that has the target group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadBalancer {
     /// Its ARN.
     pub arn: String,
     /// `network`, `application` or `gateway`.
     pub kind: String,
+    /// `active`, `provisioning` and so on, and AWS's reason; empty where AWS says nothing.
+    pub state: (String, String),
     /// Whether it is `internet-facing`, and not `internal`.
     pub is_internet_facing: bool,
     /// Its security groups.
@@ -93,10 +88,12 @@ impl LoadBalancer {
 }
 
 /// A listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Listener {
     /// Its ARN.
     pub arn: String,
+    /// `TCP`, `TLS`, `UDP` and so on.
+    pub protocol: String,
     /// Its port.
     pub port: i32,
     /// The ARNs of the target groups that it forwards to, each with its weight: one of weight 0 gets nothing

@@ -1,0 +1,181 @@
+//! What a run knows, and what it did.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use super::{LONGEST_COLLECTION, Mode, Task, dns_cutoff};
+use crate::{
+    answer::Answers,
+    clock::{Now, Timestamp},
+    failure::{ElbError, ElbErrorKind, Failure},
+    memory::Memory,
+    tags::{State, Tags},
+    target::{RegisteredTarget, Target},
+    world::Changed,
+};
+
+/// What a run knows, and what it did. It grows by what comes back, and is judged by [`Plan::new`] alone. It outlives a run
+/// that is given up.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The newest answer of each name; of one whose answers are samples, all addresses of this run.
+    pub answers: Answers,
+    /// How long DNS took to answer at first.
+    pub took: Option<Duration>,
+    /// The targets as AWS last told them; `None`: it was not asked yet.
+    pub listed: Option<Result<Vec<RegisteredTarget>, ElbError>>,
+    /// All tags of the group, and what they say. `None`: they are not needed, or can't be read or written.
+    pub tags: Option<Tags>,
+    /// See `tags`.
+    pub state: Option<State>,
+    /// What AWS refused for good to register, in its words.
+    pub refused: BTreeMap<Target, String>,
+    /// The same to deregister.
+    pub stuck: BTreeMap<Target, String>,
+    /// What went wrong besides.
+    pub failures: Vec<Failure>,
+    /// Whether a change of targets failed, so that no other is tried.
+    pub has_failed: bool,
+    /// The quota refused a registration, which was not tried again.
+    pub full: Option<ElbError>,
+    /// Whether stale targets went to make room.
+    pub has_made_room: bool,
+    /// What the user should know besides.
+    pub warnings: BTreeSet<String>,
+    /// What AWS accepted.
+    pub registered: BTreeSet<Target>,
+    /// The same.
+    pub deregistered: BTreeSet<Target>,
+    /// How often a target was registered.
+    pub registrations: usize,
+    /// How often a target was deregistered.
+    pub deregistrations: usize,
+    /// When the run began.
+    pub began: Timestamp,
+    pub(super) mode: Mode,
+    /// When no more answers are collected.
+    pub(super) collects_until: Instant,
+    pub(super) looks: u32,
+    pub(super) listed_at: Instant,
+    pub(super) has_written_tags: bool,
+    /// Whether a run beside this one may have undone what this one was to bring about.
+    pub(super) is_doubtful: bool,
+}
+
+impl Known {
+    /// What a run knows that begins now, and ends at `cutoff` at the latest. `early` is what DNS said before, which the memory
+    /// has taken in.
+    pub fn new(mode: Mode, early: Answers, now: Now, cutoff: Instant) -> Self {
+        Self {
+            answers: early,
+            took: None,
+            listed: None,
+            tags: None,
+            state: None,
+            refused: BTreeMap::new(),
+            stuck: BTreeMap::new(),
+            failures: Vec::new(),
+            has_failed: false,
+            full: None,
+            has_made_room: false,
+            warnings: BTreeSet::new(),
+            registered: BTreeSet::new(),
+            deregistered: BTreeSet::new(),
+            registrations: 0,
+            deregistrations: 0,
+            began: now.time,
+            mode,
+            collects_until: dns_cutoff(now.at, cutoff).min(now.at + LONGEST_COLLECTION),
+            looks: 1,
+            listed_at: now.at,
+            has_written_tags: false,
+            is_doubtful: false,
+        }
+    }
+
+    /// How thorough the run is.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The targets as they are, what AWS accepted since they were listed included.
+    pub fn shown(&self, memory: &Memory) -> Vec<RegisteredTarget> {
+        match &self.listed {
+            Some(Ok(listed)) => memory.overlay(listed, self.listed_at),
+            _ => memory.overlay(&[], self.listed_at),
+        }
+    }
+
+    /// Whether changes may be planned: where AWS itself can't tell the targets, what DNS gives is registered all the same.
+    pub(super) fn may_go_on(&self) -> bool {
+        match &self.listed {
+            Some(Ok(_)) => true,
+            Some(Err(error)) => error.kind == ElbErrorKind::Unavailable,
+            None => false,
+        }
+    }
+
+    /// Takes in newer answers. Those of a sample are added to what it gave in this run; of one that was only to tell more, a
+    /// failure says nothing.
+    pub(super) fn note_answers(
+        &mut self,
+        answers: Answers,
+        is_more: bool,
+        task: &Task<'_>,
+        memory: &mut Memory,
+        now: Now,
+    ) {
+        let new = answers.clone();
+        for (hostname, mut answer) in answers {
+            let is_sample = memory.samples(&hostname).is_some_and(|samples| samples.is_sample());
+            match (self.answers.get(&hostname), &mut answer) {
+                (Some(Ok(known)), Ok(answer)) if is_sample => answer.addresses.extend(&known.addresses),
+                (Some(Ok(_)), Err(_)) if is_more => continue,
+                _ => {}
+            }
+            self.answers.insert(hostname, answer);
+        }
+        memory.answered(task, &new, &self.answers, now);
+    }
+
+    pub(super) fn note_list(&mut self, task: &Task<'_>, memory: &mut Memory, now: Now) {
+        match &self.listed {
+            Some(Ok(listed)) => {
+                let shown = memory.overlay(listed, self.listed_at);
+                memory.listed(task, &shown, &self.answers, now);
+            }
+            Some(Err(error)) => self.failures.push(error.clone().into()),
+            None => {}
+        }
+    }
+
+    pub(super) fn note_tags(&mut self, tags: Result<Tags, ElbError>, task: &Task<'_>, memory: &mut Memory) {
+        match tags {
+            Ok(tags) => {
+                let (mut state, mut warnings) = State::read(&tags, task.function);
+                warnings.extend(memory.noted(&mut state));
+                self.warnings.extend(warnings);
+                self.state = Some(state);
+                self.tags = Some(tags);
+            }
+            Err(error) => {
+                self.failures.push(error.into());
+                self.state = None;
+            }
+        }
+    }
+
+    pub(super) fn take(&mut self, Changed { refused, failed, .. }: Changed) {
+        self.refused.extend(refused);
+        match failed {
+            Some(error) if error.kind == ElbErrorKind::QuotaReached => self.full = Some(error),
+            Some(error) => {
+                self.failures.push(error.into());
+                self.has_failed = true;
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The world of a run: DNS and one target group, as they really are.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use nlb_hostname_targets_core::{
+    run::dns_cutoff,
+    world::{Changed, World},
+};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::{
+    answer::Answers,
+    aws::target_group::{Operation, TargetGroups},
+    binding::Group,
+    clock::{Now, Timestamp},
+    dns::Resolver,
+    failure::{ElbError, Failure},
+    hostname::Hostname,
+    plan::HoldReason,
+    report::GroupReport,
+    tags::{TagChanges, Tags},
+    target::{IpFamily, RegisteredTarget, Target},
+};
+
+/// What the function reaches of the world outside.
+#[derive(Debug)]
+pub struct Edges {
+    /// Asks DNS.
+    pub resolver: Resolver,
+    /// Asks and changes ELBv2.
+    pub target_groups: TargetGroups,
+    /// The clock that grace periods are measured by.
+    pub clock: fn() -> SystemTime,
+}
+
+impl Edges {
+    /// The time.
+    pub fn now(&self) -> Now {
+        Now { at: Instant::now(), time: Timestamp::from((self.clock)()) }
+    }
+
+    /// Asks DNS for each of these names once, until `until` at the latest.
+    pub async fn ask(
+        &self,
+        hostnames: impl IntoIterator<Item = &Hostname>,
+        family: IpFamily,
+        until: Instant,
+    ) -> Answers {
+        let ask = async |hostname: &Hostname| (hostname.clone(), self.resolver.resolve(hostname, family, until).await);
+        hostnames.into_iter().map(ask).collect::<FuturesUnordered<_>>().collect().await
+    }
+}
+
+/// What a run, and a watch after it, reach of the world outside.
+#[derive(Debug)]
+pub struct GroupWorld<'a> {
+    edges: &'a Edges,
+    group: &'a Group,
+    family: IpFamily,
+    cutoff: Instant,
+    /// Whether the budget was waited for before the first list.
+    has_turn: Cell<bool>,
+    /// What is waited for now.
+    waits: RefCell<BTreeSet<&'static str>>,
+    observed: RefCell<Option<GroupReport>>,
+}
+
+impl<'a> GroupWorld<'a> {
+    /// The world of a run that ends at `cutoff`. `has_turn` says whether the budget was waited for before its first list.
+    pub fn new(edges: &'a Edges, group: &'a Group, family: IpFamily, has_turn: bool, cutoff: Instant) -> Self {
+        let (waits, observed) = (RefCell::default(), RefCell::default());
+        Self { edges, group, family, cutoff, has_turn: Cell::new(has_turn), waits, observed }
+    }
+
+    /// What a run was waiting for when it was given up.
+    pub fn waiting(&self) -> String {
+        self.waits.borrow().iter().copied().collect::<Vec<_>>().join(" and ")
+    }
+
+    /// Waits for `future`, and remembers so for as long as it takes. The memory stays where the wait is given up.
+    async fn wait<T>(&self, what: &'static str, future: impl Future<Output = T>) -> T {
+        self.waits.borrow_mut().insert(what);
+        let output = future.await;
+        self.waits.borrow_mut().remove(what);
+        output
+    }
+
+    async fn change(&self, operation: Operation, what: &'static str, batch: Vec<RegisteredTarget>) -> Changed {
+        let verb = if operation == Operation::Register { "registered" } else { "deregistered" };
+        let log = |targets: &[Target]| log_changes(self.group, verb, targets);
+        self.wait(what, self.edges.target_groups.change(operation, &self.group.arn, batch, log)).await
+    }
+}
+
+impl World for GroupWorld<'_> {
+    fn now(&self) -> Now {
+        self.edges.now()
+    }
+
+    async fn turn(&self) {
+        self.wait(BUDGET, self.edges.target_groups.budget.acquire()).await;
+    }
+
+    async fn resolve(&self, names: &BTreeSet<Hostname>) -> Answers {
+        let until = dns_cutoff(Instant::now(), self.cutoff);
+        self.wait("DNS", self.edges.ask(names, self.family, until)).await
+    }
+
+    async fn list(&self) -> Result<Vec<RegisteredTarget>, ElbError> {
+        if !self.has_turn.take() {
+            self.turn().await;
+        }
+        self.wait("DescribeTargetHealth", self.edges.target_groups.list(&self.group.arn)).await
+    }
+
+    async fn read_tags(&self) -> Result<Tags, ElbError> {
+        self.turn().await;
+        self.wait("DescribeTags", self.edges.target_groups.tags(&self.group.arn)).await
+    }
+
+    async fn write_tags(&self, changes: &TagChanges) -> Result<(), ElbError> {
+        let what = if changes.add.is_empty() { "RemoveTags" } else { "AddTags" };
+        self.wait(what, self.edges.target_groups.write_tags(&self.group.arn, changes)).await
+    }
+
+    async fn register(&self, targets: &BTreeSet<Target>) -> Changed {
+        let batch = targets.iter().copied().map(RegisteredTarget::new).collect();
+        self.change(Operation::Register, "RegisterTargets", batch).await
+    }
+
+    async fn deregister(&self, targets: &BTreeSet<RegisteredTarget>) -> Changed {
+        self.change(Operation::Deregister, "DeregisterTargets", targets.iter().cloned().collect()).await
+    }
+
+    async fn sleep(&self, pause: Duration) {
+        sleep(pause).await;
+    }
+
+    fn observe(&self, report: &GroupReport) {
+        let earlier = self.observed.borrow_mut().replace(report.clone());
+        log(report, earlier.as_ref());
+    }
+}
+
+/// A line for each thing that is not as it should be, unless an earlier report of the invocation had it. Failures are in
+/// the reply, but for those that came or went before it.
+fn log(report: &GroupReport, earlier: Option<&GroupReport>) {
+    let group = &report.target_group_arn;
+    let hostname = report.names();
+    for held in report.held.iter().filter(|held| earlier.is_none_or(|earlier| !earlier.held.contains(held))) {
+        let (target, reason) = (held.target, held.reason.as_str());
+        match held.reason {
+            // Those are as they should be.
+            HoldReason::Foreign => {}
+            HoldReason::Evidence | HoldReason::Grace | HoldReason::Initial | HoldReason::OwnedElsewhere => {
+                info!(target_group = %group, hostname, %target, reason, "kept");
+            }
+            _ => warn!(target_group = %group, hostname, %target, reason, "kept"),
+        }
+    }
+    let is_new = |address| earlier.is_none_or(|earlier| !earlier.refused.contains_key(address));
+    for (address, reason) in report.refused.iter().filter(|(address, _)| is_new(*address)) {
+        warn!(target_group = %group, hostname, %address, reason, "refused");
+    }
+    let is_new = |warning| earlier.is_none_or(|earlier| !earlier.warnings.contains(warning));
+    for warning in report.warnings.iter().filter(|warning| is_new(*warning)) {
+        warn!(target_group = %group, hostname, warning, "not as it should be");
+    }
+    let Some(earlier) = earlier else { return };
+    let is_of_dns =
+        |failure: &&Failure| matches!(failure, Failure::Unresolved { .. } | Failure::NoUsableAddress { .. });
+    let new = report.failures.iter().filter(|failure| !earlier.failures.contains(failure));
+    for failure in new.filter(is_of_dns) {
+        warn!(target_group = %group, kind = failure.kind(), problem = %failure, "not resolved");
+    }
+    for failure in earlier.failures.iter().filter(|failure| !report.failures.contains(failure)) {
+        warn!(target_group = %group, kind = failure.kind(), problem = %failure, "failed before");
+    }
+}
+
+/// A line for each change.
+pub fn log_changes<'a>(group: &Group, change: &str, targets: impl IntoIterator<Item = &'a Target>) {
+    let hostname = group.names();
+    let reason = if change.ends_with("deregistered") { "no answer holds it" } else { "an answer holds it" };
+    for target in targets {
+        info!(target_group = %group.arn, hostname, %target, reason, "{change}");
+    }
+}
+
+/// What a run waits for whose budget is used up.
+const BUDGET: &str = "its turn by ELB_REQUESTS_PER_SECOND";
