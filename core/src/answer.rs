@@ -87,6 +87,11 @@ impl Look {
         }
         look
     }
+
+    /// Whether DNS gives a target, be it one that may not be registered.
+    pub fn gives(&self, target: &Target) -> bool {
+        self.desired.contains(target) || self.refused.contains_key(&target.address)
+    }
 }
 
 fn no_usable_address(hostname: &Hostname, refused: &BTreeMap<IpAddr, String>, allowed: &AllowedNetworks) -> Failure {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt::{self, Debug, Display},
+    fmt::{self, Display},
     num::NonZeroU16,
     ops::RangeInclusive,
     str::FromStr,
@@ -102,35 +102,36 @@ impl Group {
     ///
     /// Where two bindings of one group state different values for what belongs to the group.
     pub fn from_bindings(source: &str, bindings: &[Binding]) -> Result<Vec<Self>, InvalidJson> {
-        let mut arns = Vec::new();
-        let mut together: HashMap<_, Vec<&Binding>> = HashMap::new();
+        let mut groups: Vec<Self> = Vec::new();
+        let mut known: HashMap<_, (usize, Option<Ownership>)> = HashMap::new();
         for binding in bindings {
-            let of_group = together.entry(&binding.target_group_arn).or_default();
-            if of_group.is_empty() {
-                arns.push(&binding.target_group_arn);
+            let arn = &binding.target_group_arn;
+            let (position, ownership) = known.entry(arn).or_insert((groups.len(), None));
+            if *position == groups.len() {
+                groups.push(Self::without_members(arn.clone()));
             }
-            of_group.push(binding);
+            let Some(group) = groups.get_mut(*position) else { continue };
+            let disagreement = |field: &str| {
+                let problem = format!(
+                    "bindings of one target_group_arn state different values for {field}, which belongs to the target \
+                     group: state it once for {arn}"
+                );
+                Err(InvalidJson::new(source, problem))
+            };
+            if !agree(ownership, binding.ownership) {
+                return disagreement("ownership");
+            }
+            if !agree(&mut group.deregister_after_seconds, binding.deregister_after_seconds) {
+                return disagreement("deregister_after_seconds");
+            }
+            group.ownership = ownership.unwrap_or_default();
+            group.members.insert((binding.hostname.clone(), binding.port));
+            if let Some(number) = binding.lookups {
+                let most = group.lookups.entry(binding.hostname.clone()).or_insert(number);
+                *most = number.max(*most);
+            }
         }
-        arns.into_iter()
-            .map(|arn| {
-                let bindings = together.remove(arn).unwrap_or_default();
-                let ownerships = bindings.iter().map(|binding| binding.ownership);
-                let seconds = bindings.iter().map(|binding| binding.deregister_after_seconds);
-                let mut group = Self {
-                    ownership: agreed(source, "ownership", arn, ownerships)?.unwrap_or_default(),
-                    deregister_after_seconds: agreed(source, "deregister_after_seconds", arn, seconds)?,
-                    ..Self::without_members(arn.clone())
-                };
-                for Binding { hostname, port, lookups, .. } in bindings {
-                    group.members.insert((hostname.clone(), *port));
-                    if let Some(number) = *lookups {
-                        let most = group.lookups.entry(hostname.clone()).or_insert(number);
-                        *most = number.max(*most);
-                    }
-                }
-                Ok(group)
-            })
-            .collect()
+        Ok(groups)
     }
 
     /// Checks the hostnames of `groups`, which the user gave as `source`, against those that may be bound.
@@ -140,7 +141,7 @@ impl Group {
     /// Where one may not be.
     pub fn check_hostnames(source: &str, groups: &[Self], allowed: &AllowedHostnames) -> Result<(), InvalidJson> {
         let refusal = groups.iter().flat_map(Self::hostnames).find_map(|hostname| allowed.refusal(hostname));
-        refusal.map_or(Ok(()), |problem| Err(InvalidJson { at: source.to_owned(), problem }))
+        refusal.map_or(Ok(()), |problem| Err(InvalidJson::new(source, problem)))
     }
 
     /// The hostnames, each once.
@@ -164,25 +165,17 @@ pub struct InvalidJson {
     pub problem: String,
 }
 
-/// The one value that bindings of a target group state, if any does.
-fn agreed<T: Copy + Debug + PartialEq>(
-    source: &str,
-    field: &str,
-    arn: &TargetGroupArn,
-    stated: impl Iterator<Item = Option<T>>,
-) -> Result<Option<T>, InvalidJson> {
-    let mut stated = stated.flatten();
-    let first = stated.next();
-    match stated.find(|other| Some(*other) != first) {
-        None => Ok(first),
-        Some(_) => Err(InvalidJson {
-            at: source.to_owned(),
-            problem: format!(
-                "bindings of one target_group_arn state different values for {field}, which belongs to the \
-                 target group: state it once for {arn}"
-            ),
-        }),
+impl InvalidJson {
+    /// Says that `problem` is wrong `at` a place.
+    pub fn new(at: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { at: at.into(), problem: problem.into() }
     }
+}
+
+/// Takes in what another binding states, and says whether it is what was stated before.
+fn agree<T: Copy + PartialEq>(stated: &mut Option<T>, another: Option<T>) -> bool {
+    *stated = stated.or(another);
+    another.is_none() || *stated == another
 }
 
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU16>, D::Error> {

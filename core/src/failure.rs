@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -211,7 +211,7 @@ impl ResolveError {
 
     /// Whether it was we who had no time left, so that nothing is known of the name.
     pub fn is_out_of_time(&self) -> bool {
-        self.failures.iter().any(|(_, failure)| matches!(failure, DnsFailure::OutOfTime(_)))
+        self.failures.is_empty() || self.failures.iter().any(|(_, failure)| matches!(failure, DnsFailure::OutOfTime(_)))
     }
 
     fn kind(&self) -> &'static str {
@@ -221,6 +221,9 @@ impl ResolveError {
 
 impl fmt::Display for ResolveError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.failures.is_empty() {
+            return formatter.write_str("time-out: no time left to ask a name server");
+        }
         for (position, (server, failure)) in self.failures.iter().enumerate() {
             let separator = if position == 0 { "" } else { ", " };
             write!(formatter, "{separator}{failure} (name server {server})")?;
@@ -232,12 +235,18 @@ impl fmt::Display for ResolveError {
 /// What a name server did instead of answering.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum DnsFailure {
+    /// The name's CNAMEs lead in a circle, or on and on.
+    #[error("no address: the CNAMEs of the name form a loop or too long a chain")]
+    CnameChain,
     /// A reply that can't be read, or that answers another question.
     #[error("malformed reply: {0}")]
     Malformed(String),
     /// The name exists, but has no address of the family.
     #[error("no data: the name has no {0} record")]
     NoData(&'static str),
+    /// It does not know this kind of query.
+    #[error("response code {0}: the server does not understand the query")]
+    NotUnderstood(&'static str),
     /// There is no such name.
     #[error("NXDOMAIN: there is no such name")]
     NxDomain,
@@ -259,29 +268,48 @@ pub enum DnsFailure {
     /// It could not be reached.
     #[error("transport: {0}")]
     Transport(String),
+    /// A datagram has no room for the reply, and TCP did not bring it.
+    #[error("truncated: the reply needs TCP, and none came over TCP")]
+    Truncated,
+}
+
+impl From<io::Error> for DnsFailure {
+    fn from(error: io::Error) -> Self {
+        Self::Transport(error.to_string())
+    }
 }
 
 impl DnsFailure {
     /// Whether another server, asked the same, would say the same.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::NoData(_) | Self::NxDomain)
+        matches!(self, Self::CnameChain | Self::NoData(_) | Self::NxDomain)
     }
 
-    /// Whether there was no reply. Asking the same server again may help: a datagram was lost, perhaps.
+    /// Whether there was no reply that can be used.
     pub fn is_silence(&self) -> bool {
-        matches!(self, Self::TimeOut(_) | Self::Transport(_))
+        matches!(self, Self::OutOfTime(_) | Self::TimeOut(_) | Self::Transport(_) | Self::Truncated)
+    }
+
+    /// Whether the same server may answer when it is asked again: a datagram was lost, perhaps.
+    pub fn may_pass(&self) -> bool {
+        self.is_silence() || *self == Self::ServFail
+    }
+
+    /// Whether the server may answer when it is asked in another way: without EDNS, or by TCP.
+    pub fn is_of_the_way(&self) -> bool {
+        matches!(self, Self::Malformed(_) | Self::NotUnderstood(_) | Self::Transport(_) | Self::Truncated)
     }
 
     fn kind(&self) -> &'static str {
         match self {
             Self::Malformed(_) => "dns_malformed",
-            Self::NoData(_) => "dns_no_data",
+            Self::CnameChain | Self::NoData(_) => "dns_no_data",
             Self::NxDomain => "dns_nxdomain",
             Self::Refused => "dns_refused",
-            Self::ResponseCode(_) => "dns_response_code",
+            Self::NotUnderstood(_) | Self::ResponseCode(_) => "dns_response_code",
             Self::ServFail => "dns_servfail",
             Self::OutOfTime(_) | Self::TimeOut(_) => "dns_timeout",
-            Self::Transport(_) => "dns_transport",
+            Self::Transport(_) | Self::Truncated => "dns_transport",
         }
     }
 }

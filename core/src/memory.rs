@@ -79,8 +79,8 @@ impl Memory {
                 }
             }
         }
-        let given = Look::new(task, new).desired;
-        self.missing.retain(|target, _| !given.contains(target));
+        let given = Look::new(task, new);
+        self.missing.retain(|target, _| !given.gives(target));
         self.note_missing(task, all, now);
     }
 
@@ -111,7 +111,7 @@ impl Memory {
         let look = Look::new(task, all);
         if look.is_complete {
             let registered = self.registered.iter().flatten();
-            for target in registered.filter(|target| !look.desired.contains(target)) {
+            for target in registered.filter(|target| !look.gives(target)) {
                 self.missing.entry(*target).or_insert(now.time);
             }
         }

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU16};
 
-use hickory_resolver::proto::rr::Name;
+use hickory_proto::rr::Name;
 use nlb_hostname_targets::binding::Group;
 use serde_json::Value;
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hickory_resolver::proto::{
+use hickory_proto::{
     op::Message,
     rr::{DNSClass, Name, RData, Record},
 };
@@ -208,9 +208,9 @@ fn split(mut rest: &[u8]) -> VecDeque<Vec<u8>> {
 
 /// One address for the name that is asked for, whatever it is.
 fn true_reply(query: &[u8]) -> Vec<u8> {
-    let (header, behind) = query.split_at_checked(12).expect("hickory sends a header");
-    let name = behind.iter().position(|byte| *byte == 0).expect("hickory sends a name") + 1;
-    let question = behind.get(..name + 4).expect("hickory sends a type and a class");
+    let (header, behind) = query.split_at_checked(12).expect("the resolver sends a header");
+    let name = behind.iter().position(|byte| *byte == 0).expect("the resolver sends a name") + 1;
+    let question = behind.get(..name + 4).expect("the resolver sends a type and a class");
     let asks_for_v4 = question.get(name..name + 2) == Some(&[0, 1]);
     let (id, _) = header.split_at(2);
     let family = if asks_for_v4 { IpFamily::V4 } else { IpFamily::V6 };
@@ -237,7 +237,7 @@ fn lock(script: &Mutex<Script>) -> MutexGuard<'_, Script> {
 
 const HOSTNAME: &str = "db.test";
 
-/// What hickory cuts a time to live down to.
+/// What a time to live is cut down to.
 const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// How long a lookup may take here. No reply is lost, so it ends much sooner.

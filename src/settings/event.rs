@@ -49,7 +49,6 @@ impl Request {
     /// Where it is neither an event that is known nor a well-formed direct request. A mistyped
     /// `dryrun` must never change anything, so what is unknown is refused by name.
     pub fn from_event(event: Value) -> Result<Self, InvalidJson> {
-        let refused = |at: &str, problem: &str| Err(InvalidJson { at: at.to_owned(), problem: problem.to_owned() });
         let of_event = |starts_watch: Option<bool>| Self {
             trigger: if starts_watch.is_some() { Trigger::RdsEvent } else { Trigger::Schedule },
             groups: None,
@@ -57,55 +56,51 @@ impl Request {
             check: false,
             watch: if starts_watch == Some(true) { WatchRequest::UntilStable } else { WatchRequest::No },
         };
+        let refused = |problem| Err(InvalidJson::new(EVENT, problem));
         let fields = match &event {
             Value::Null => return Ok(of_event(None)),
             Value::Object(fields) if fields.is_empty() => return Ok(of_event(None)),
             Value::Object(fields) => fields,
-            Value::Array(_) => {
-                return refused(EVENT, &format!("it is an array, as EventBridge Pipes sends it{CONNECT}"));
-            }
-            other => return refused(EVENT, &format!("{other} is no object; {ACCEPTED}")),
+            Value::Array(_) => return refused(format!("it is an array, as EventBridge Pipes sends it{CONNECT}")),
+            other => return refused(format!("{other} is no object; {ACCEPTED}")),
         };
         let is_of_eventbridge = fields.get("source").is_some_and(Value::is_string);
         let envelope = if is_of_eventbridge { "source" } else { "Records" };
-        let own_field = DIRECT_FIELDS.iter().find(|field| fields.contains_key(**field));
-        match (fields.get(envelope), own_field) {
-            (None, _) => Self::from_direct(&event),
-            (Some(_), Some(field)) => refused(
-                EVENT,
-                &format!("`{envelope}` makes it an event of AWS, which has no `{field}`: leave one of them out"),
-            ),
-            (Some(_), None) if is_of_eventbridge => Ok(of_event(eventbridge_starts_watch(&event))),
-            (Some(records), None) => match sns_starts_watch(records) {
-                Ok(starts_watch) => Ok(of_event(Some(starts_watch))),
-                Err(problem) => refused("Records", &format!("{problem}; {ACCEPTED}")),
-            },
+        let Some(records) = fields.get(envelope) else { return Self::from_direct(&event) };
+        if let Some(field) = DIRECT_FIELDS.iter().find(|field| fields.contains_key(**field)) {
+            return refused(format!(
+                "`{envelope}` makes it an event of AWS, which has no `{field}`: leave one of them out"
+            ));
         }
+        if is_of_eventbridge {
+            return Ok(of_event(eventbridge_starts_watch(&event)));
+        }
+        let starts_watch = sns_starts_watch(records);
+        let starts_watch =
+            starts_watch.map_err(|problem| InvalidJson::new("Records", format!("{problem}; {ACCEPTED}")))?;
+        Ok(of_event(Some(starts_watch)))
     }
 
     fn from_direct(event: &Value) -> Result<Self, InvalidJson> {
-        let refused = |at: &str, problem: &str| InvalidJson { at: at.to_owned(), problem: problem.to_owned() };
-        let direct: DirectRequest = from_json(EVENT, event)?;
-        let groups = match &direct.bindings {
-            None => None,
-            Some(bindings) if bindings.is_empty() => {
-                let advice = "it is empty: give at least one binding, or leave it out to use those of BINDINGS";
-                return Err(refused("bindings", advice));
-            }
-            Some(bindings) => Some(Group::from_bindings("bindings", bindings)?),
-        };
-        if direct.check && direct.watch_seconds.is_some() {
-            return Err(refused(
-                "watch_seconds",
-                "a check looks once and changes nothing, so there is nothing to watch: leave out `watch_seconds`, or \
-                 `check`",
-            ));
+        let DirectRequest { bindings, check, dry_run, watch_seconds } = from_json(EVENT, event)?;
+        if bindings.as_ref().is_some_and(Vec::is_empty) {
+            let problem = "it is empty: give at least one binding, or leave it out to use those of BINDINGS";
+            return Err(InvalidJson::new("bindings", problem));
         }
-        let dry_run = direct.dry_run || direct.check;
+        if check && watch_seconds.is_some() {
+            let problem = "a check looks once, so there is nothing to watch: leave out `watch_seconds`, or `check`";
+            return Err(InvalidJson::new("watch_seconds", problem));
+        }
         // A dry run applies nothing, so one look tells all that it can tell.
-        let seconds = direct.watch_seconds.and_then(NonZeroU32::new).filter(|_| !dry_run);
-        let watch = seconds.map_or(WatchRequest::No, WatchRequest::Seconds);
-        Ok(Self { trigger: Trigger::Direct, groups, dry_run, check: direct.check, watch })
+        let dry_run = dry_run || check;
+        let seconds = watch_seconds.and_then(NonZeroU32::new).filter(|_| !dry_run);
+        Ok(Self {
+            trigger: Trigger::Direct,
+            groups: bindings.map(|bindings| Group::from_bindings("bindings", &bindings)).transpose()?,
+            dry_run,
+            check,
+            watch: seconds.map_or(WatchRequest::No, WatchRequest::Seconds),
+        })
     }
 }
 

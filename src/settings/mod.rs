@@ -14,12 +14,12 @@ where
     T: Deserialize<'de>,
     D: Deserializer<'de, Error = serde_json::Error>,
 {
-    serde_path_to_error::deserialize(deserializer).map_err(|error| InvalidJson {
-        at: match error.path().to_string() {
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let at = match error.path().to_string() {
             path if path == "." => source.to_owned(),
             path if path.starts_with('[') => format!("{source}{path}"),
             path => path,
-        },
-        problem: error.into_inner().to_string(),
+        };
+        InvalidJson::new(at, error.into_inner().to_string())
     })
 }

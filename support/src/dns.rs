@@ -1,4 +1,4 @@
-//! Name servers for tests: [`FakeDns`] answers what the test scripted, [`HostileDns`] breaks the protocol.
+//! A name server for tests: it answers what the test scripted, over UDP and TCP, with the quirks that servers have.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -7,19 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
-use hickory_server::{
-    Server,
-    net::{runtime::Time, xfer::Protocol},
-    proto::{
-        op::{Header, HeaderCounts, Metadata, ResponseCode},
-        rr::{
-            Name, RData, Record, RecordType,
-            rdata::{CNAME, SOA},
-        },
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{CNAME, SOA},
     },
-    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
-    zone_handler::MessageResponseBuilder,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -32,10 +25,8 @@ use tokio::{
 #[derive(Clone)]
 pub struct FakeDns {
     address: SocketAddr,
-    /// What it says; or what the server says that it asks, where it is a [`FakeDns::resolver`].
-    script: Arc<Mutex<Script>>,
-    own: Arc<Mutex<Own>>,
-    _server: Arc<Server<Handler>>,
+    server: Server,
+    _tasks: Arc<JoinSet<()>>,
 }
 
 /// What the server does with one kind of query.
@@ -48,6 +39,8 @@ pub enum Reply {
     ByTime(Instant, Duration, Vec<Self>),
     /// The reply comes late. TCP queries of one connection wait for each other.
     Delayed(Duration, Box<Self>),
+    /// The name's address is 10.0.0.1, but for what the test makes of the message.
+    Edited(fn(&mut Message)),
     /// One reply after the other, and then from the first one again. Not to be put into another reply.
     InTurn(VecDeque<Self>),
     /// The name exists, but not with this type; a negative TTL brings a SOA record.
@@ -58,20 +51,43 @@ pub enum Reply {
     NxDomain {
         negative_ttl: Option<u32>,
     },
-    /// Datagrams of the test's choice for the query and whether it came over TCP, which gets no reply.
-    Raw(fn(&[u8], bool) -> Vec<Vec<u8>>),
+    /// Messages of the test's choice for the query and whether it came over TCP. None: silence over UDP, the end of the
+    /// connection over TCP.
+    Raw(Behaviour),
     /// These records, whoever owns them.
     Records(Vec<Record>),
     Refused,
     /// One reply after the other; the last one repeats. Not to be put into another reply.
     ///
-    /// A datagram that is sent again and the TCP query after a truncated reply do not count.
+    /// A query that is sent again with the same id, by TCP for example, does not count.
     Sequence(VecDeque<Self>),
     ServFail,
     /// No reply at all.
     Silent,
     /// Over UDP half of the records and the TC bit, over TCP the whole reply.
     Truncated(Box<Self>),
+}
+
+/// From a query, and whether it came over TCP, to the messages that go back.
+pub type Behaviour = fn(&[u8], bool) -> Vec<Vec<u8>>;
+
+/// What a server does whatever its script says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Quirk {
+    /// Replies by UDP end in their middle, without TC.
+    Cut,
+    /// Queries with OPT get no reply.
+    EdnsDropped,
+    /// Queries with OPT get FORMERR and nothing else, not even their question.
+    EdnsFormErr,
+    /// Queries with OPT get NOTIMP.
+    EdnsNotImp,
+    /// No query gets a reply.
+    Silent,
+    /// Queries by UDP get no reply.
+    TcpOnly,
+    /// Queries by TCP get no reply.
+    UdpOnly,
 }
 
 /// A query that arrived.
@@ -82,7 +98,9 @@ pub struct Query {
     /// In lower case, without the final dot.
     pub name: String,
     pub record_type: RecordType,
-    pub protocol: Protocol,
+    pub over_tcp: bool,
+    /// Whether it has an OPT record.
+    pub has_edns: bool,
     pub at: Instant,
 }
 
@@ -93,27 +111,58 @@ impl FakeDns {
 
     /// On another loopback address, such as 127.0.0.2.
     pub async fn start_on(ip: IpAddr) -> Self {
-        Self::serve(ip, Arc::new(Mutex::new(Script::new()))).await
+        Self::serve(ip, Arc::new(Mutex::new(Script { ttl: 60, ..Script::default() }))).await
     }
 
-    /// A server that says what this one says, but with a cache, queries and delays of its own: an answer is repeated
-    /// until its TTL is over, with what is left of it.
+    /// A server that says this, whatever it is asked.
+    pub async fn always(reply: Reply) -> Self {
+        let server = Self::start().await;
+        server.script().always = Some(reply);
+        server
+    }
+
+    /// A server that says what this one says, but with a cache, queries, quirks and delays of its own: an answer is
+    /// repeated until its TTL is over, with what is left of it.
     pub async fn resolver(&self) -> Self {
-        let resolver = Self::serve(Ipv4Addr::LOCALHOST.into(), self.script.clone()).await;
+        let resolver = Self::serve(Ipv4Addr::LOCALHOST.into(), self.server.script.clone()).await;
         resolver.set_caching();
         resolver
     }
 
     async fn serve(ip: IpAddr, script: Arc<Mutex<Script>>) -> Self {
         let (udp, tcp) = bind(ip).await;
-        let address = udp.local_addr().unwrap();
-        let own = Arc::<Mutex<Own>>::default();
-        let udp = udp.into_std().unwrap();
-        let raw = UdpSocket::from_std(udp.try_clone().unwrap()).unwrap();
-        let mut server = Server::new(Handler { script: script.clone(), own: own.clone(), udp: raw });
-        server.register_socket(UdpSocket::from_std(udp).unwrap());
-        server.register_listener(tcp, Duration::from_secs(60), 1024);
-        Self { address, script, own, _server: Arc::new(server) }
+        let (address, udp) = (udp.local_addr().unwrap(), Arc::new(udp));
+        let server = Server { script, own: Arc::default() };
+        let mut tasks = JoinSet::new();
+        let by_udp = server.clone();
+        tasks.spawn(async move {
+            let mut buffer = [0; 4096];
+            while let Ok((length, client)) = udp.recv_from(&mut buffer).await {
+                let (server, udp, query) = (by_udp.clone(), udp.clone(), buffer[..length].to_vec());
+                tokio::spawn(async move {
+                    for message in server.replies(&query, false).await.unwrap_or_default() {
+                        // The client may have gone.
+                        let _ = udp.send_to(&message, client).await;
+                    }
+                });
+            }
+        });
+        let by_tcp = server.clone();
+        tasks.spawn(async move {
+            while let Ok((stream, _)) = tcp.accept().await {
+                // An error is the client's end of the connection.
+                tokio::spawn(by_tcp.clone().serve_stream(stream));
+            }
+        });
+        Self { address, server, _tasks: Arc::new(tasks) }
+    }
+
+    fn script(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.server.script.lock().unwrap()
+    }
+
+    fn own(&self) -> std::sync::MutexGuard<'_, Own> {
+        self.server.own.lock().unwrap()
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -132,7 +181,7 @@ impl FakeDns {
     /// The reply holds the CNAME and whatever the target has.
     pub fn set_cname(&self, alias: &str, target: &str) {
         let (alias, target) = (fqdn(alias), fqdn(target));
-        let mut script = self.script.lock().unwrap();
+        let mut script = self.script();
         script.replies.retain(|(name, _), _| *name != alias);
         script.dangling.remove(&alias);
         script.aliases.insert(alias, target);
@@ -140,12 +189,12 @@ impl FakeDns {
 
     /// From now on the reply for this alias holds the CNAME alone.
     pub fn dangling(&self, alias: &str) {
-        self.script.lock().unwrap().dangling.insert(fqdn(alias));
+        self.script().dangling.insert(fqdn(alias));
     }
 
     pub fn set_reply(&self, name: &str, record_type: RecordType, reply: Reply) {
         let name = fqdn(name);
-        let mut script = self.script.lock().unwrap();
+        let mut script = self.script();
         script.aliases.remove(&name);
         script.served.remove(&(name.clone(), record_type));
         script.replies.insert((name, record_type), reply);
@@ -153,44 +202,44 @@ impl FakeDns {
 
     /// The TTL of all records but those of [`Reply::Records`]; 60 s unless set.
     pub fn set_ttl(&self, seconds: u32) {
-        self.script.lock().unwrap().ttl = seconds;
+        self.script().ttl = seconds;
     }
 
     /// From now on an answer is repeated until its TTL is over, with what is left of it: a caching resolver in
     /// between. What the script says meanwhile, nobody hears.
     pub fn set_caching(&self) {
-        self.own.lock().unwrap().cache = Some(HashMap::new());
+        self.own().cache = Some(HashMap::new());
     }
 
     /// The server takes so long for each reply. A TCP query waits for those before it of its connection.
     pub fn set_delay(&self, delay: Duration) {
-        self.own.lock().unwrap().delay = delay;
+        self.own().delay = delay;
     }
 
-    /// Whether the server leaves all queries without a reply.
-    pub fn set_silent(&self, is_silent: bool) {
-        self.own.lock().unwrap().is_silent = is_silent;
+    /// From now on these, and no others.
+    pub fn set_quirks(&self, quirks: &[Quirk]) {
+        self.own().quirks = quirks.to_vec();
     }
 
     /// As if the name had never been set: NXDOMAIN.
     pub fn remove(&self, name: &str) {
         let name = fqdn(name);
-        let mut script = self.script.lock().unwrap();
+        let mut script = self.script();
         script.aliases.remove(&name);
         script.replies.retain(|(owner, _), _| *owner != name);
     }
 
     pub fn queries(&self) -> Vec<Query> {
-        self.own.lock().unwrap().queries.clone()
+        self.own().queries.clone()
     }
 
-    /// How many queries there were, those not counted that were sent again on a slow machine.
+    /// How many queries there were, those not counted that were sent again.
     pub fn looks(&self) -> usize {
         self.queries().iter().map(|query| query.id).collect::<HashSet<_>>().len()
     }
 
     pub fn clear_queries(&self) {
-        self.own.lock().unwrap().queries.clear();
+        self.own().queries.clear();
     }
 }
 
@@ -245,12 +294,14 @@ pub fn record(owner: &str, ttl: u32, data: impl Into<RData>) -> Record {
     Record::from_rdata(fqdn(owner), ttl, data.into())
 }
 
+#[derive(Default)]
 struct Script {
     ttl: u32,
+    always: Option<Reply>,
     aliases: HashMap<Name, Name>,
     dangling: HashSet<Name>,
     replies: HashMap<(Name, RecordType), Reply>,
-    /// The last reply of a [`Reply::Sequence`] and the id of the query it was for.
+    /// The last reply of several and the id of the query it was for.
     served: HashMap<(Name, RecordType), (u16, Reply)>,
 }
 
@@ -259,37 +310,21 @@ struct Script {
 struct Own {
     queries: Vec<Query>,
     delay: Duration,
-    is_silent: bool,
+    quirks: Vec<Quirk>,
     /// What is repeated, and until when.
     cache: Option<HashMap<(Name, RecordType), Cached>>,
 }
 
-struct Cached {
-    records: Vec<Record>,
-    until: Instant,
-}
+type Cached = (Vec<Record>, Instant);
 
 impl Script {
-    fn new() -> Self {
-        Self {
-            ttl: 60,
-            aliases: HashMap::new(),
-            dangling: HashSet::new(),
-            replies: HashMap::new(),
-            served: HashMap::new(),
-        }
-    }
-
     /// The CNAME records to begin with, their last target, and the reply that this one has.
-    fn reply(
-        &mut self,
-        name: &Name,
-        record_type: RecordType,
-        id: u16,
-        protocol: Protocol,
-    ) -> (Vec<Record>, Name, Reply) {
+    fn reply(&mut self, name: &Name, record_type: RecordType, id: u16) -> (Vec<Record>, Name, Reply) {
         let mut chain = Vec::new();
         let mut owner = name.clone();
+        if let Some(reply) = &self.always {
+            return (chain, owner, reply.clone());
+        }
         while let Some(target) = self.aliases.get(&owner)
             && chain.len() <= self.aliases.len()
         {
@@ -302,12 +337,11 @@ impl Script {
         }
 
         let key = (owner.clone(), record_type);
-        let exists = self.replies.contains_key(&key) || self.replies.keys().any(|(name, _)| *name == owner);
+        let exists = self.replies.keys().any(|(name, _)| *name == owner);
         let reply = match self.replies.get_mut(&key) {
             Some(scripted @ (Reply::ByTime(..) | Reply::InTurn(_) | Reply::Sequence(_))) => match self.served.get(&key)
             {
                 Some((last, reply)) if *last == id => reply.clone(),
-                Some((_, reply @ Reply::Truncated(_))) if protocol == Protocol::Tcp => reply.clone(),
                 _ => {
                     let next = scripted.next().expect("a sequence is never empty");
                     self.served.insert(key, (id, next.clone()));
@@ -324,271 +358,203 @@ impl Script {
 
 impl Own {
     /// What the cache holds of it. Resolvers count in whole seconds, so less than one shows as none.
-    fn cached(&self, name: &Name, record_type: RecordType) -> Option<Vec<Record>> {
-        let cached = self.cache.as_ref()?.get(&(name.clone(), record_type))?;
-        let left = cached.until.checked_duration_since(Instant::now())?;
-        let mut records = cached.records.clone();
-        for record in &mut records {
-            record.ttl = u32::try_from(left.as_secs()).unwrap();
-        }
+    fn cached(&self, key: &(Name, RecordType)) -> Option<Vec<Record>> {
+        let (records, until) = self.cache.as_ref()?.get(key)?;
+        let left = until.checked_duration_since(Instant::now())?;
+        let mut records = records.clone();
+        records.iter_mut().for_each(|record| record.ttl = u32::try_from(left.as_secs()).unwrap());
         Some(records)
     }
 
-    fn remember(&mut self, name: Name, record_type: RecordType, records: &[Record]) {
+    fn remember(&mut self, key: (Name, RecordType), records: &[Record]) {
         let ttl = records.iter().map(|record| record.ttl).min();
-        if self.cached(&name, record_type).is_none()
+        if self.cached(&key).is_none()
             && let (Some(cache), Some(ttl)) = (&mut self.cache, ttl)
         {
-            let until = Instant::now() + Duration::from_secs(ttl.into());
-            cache.insert((name, record_type), Cached { records: records.to_vec(), until });
+            cache.insert(key, (records.to_vec(), Instant::now() + Duration::from_secs(ttl.into())));
         }
     }
 }
 
-struct Handler {
+#[derive(Clone)]
+struct Server {
     script: Arc<Mutex<Script>>,
     own: Arc<Mutex<Own>>,
-    /// The server's socket, for [`Reply::Raw`].
-    udp: UdpSocket,
 }
 
-#[async_trait]
-impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut responses: R) -> ResponseInfo {
-        let mut metadata = Metadata::response_from_request(&request.metadata);
-        metadata.recursion_available = true;
-        let silence = ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() });
-        let Ok(info) = request.request_info() else {
-            return silence;
-        };
-
-        let name = Name::from(info.query.name());
-        let record_type = info.query.query_type();
-        let (cached, delay, is_silent) = {
-            let mut own = self.own.lock().unwrap();
-            own.queries.push(Query {
-                id: metadata.id,
-                name: name.to_ascii().trim_end_matches('.').to_owned(),
-                record_type,
-                protocol: info.protocol,
-                at: Instant::now(),
-            });
-            (own.cached(&name, record_type), own.delay, own.is_silent)
-        };
-        if is_silent {
-            return silence;
-        }
-        let (mut answers, owner, mut reply, ttl) = {
-            let mut script = self.script.lock().unwrap();
-            let (chain, owner, reply) = match cached {
-                Some(records) => (Vec::new(), name.clone(), Reply::Records(records)),
-                None => script.reply(&name, record_type, metadata.id, info.protocol),
-            };
-            (chain, owner, reply, script.ttl)
-        };
-        if !delay.is_zero() {
-            sleep(delay).await;
-        }
-
-        let mut soa = None;
+impl Server {
+    async fn serve_stream(self, mut stream: TcpStream) -> std::io::Result<()> {
         loop {
-            reply = match reply {
-                Reply::Delayed(delay, next) => {
-                    sleep(delay).await;
-                    *next
-                }
-                Reply::Truncated(whole) if info.protocol == Protocol::Udp => {
-                    metadata.truncation = true;
-                    match *whole {
-                        Reply::Addresses(all) => Reply::Addresses(all[..all.len() / 2].to_vec()),
-                        Reply::Records(all) => Reply::Records(all[..all.len() / 2].to_vec()),
-                        _ => Reply::Records(Vec::new()),
+            let mut query = vec![0; stream.read_u16().await?.into()];
+            stream.read_exact(&mut query).await?;
+            match self.replies(&query, true).await {
+                None => {}
+                Some(replies) if replies.is_empty() => return Ok(()),
+                Some(replies) => {
+                    for reply in replies {
+                        let length = u16::try_from(reply.len()).unwrap().to_be_bytes();
+                        // In one piece: two would wait for each other's acknowledgement.
+                        stream.write_all(&[&length[..], &reply].concat()).await?;
                     }
                 }
-                Reply::Truncated(whole) => *whole,
-                Reply::Addresses(addresses) => {
-                    answers.extend(
-                        addresses.into_iter().map(|ip| Record::from_rdata(owner.clone(), ttl, RData::from(ip))),
-                    );
-                    break;
+            }
+        }
+    }
+
+    /// `None` is silence.
+    async fn replies(&self, bytes: &[u8], over_tcp: bool) -> Option<Vec<Vec<u8>>> {
+        let query = Message::from_vec(bytes).ok()?;
+        let asked = query.queries.first()?.clone();
+        let has_edns = query.edns.is_some();
+        let key = (asked.name().to_lowercase(), asked.query_type());
+        let (cached, delay, quirks) = {
+            let mut own = self.own.lock().unwrap();
+            let name = key.0.to_ascii().trim_end_matches('.').to_owned();
+            let (id, at) = (query.metadata.id, Instant::now());
+            own.queries.push(Query { id, name, record_type: key.1, over_tcp, has_edns, at });
+            (own.cached(&key), own.delay, own.quirks.clone())
+        };
+        let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
+        reply.metadata.recursion_desired = query.metadata.recursion_desired;
+        reply.metadata.recursion_available = true;
+        for quirk in &quirks {
+            match quirk {
+                Quirk::Silent => return None,
+                Quirk::TcpOnly if !over_tcp => return None,
+                Quirk::UdpOnly if over_tcp => return None,
+                Quirk::EdnsDropped if has_edns => return None,
+                Quirk::EdnsFormErr if has_edns => {
+                    reply.metadata.response_code = ResponseCode::FormErr;
+                    return Some(vec![reply.to_vec().unwrap()]);
                 }
-                Reply::Records(records) => {
-                    answers.extend(records);
-                    break;
+                Quirk::EdnsNotImp if has_edns => {
+                    reply.metadata.response_code = ResponseCode::NotImp;
+                    return Some(vec![reply.add_query(asked).to_vec().unwrap()]);
                 }
-                Reply::NoData { negative_ttl } => {
-                    soa = negative_ttl.map(soa_record);
-                    break;
-                }
-                Reply::NxDomain { negative_ttl } => {
-                    metadata.response_code = ResponseCode::NXDomain;
-                    soa = negative_ttl.map(soa_record);
-                    break;
-                }
-                Reply::Refused => {
-                    metadata.response_code = ResponseCode::Refused;
-                    break;
-                }
-                Reply::ServFail => {
-                    metadata.response_code = ResponseCode::ServFail;
-                    break;
-                }
-                Reply::Raw(behaviour) => {
-                    if info.protocol == Protocol::Udp {
-                        for datagram in behaviour(request.as_slice(), false) {
-                            // The client may have gone.
-                            let _ = self.udp.send_to(&datagram, request.src()).await;
-                        }
-                    }
-                    return silence;
-                }
-                Reply::ByTime(..) | Reply::InTurn(_) | Reply::Sequence(_) | Reply::Silent => return silence,
+                _ => {}
+            }
+        }
+        reply.add_query(asked);
+        let (chain, owner, scripted, ttl) = {
+            let mut script = self.script.lock().unwrap();
+            let (chain, owner, scripted) = match cached {
+                Some(records) => (Vec::new(), key.0.clone(), Reply::Records(records)),
+                None => script.reply(&key.0, key.1, query.metadata.id),
             };
+            (chain, owner, scripted, script.ttl)
+        };
+        reply.add_answers(chain);
+        sleep(delay).await;
+        if let Some(messages) = fill(&mut reply, scripted, &owner, ttl, bytes, over_tcp).await? {
+            return Some(messages);
         }
-
-        if metadata.response_code == ResponseCode::NoError {
-            self.own.lock().unwrap().remember(name, record_type, &answers);
+        if reply.metadata.response_code == ResponseCode::NoError {
+            self.own.lock().unwrap().remember(key, &reply.answers);
         }
-        let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &request.edns {
-            // Without it a datagram would be cut at 512 bytes.
-            builder.edns(edns);
+        if over_tcp {
+            return Some(vec![reply.to_vec().unwrap()]);
         }
-        let response = builder.build(metadata, &answers, [], &soa, []);
-        // The client may have gone.
-        responses.send_response(response).await.unwrap_or(silence)
+        reply.edns.clone_from(&query.edns);
+        let most = query.edns.as_ref().map_or(512, |edns| edns.max_payload().into());
+        let mut message = reply.to_vec().unwrap();
+        while message.len() > most {
+            reply.metadata.truncation = true;
+            reply.answers.truncate(reply.answers.len() * most / message.len());
+            message = reply.to_vec().unwrap();
+        }
+        if quirks.contains(&Quirk::Cut) {
+            message.truncate(message.len() * 2 / 3);
+        }
+        Some(vec![message])
     }
 }
 
-/// A name server that answers with bytes of the test's choice, over UDP and TCP.
-pub struct HostileDns {
-    address: SocketAddr,
-    log: Arc<Mutex<HostileLog>>,
-    connections: Arc<Mutex<JoinSet<()>>>,
-    _tasks: JoinSet<()>,
-}
-
-#[derive(Default)]
-struct HostileLog {
-    /// The bytes of each query and whether they came over TCP.
-    queries: Vec<(Vec<u8>, bool)>,
-    connections: usize,
-}
-
-impl HostileDns {
-    /// `behaviour` gets a query and whether it came over TCP; what it returns is sent, over TCP each
-    /// with its length in front. Nothing to send: silence over UDP, the end of the connection over TCP.
-    pub async fn start(behaviour: impl Fn(&[u8], bool) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Self {
-        let (udp, tcp) = bind(Ipv4Addr::LOCALHOST.into()).await;
-        let address = udp.local_addr().unwrap();
-        let behaviour = Arc::new(behaviour);
-        let log = Arc::<Mutex<HostileLog>>::default();
-        let connections = Arc::<Mutex<JoinSet<()>>>::default();
-
-        let mut tasks = JoinSet::new();
-        tasks.spawn({
-            let (behaviour, log) = (behaviour.clone(), log.clone());
-            async move {
-                let mut buffer = [0; 4096];
-                while let Ok((length, client)) = udp.recv_from(&mut buffer).await {
-                    let query = &buffer[..length];
-                    log.lock().unwrap().queries.push((query.to_vec(), false));
-                    for datagram in behaviour(query, false) {
-                        // The client may have gone.
-                        let _ = udp.send_to(&datagram, client).await;
-                    }
-                }
-            }
-        });
-        tasks.spawn({
-            let (log, connections) = (log.clone(), connections.clone());
-            async move {
-                while let Ok((stream, _)) = tcp.accept().await {
-                    log.lock().unwrap().connections += 1;
-                    let (behaviour, log) = (behaviour.clone(), log.clone());
-                    connections.lock().unwrap().spawn(async move {
-                        // An error is the client's end of the connection.
-                        let _ = serve(stream, &*behaviour, &log).await;
-                    });
-                }
-            }
-        });
-        Self { address, log, connections, _tasks: tasks }
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The bytes of each query and whether they came over TCP.
-    pub fn queries(&self) -> Vec<(Vec<u8>, bool)> {
-        self.log.lock().unwrap().queries.clone()
-    }
-
-    /// Hangs up on every client, as a server does with idle connections.
-    pub fn close_connections(&self) {
-        self.connections.lock().unwrap().abort_all();
-    }
-}
-
-impl Drop for HostileDns {
-    fn drop(&mut self) {
-        self.close_connections();
-    }
-}
-
-async fn serve(
-    mut stream: TcpStream,
-    behaviour: &(impl Fn(&[u8], bool) -> Vec<Vec<u8>> + Send + Sync),
-    log: &Mutex<HostileLog>,
-) -> std::io::Result<()> {
+/// Writes what is scripted into the reply, or tells the messages to send in its place. `None` is silence.
+async fn fill(
+    reply: &mut Message,
+    mut scripted: Reply,
+    owner: &Name,
+    ttl: u32,
+    query: &[u8],
+    over_tcp: bool,
+) -> Option<Option<Vec<Vec<u8>>>> {
     loop {
-        let mut query = vec![0; stream.read_u16().await?.into()];
-        stream.read_exact(&mut query).await?;
-        log.lock().unwrap().queries.push((query.clone(), true));
-        let replies = behaviour(&query, true);
-        if replies.is_empty() {
-            return Ok(());
-        }
-        for reply in replies {
-            let length = u16::try_from(reply.len()).unwrap().to_be_bytes();
-            // In one piece: two would wait for each other's acknowledgement.
-            stream.write_all(&[&length[..], &reply].concat()).await?;
-        }
+        scripted = match scripted {
+            Reply::Delayed(delay, next) => {
+                sleep(delay).await;
+                *next
+            }
+            Reply::Truncated(whole) if over_tcp => *whole,
+            Reply::Truncated(whole) => {
+                reply.metadata.truncation = true;
+                match *whole {
+                    Reply::Addresses(all) => Reply::Addresses(all[..all.len() / 2].to_vec()),
+                    Reply::Records(all) => Reply::Records(all[..all.len() / 2].to_vec()),
+                    _ => return Some(None),
+                }
+            }
+            Reply::Raw(behaviour) => return Some(Some(behaviour(query, over_tcp))),
+            Reply::Silent | Reply::ByTime(..) | Reply::InTurn(_) | Reply::Sequence(_) => return None,
+            Reply::Addresses(addresses) => {
+                let records = addresses.into_iter().map(|ip| Record::from_rdata(owner.clone(), ttl, RData::from(ip)));
+                reply.add_answers(records);
+                return Some(None);
+            }
+            Reply::Records(records) => {
+                reply.add_answers(records);
+                return Some(None);
+            }
+            Reply::Edited(edit) => {
+                reply.add_answer(Record::from_rdata(owner.clone(), ttl, Ipv4Addr::new(10, 0, 0, 1).into()));
+                edit(reply);
+                return Some(None);
+            }
+            Reply::NoData { negative_ttl } => {
+                reply.authorities.extend(negative_ttl.map(soa_record));
+                return Some(None);
+            }
+            Reply::NxDomain { negative_ttl } => {
+                reply.metadata.response_code = ResponseCode::NXDomain;
+                reply.authorities.extend(negative_ttl.map(soa_record));
+                return Some(None);
+            }
+            Reply::Refused => {
+                reply.metadata.response_code = ResponseCode::Refused;
+                return Some(None);
+            }
+            Reply::ServFail => {
+                reply.metadata.response_code = ResponseCode::ServFail;
+                return Some(None);
+            }
+        };
     }
 }
 
-/// Behaviours for [`HostileDns::start`]. Unless they say otherwise, they would answer 10.0.0.1.
+/// Behaviours for [`Reply::Raw`].
 pub mod hostile {
-    /// Truncated over UDP (with one record), so that the client comes back over TCP for `behaviour`.
-    pub fn over_tcp(
-        behaviour: impl Fn(&[u8], bool) -> Vec<Vec<u8>> + Send + Sync + 'static,
-    ) -> impl Fn(&[u8], bool) -> Vec<Vec<u8>> + Send + Sync + 'static {
-        move |query, is_tcp| {
-            if is_tcp { behaviour(query, true) } else { vec![message(query, OK | TRUNCATED, &[address(ASKED, 1)])] }
-        }
-    }
+    use std::net::Ipv4Addr;
+
+    use hickory_proto::{
+        op::{Message, ResponseCode},
+        rr::{RData, Record, rdata::CNAME},
+    };
+
+    use super::fqdn;
 
     /// Silence; over TCP the connection is closed at once.
     pub fn no_reply(_: &[u8], _: bool) -> Vec<Vec<u8>> {
         Vec::new()
     }
 
-    pub fn well_formed(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![message(query, OK, &[address(ASKED, 1)])]
-    }
-
     pub fn wrong_id(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let mut reply = message(query, OK, &[address(ASKED, 1)]);
-        reply[0] ^= 0xff;
-        vec![reply]
+        let mut reply = well_formed(query, 1);
+        reply.metadata.id = !reply.metadata.id;
+        vec![reply.to_vec().unwrap()]
     }
 
-    /// A forged reply, then the true one (10.0.0.2).
-    pub fn wrong_id_first(query: &[u8], is_tcp: bool) -> Vec<Vec<u8>> {
-        let mut replies = wrong_id(query, is_tcp);
-        replies.push(message(query, OK, &[address(ASKED, 2)]));
-        replies
+    /// A forged reply, then the true one, which has another address, too.
+    pub fn wrong_id_first(query: &[u8], over_tcp: bool) -> Vec<Vec<u8>> {
+        [wrong_id(query, over_tcp), vec![well_formed(query, 2).to_vec().unwrap()]].concat()
     }
 
     pub fn garbage(_: &[u8], _: bool) -> Vec<Vec<u8>> {
@@ -606,188 +572,68 @@ pub mod hostile {
 
     /// The header promises a question and an answer, and that is all.
     pub fn header_only(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![message(query, OK, &[address(ASKED, 1)])[..12].to_vec()]
+        vec![well_formed(query, 1).to_vec().unwrap()[..12].to_vec()]
     }
 
-    /// The second of two records ends in its middle.
+    /// The record ends in its middle.
     pub fn cut_short(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let mut reply = message(query, OK, &[address(ASKED, 1), address(ASKED, 2)]);
+        let mut reply = well_formed(query, 1).to_vec().unwrap();
         reply.truncate(reply.len() - 6);
         vec![reply]
     }
 
     /// The owner of the record is a compression pointer to itself.
     pub fn pointer_loop(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let here = u16::try_from(12 + question(query).len()).unwrap();
-        let owner = (0xc000 | here).to_be_bytes();
-        vec![message(query, OK, &[address(&owner, 1)])]
+        let mut reply = well_formed(query, 1).to_vec().unwrap();
+        let owner = reply.len() - RECORD_LENGTH;
+        reply[owner..owner + 2].copy_from_slice(&(0xc000 | u16::try_from(owner).unwrap()).to_be_bytes());
+        vec![reply]
     }
 
-    /// Question and record are about another name.
-    pub fn wrong_question(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let other = [&wire("other.test")[..], &question(query)[question(query).len() - 4..]].concat();
-        vec![message_about(query, &other, OK, &[address(ASKED, 1)])]
-    }
-
-    /// Neither a question nor its count.
-    pub fn no_question(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let name = &question(query)[..question(query).len() - 4];
-        vec![message_about(query, &[], OK, &[address(name, 1)])]
-    }
-
-    pub fn format_error(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![message(query, OK | 1, &[])]
+    /// An A record of 3 bytes.
+    pub fn wrong_rdlength(query: &[u8], _: bool) -> Vec<Vec<u8>> {
+        let mut reply = well_formed(query, 1).to_vec().unwrap();
+        let length = reply.len() - 5;
+        reply[length] = 3;
+        reply.pop();
+        vec![reply]
     }
 
     pub fn not_implemented(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![message(query, OK | 4, &[])]
+        let mut reply = well_formed(query, 0);
+        reply.metadata.response_code = ResponseCode::NotImp;
+        vec![reply.to_vec().unwrap()]
     }
 
-    /// An answer that claims to be a query.
-    pub fn query_bit(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![message(query, OK & !RESPONSE, &[address(ASKED, 1)])]
-    }
-
-    /// NXDOMAIN and a record all the same.
-    pub fn nxdomain_with_record(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![message(query, OK | 3, &[address(ASKED, 1)])]
-    }
-
-    /// SERVFAIL and a record all the same.
-    pub fn servfail_with_record(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![message(query, OK | 2, &[address(ASKED, 1)])]
-    }
-
-    /// 1,000 addresses, 10.0.0.0 to 10.0.3.231: over UDP only if that fits, so see [`over_tcp`].
+    /// 1,000 addresses, 10.0.0.1 to 10.0.3.232, which do not fit into a datagram of 4 KB.
     pub fn thousand_records(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let records: Vec<_> = (0..1000).map(|n| address(ASKED, n)).collect();
-        vec![message(query, OK, &records)]
-    }
-
-    /// The one record belongs to a name that nobody asked for.
-    pub fn unrelated_owner(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![message(query, OK, &[address(&wire("other.test"), 1)])]
-    }
-
-    /// 10.0.0.1 for the name, 10.0.0.2 for one that nobody asked for.
-    pub fn unrelated_beside(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let records = [address(ASKED, 1), address(&wire("other.test"), 2)];
-        vec![message(query, OK, &records)]
-    }
-
-    /// The record is in the additional section, the answer section is empty.
-    pub fn in_additional(query: &[u8], is_tcp: bool) -> Vec<Vec<u8>> {
-        let mut replies = well_formed(query, is_tcp);
-        replies[0].swap(7, 11);
-        replies
-    }
-
-    /// db.test → loop.test → db.test, in one reply.
-    pub fn cname_loop(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let (db, other) = (wire("db.test"), wire("loop.test"));
-        let records = [cname(&db, &other), cname(&other, &db)];
-        vec![message(query, OK, &records)]
+        vec![well_formed(query, 1000).to_vec().unwrap()]
     }
 
     /// x → xx.test, whatever is asked: one hop in each reply, for ever.
     pub fn cname_for_ever(query: &[u8], _: bool) -> Vec<Vec<u8>> {
         let hop = format!("{}.test", "x".repeat(usize::from(query[12]) % 60 + 1));
-        vec![message(query, OK, &[cname(ASKED, &wire(&hop))])]
+        let mut reply = well_formed(query, 0);
+        let owner = reply.queries[0].name().clone();
+        reply.add_answer(Record::from_rdata(owner, 60, RData::CNAME(CNAME(fqdn(&hop)))));
+        vec![reply.to_vec().unwrap()]
     }
 
-    /// 30 CNAMEs and the address in one reply.
-    pub fn cname_chain(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let hop = |n| wire(&format!("hop{n}.test"));
-        let mut records = vec![cname(ASKED, &hop(1))];
-        records.extend((1..30).map(|n| cname(&hop(n), &hop(n + 1))));
-        records.push(address(&hop(30), 1));
-        vec![message(query, OK, &records)]
+    /// So many addresses, from 10.0.0.1 on.
+    fn well_formed(query: &[u8], count: u16) -> Message {
+        let query = Message::from_vec(query).unwrap();
+        let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
+        let owner = query.queries[0].name().clone();
+        reply.add_query(query.queries[0].clone());
+        reply.add_answers((0..count).map(|number| {
+            let [high, low] = (number + 1).to_be_bytes();
+            Record::from_rdata(owner.clone(), 60, Ipv4Addr::new(10, 0, high, low).into())
+        }));
+        reply
     }
 
-    /// 3,200 CNAMEs and the address in one reply, about as many as a message holds: see [`over_tcp`].
-    pub fn long_cname_chain(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let hop = |n| wire(&format!("{n:03x}"));
-        let mut records = vec![cname(ASKED, &hop(0))];
-        records.extend((1..3200).map(|n| cname(&hop(n - 1), &hop(n))));
-        records.push(address(&hop(3199), 1));
-        vec![message(query, OK, &records)]
-    }
-
-    /// The CNAME comes after the address of its target.
-    pub fn cname_last(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let target = wire("target.test");
-        let records = [address(&target, 1), cname(ASKED, &target)];
-        vec![message(query, OK, &records)]
-    }
-
-    /// An A record of 3 bytes.
-    pub fn wrong_rdlength(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![message(query, OK, &[record(ASKED, 1, IN, &[10, 0, 0])])]
-    }
-
-    pub fn chaos_class(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![message(query, OK, &[record(ASKED, 1, 3, &[10, 0, 0, 1])])]
-    }
-
-    const RESPONSE: u16 = 0x8000;
-    const TRUNCATED: u16 = 0x0200;
-    /// A response without error; recursion desired and available.
-    const OK: u16 = RESPONSE | 0x0180;
-    const IN: u16 = 1;
-    /// A compression pointer to the name in the question.
-    const ASKED: &[u8] = &[0xc0, 12];
-
-    fn message(query: &[u8], flags: u16, answers: &[Vec<u8>]) -> Vec<u8> {
-        message_about(query, question(query), flags, answers)
-    }
-
-    fn message_about(query: &[u8], question: &[u8], flags: u16, answers: &[Vec<u8>]) -> Vec<u8> {
-        let questions = u16::from(!question.is_empty());
-        let answer_count = u16::try_from(answers.len()).unwrap();
-        let mut message = query[..2].to_vec();
-        for field in [flags, questions, answer_count, 0, 0] {
-            message.extend(field.to_be_bytes());
-        }
-        message.extend(question);
-        message.extend(answers.concat());
-        message
-    }
-
-    /// Name, type and class as they were asked: a query's only question begins after the header.
-    fn question(query: &[u8]) -> &[u8] {
-        let name = query[12..].iter().position(|byte| *byte == 0).unwrap();
-        &query[12..12 + name + 1 + 4]
-    }
-
-    /// 10.0.x.y for x × 256 + y.
-    fn address(owner: &[u8], number: u16) -> Vec<u8> {
-        let [high, low] = number.to_be_bytes();
-        record(owner, 1, IN, &[10, 0, high, low])
-    }
-
-    fn cname(owner: &[u8], target: &[u8]) -> Vec<u8> {
-        record(owner, 5, IN, target)
-    }
-
-    fn record(owner: &[u8], kind: u16, class: u16, data: &[u8]) -> Vec<u8> {
-        let mut record = owner.to_vec();
-        record.extend(kind.to_be_bytes());
-        record.extend(class.to_be_bytes());
-        record.extend(60_u32.to_be_bytes());
-        record.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
-        record.extend(data);
-        record
-    }
-
-    fn wire(name: &str) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for label in name.split('.') {
-            bytes.push(label.len().try_into().unwrap());
-            bytes.extend(label.bytes());
-        }
-        bytes.push(0);
-        bytes
-    }
+    /// A pointer to the owner, type, class, TTL, length, address.
+    const RECORD_LENGTH: usize = 16;
 }
 
 /// One free port for both protocols.

@@ -1,25 +1,53 @@
 //! What name servers do, and what becomes of it.
 
 use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
 };
 
-use hickory_server::{net::xfer::Protocol, proto::rr::RecordType};
-use serde_json::{Value, json};
+use futures_util::future::join_all;
+use hickory_proto::{
+    op::{Message, MessageType, ResponseCode},
+    rr::{DNSClass, Name, RData, Record, RecordType, rdata::CNAME},
+};
+use nlb_hostname_targets::{answer::Answer, dns::Resolver, failure::ResolveError, target::IpFamily};
+use serde_json::json;
 use support::{
     World,
     aws::TargetGroup,
     binding,
-    dns::{FakeDns, HostileDns, Reply, hostile},
+    dns::{FakeDns, Quirk, Reply, hostile, record},
     invoke, invoke_within,
 };
 use tokio::net::UdpSocket;
 
+async fn ask(resolver: &Resolver, seconds: u64) -> Result<Answer, ResolveError> {
+    let hostname = "db.test".to_owned().try_into().unwrap();
+    resolver.resolve(&hostname, IpFamily::V4, Instant::now() + Duration::from_secs(seconds)).await
+}
+
+fn resolver(servers: &[SocketAddr]) -> Resolver {
+    Resolver::new(Some(servers)).unwrap()
+}
+
+/// A server that says this of db.test.
+async fn saying(reply: Reply) -> FakeDns {
+    let server = FakeDns::start().await;
+    server.set_reply("db.test", RecordType::A, reply);
+    server
+}
+
+fn addresses(count: u16) -> Reply {
+    Reply::Addresses((1..=count).map(|number| Ipv4Addr::from_bits(0x0a00_0000 + u32::from(number)).into()).collect())
+}
+
+fn cname(owner: &str, target: &str) -> Record {
+    record(owner, 60, RData::CNAME(CNAME(Name::from_ascii(target).unwrap())))
+}
+
 #[tokio::test]
 async fn a_name_is_asked_as_fully_qualified_and_nothing_else() {
-    for written in ["db.test", "db.test.", "db", "DB.Test"] {
+    for written in ["db.test", "db.test.", "db", "DB.Test", "_db.localhost"] {
         let world = World::new().await;
         let arn = world.aws.create_target_group(TargetGroup::new("db"));
         world.failure(json!({"bindings": [binding(written, &arn)]})).await;
@@ -58,113 +86,186 @@ async fn every_run_asks_anew() {
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked_until_one_answers() {
-    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let closed = {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.local_addr().unwrap()
-    };
-    let failing = FakeDns::start_on(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))).await;
-    for reply in [Reply::ServFail, Reply::Refused] {
-        failing.set_reply("db.test", RecordType::A, reply);
-        let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
-        let servers = [failing.address(), world.dns.address()];
-        assert_eq!(world.dns_servers(&servers).sync().await.unwrap()["outcome"], "changed");
-    }
-    let garbage = HostileDns::start(hostile::garbage_with_id).await;
-    for dead in [silent.local_addr().unwrap(), closed, garbage.address()] {
-        let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
-        let servers = [dead, world.dns.address()];
-        assert_eq!(world.dns_servers(&servers).sync().await.unwrap()["outcome"], "changed");
-    }
-}
-
-/// Groups with a hostname each, db0.test and so on.
-async fn databases(count: usize) -> World {
-    let world = World::new().await;
-    let mut bindings = Vec::new();
-    for number in 0..count {
-        let arn = world.aws.create_target_group(TargetGroup::new(&format!("db{number}")));
-        world.dns.set_a(&format!("db{number}.test"), &["10.0.1.10"]);
-        bindings.push(binding(&format!("db{number}.test"), &arn));
-    }
-    world.set("BINDINGS", Value::from(bindings)).set("ELB_REQUESTS_PER_SECOND", 0)
+async fn rule_7_a_server_is_asked_in_the_way_that_it_understands() {
+    use Quirk::*;
+    let cases: [(&[Quirk], u16); 9] = [
+        (&[EdnsFormErr], 74),
+        (&[EdnsNotImp], 74),
+        (&[EdnsDropped], 74),
+        (&[EdnsDropped, UdpOnly], 8),
+        (&[TcpOnly], 74),
+        (&[TcpOnly, EdnsFormErr], 74),
+        (&[Cut], 1),
+        (&[Cut], 74),
+        (&[Cut, EdnsNotImp], 8),
+    ];
+    let checks = cases.map(async |(quirks, count)| {
+        let server = saying(addresses(count)).await;
+        server.set_quirks(quirks);
+        let resolver = resolver(&[server.address()]);
+        for time in 1..=2 {
+            server.clear_queries();
+            let started = Instant::now();
+            let answer = ask(&resolver, 10).await.unwrap_or_else(|error| panic!("{quirks:?}, {count}: {error}"));
+            assert_eq!(answer.addresses.len(), usize::from(count), "{quirks:?}");
+            assert!(started.elapsed() < Duration::from_secs(2), "{quirks:?}: {:?}", started.elapsed());
+            let lacks_edns = quirks.iter().any(|quirk| matches!(quirk, EdnsDropped | EdnsFormErr | EdnsNotImp));
+            if time == 2 && lacks_edns && !quirks.contains(&TcpOnly) && !quirks.contains(&Cut) {
+                assert!(server.queries().iter().all(|query| !query.has_edns), "{quirks:?} is remembered");
+            }
+        }
+    });
+    join_all(checks).await;
 }
 
 #[tokio::test]
-async fn a_dead_server_is_asked_last() {
-    let dead = HostileDns::start(hostile::no_reply).await;
-    // Some more than the 128 that it takes: a query whose name the next server has answered meanwhile does not count.
-    let world = databases(160).await;
-    let servers = [dead.address(), world.dns.address()];
+async fn rule_7_a_server_that_understands_all_is_asked_once_and_by_udp() {
+    let server = saying(addresses(74)).await;
+    ask(&resolver(&[server.address()]), 10).await.unwrap();
+    let queries: Vec<_> = server.queries().iter().map(|query| (query.has_edns, query.over_tcp)).collect();
+    assert_eq!(queries, [(true, false)]);
+}
+
+#[tokio::test]
+async fn rule_7_the_next_server_is_asked_until_one_answers() {
+    let good = saying(addresses(2)).await;
+    let silent = saying(Reply::Silent).await;
+    let unread = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (failing, refusing) = (saying(Reply::ServFail).await, saying(Reply::Refused).await);
+    let garbage = FakeDns::always(Reply::Raw(hostile::garbage_with_id)).await;
+    // How long each may take, in milliseconds: the dead ones 2 s.
+    let cases = [
+        (silent.address(), 2500),
+        (unread.local_addr().unwrap(), 2500),
+        (closed, 2500),
+        (failing.address(), 500),
+        (refusing.address(), 500),
+        (garbage.address(), 500),
+    ];
+    let checks = cases.map(async |(first, most)| {
+        let started = Instant::now();
+        ask(&resolver(&[first, good.address()]), 10).await.unwrap();
+        assert!(started.elapsed() < Duration::from_millis(most), "{first}: {:?}", started.elapsed());
+    });
+    join_all(checks).await;
+}
+
+#[tokio::test]
+async fn rule_7_what_may_pass_is_tried_again() {
+    for failure in [Reply::ServFail, addresses(1).delayed(Duration::from_secs(6))] {
+        let server = saying(Reply::sequence([failure.clone(), addresses(1)])).await;
+        ask(&resolver(&[server.address()]), 10).await.unwrap_or_else(|error| panic!("{failure:?}: {error}"));
+        let (other, silent) = (saying(Reply::sequence([failure.clone(), addresses(1)])).await, FakeDns::start().await);
+        silent.set_quirks(&[Quirk::Silent]);
+        let servers = [silent.address(), other.address()];
+        ask(&resolver(&servers), 10).await.unwrap_or_else(|error| panic!("{failure:?}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn that_there_is_no_such_name_or_record_is_final() {
+    let good = saying(addresses(1)).await;
+    for (reply, word) in [
+        (Reply::NxDomain { negative_ttl: Some(5) }, "NXDOMAIN"),
+        (Reply::NxDomain { negative_ttl: None }, "NXDOMAIN"),
+        (Reply::NoData { negative_ttl: Some(5) }, "no data"),
+    ] {
+        let first = saying(reply).await;
+        let error = ask(&resolver(&[first.address(), good.address()]), 10).await.unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+        assert_eq!(first.queries().len(), 1);
+        assert!(good.queries().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_error_tells_what_each_server_did_that_was_asked() {
+    type Server = (Reply, &'static [Quirk]);
+    // What the servers do, the seconds that there are, and what is said of each that was asked.
+    let cases: [(&[Server], u64, &[&str]); 7] = [
+        (&[(Reply::ServFail, &[]), (Reply::Refused, &[])], 10, &["SERVFAIL", "REFUSED"]),
+        (&[(Reply::Silent, &[])], 10, &["time-out: no reply within"]),
+        (&[(Reply::Silent, &[]), (Reply::Refused, &[])], 3, &["time-out", "REFUSED"]),
+        (&[(Reply::Silent, &[]), (Reply::NxDomain { negative_ttl: None }, &[])], 1, &["", "NXDOMAIN"]),
+        (&[(Reply::Silent, &[]), (Reply::Silent, &[])], 1, &["no time left", "no time left"]),
+        (&[(addresses(2).truncated(), &[Quirk::UdpOnly])], 10, &["TCP"]),
+        (&[(addresses(2).truncated(), &[Quirk::UdpOnly]), (Reply::Refused, &[])], 10, &["TCP", "REFUSED"]),
+    ];
+    let checks = cases.map(async |(servers, seconds, words)| {
+        let servers = join_all(servers.iter().map(async |(reply, quirks)| {
+            let server = saying(reply.clone()).await;
+            server.set_quirks(quirks);
+            server
+        }));
+        let servers = servers.await;
+        let addresses: Vec<_> = servers.iter().map(FakeDns::address).collect();
+        let error = ask(&resolver(&addresses), seconds).await.unwrap_err();
+        let said: Vec<_> = error.failures.iter().map(|(server, failure)| (*server, failure.to_string())).collect();
+        // What is final is said alone.
+        let expected: Vec<_> = addresses.into_iter().zip(words).filter(|(_, word)| !word.is_empty()).collect();
+        assert_eq!(said.len(), expected.len(), "{said:?}");
+        for ((server, said), (asked, word)) in said.iter().zip(expected) {
+            assert!(*server == asked && said.contains(word), "{said} ({server}) lacks {word} ({asked})");
+        }
+    });
+    join_all(checks).await;
+}
+
+#[tokio::test]
+async fn a_dead_server_is_survived_and_blamed_where_the_function_has_3_seconds() {
+    let silent = saying(Reply::Silent).await;
+    let (world, arn) = World::with_database(&["10.0.1.10"], &[]).await;
+    let servers = [silent.address(), world.dns.address()];
     let world = world.dns_servers(&servers);
     let function = world.function().await;
-    invoke(&function, json!({})).await.unwrap();
-    let asked = dead.queries().len();
-    assert!(asked >= 128);
-    invoke(&function, json!({})).await.unwrap();
-    assert_eq!(dead.queries().len(), asked);
+    invoke_within(&function, json!({}), Duration::from_secs(3)).await.unwrap();
+    assert_eq!(world.aws.registered(&arn).len(), 1);
+
+    world.dns.set_reply("db.test", RecordType::A, Reply::Refused);
+    let message = invoke_within(&function, json!({}), Duration::from_secs(3)).await.unwrap_err().to_string();
+    let silence = message.find(&format!("(name server {})", servers[0])).expect("the first is named");
+    let refusal =
+        message.find(&format!("REFUSED: the server does not answer this client (name server {})", servers[1]));
+    assert!(message.find("time-out").is_some_and(|at| at < silence) && refusal.is_some(), "{message}");
 }
 
 #[tokio::test]
-async fn a_server_that_has_replied_to_others_is_not_dead() {
-    let first = FakeDns::start_on(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))).await;
-    let world = databases(129).await;
-    for number in 0..128 {
-        first.set_reply(&format!("db{number}.test"), RecordType::A, Reply::Silent);
-    }
-    let late = Reply::addresses(&["10.0.1.10"]).delayed(Duration::from_secs(1));
-    first.set_reply("db128.test", RecordType::A, late);
-    let servers = [first.address(), world.dns.address()];
-    let world = world.dns_servers(&servers);
+async fn dns_that_is_slow_is_given_up_before_the_deadline() {
+    let silent = saying(Reply::Silent).await;
+    let (world, arn) = World::with_database(&[], &["10.0.1.9"]).await;
+    let world = world.dns_servers(&[silent.address(); 3]);
     let function = world.function().await;
-    invoke(&function, json!({})).await.unwrap();
-    first.clear_queries();
-    invoke(&function, json!({})).await.unwrap();
-    let asked: BTreeSet<_> = first.queries().into_iter().map(|query| query.name).collect();
-    assert_eq!(asked.len(), 129);
+    let time = Duration::from_secs(5);
+    let result = tokio::time::timeout(time, invoke_within(&function, json!({}), time)).await;
+    let message = result.expect("in time").unwrap_err().to_string();
+    assert!(message.contains("time-out") && message.contains(&arn), "{message}");
 }
 
 #[tokio::test]
-async fn an_answer_that_there_is_no_such_name_is_final() {
-    let (world, _) = World::with_database(&[], &[]).await;
-    world.dns.set_reply("db.test", RecordType::A, Reply::NxDomain { negative_ttl: Some(5) });
-    let second = FakeDns::start_on(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))).await;
-    second.set_a("db.test", &["10.0.1.10"]);
-    let servers = [world.dns.address(), second.address()];
-    let message = world.dns_servers(&servers).failure(json!({})).await;
-    assert!(message.contains("NXDOMAIN"), "{message}");
-    assert!(second.queries().is_empty());
-}
-
-#[tokio::test]
-async fn what_each_server_said_is_in_the_error() {
-    let (world, _) = World::with_database(&[], &[]).await;
-    world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
-    let second = FakeDns::start_on(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))).await;
-    second.set_reply("db.test", RecordType::A, Reply::Refused);
-    let servers = [world.dns.address(), second.address()];
-    let message = world.dns_servers(&servers).failure(json!({})).await;
-    for word in ["SERVFAIL", &servers[0].to_string(), "REFUSED", &servers[1].to_string()] {
-        assert!(message.contains(word), "{message}\nlacks {word}");
+async fn both_ends_of_the_times_to_live_are_known() {
+    // In one reply, and where each alias comes alone.
+    for comes_alone in [false, true] {
+        let server = FakeDns::start().await;
+        server.set_ttl(300);
+        server.set_cname("db.test", "two.test");
+        if comes_alone {
+            server.dangling("db.test");
+        }
+        server.set_reply(
+            "two.test",
+            RecordType::A,
+            Reply::Records(vec![
+                record("two.test", 20, Ipv4Addr::new(10, 0, 0, 1)),
+                record("two.test", 30, Ipv4Addr::new(10, 0, 0, 2)),
+                record("other.test", 900, Ipv4Addr::new(10, 0, 0, 3)),
+            ]),
+        );
+        let answer = ask(&resolver(&[server.address()]), 5).await.unwrap();
+        assert_eq!(answer.names, ["db.test", "two.test"]);
+        assert_eq!(answer.addresses.len(), 2);
+        assert_eq!((answer.ttl.as_secs(), answer.longest_ttl.as_secs()), (20, 300), "{comes_alone}");
     }
-}
-
-#[tokio::test]
-async fn a_lost_datagram_is_asked_for_again() {
-    let (world, _) = World::with_database(&[], &[]).await;
-    let late = Reply::addresses(&["10.0.1.10"]).delayed(Duration::from_secs(3));
-    world.dns.set_reply("db.test", RecordType::A, Reply::sequence([late, Reply::addresses(&["10.0.1.10"])]));
-    assert_eq!(world.sync().await.unwrap()["outcome"], "changed");
-}
-
-#[tokio::test]
-async fn a_truncated_answer_is_asked_for_over_tcp() {
-    let (world, arn) = World::with_database(&[], &[]).await;
-    world.dns.set_reply("db.test", RecordType::A, Reply::addresses(&["10.0.1.10", "10.0.1.11"]).truncated());
-    world.sync().await.unwrap();
-    assert_eq!(world.aws.registered(&arn).len(), 2);
-    assert!(world.dns.queries().iter().any(|query| query.protocol == Protocol::Tcp));
 }
 
 #[tokio::test]
@@ -184,118 +285,81 @@ async fn many_addresses_are_registered_in_chunks_of_200() {
     assert_eq!(world.aws.registered(&arn).len(), 1);
 }
 
-#[tokio::test]
-async fn hostile_replies_change_nothing() {
-    type Behaviour = fn(&[u8], bool) -> Vec<Vec<u8>>;
-    let behaviours: [(&str, Behaviour, &str); 20] = [
-        ("wrong_id", hostile::wrong_id, "time-out"),
-        ("garbage", hostile::garbage, "time-out"),
-        ("garbage_with_id", hostile::garbage_with_id, "malformed"),
-        ("empty", hostile::empty, "time-out"),
-        ("header_only", hostile::header_only, "malformed"),
-        ("cut_short", hostile::cut_short, "malformed"),
-        ("pointer_loop", hostile::pointer_loop, "malformed"),
-        ("wrong_question", hostile::wrong_question, "time-out"),
-        ("no_question", hostile::no_question, "time-out"),
-        ("format_error", hostile::format_error, "response code"),
-        ("not_implemented", hostile::not_implemented, "response code"),
-        ("query_bit", hostile::query_bit, "malformed"),
-        ("nxdomain_with_record", hostile::nxdomain_with_record, "NXDOMAIN"),
-        ("servfail_with_record", hostile::servfail_with_record, "SERVFAIL"),
-        ("unrelated_owner", hostile::unrelated_owner, "no data"),
-        ("in_additional", hostile::in_additional, "no data"),
-        ("cname_loop", hostile::cname_loop, "no data"),
-        ("cname_for_ever", hostile::cname_for_ever, "no data"),
-        ("wrong_rdlength", hostile::wrong_rdlength, "malformed"),
-        ("chaos_class", hostile::chaos_class, "malformed"),
-    ];
-    let checks = behaviours.map(|(name, behaviour, word)| {
-        Box::pin(async move {
-            let server = HostileDns::start(behaviour).await;
-            let (world, arn) = World::with_database(&[], &["10.0.1.9"]).await;
-            let world = world.dns_servers(&[server.address()]);
-            let message = world.failure(json!({})).await;
-            assert!(message.contains(word), "{name}: {message}");
-            assert_eq!(world.aws.registered(&arn).len(), 1, "{name}");
-            assert!(world.aws.calls_of("RegisterTargets").is_empty(), "{name}");
-            assert!(!server.queries().is_empty(), "{name}");
-        })
-    });
-    futures_util::future::join_all(checks).await;
+/// The one record of [`Reply::Edited`].
+fn only(message: &mut Message) -> &mut Record {
+    &mut message.answers[0]
 }
 
 #[tokio::test]
-async fn hostile_tcp_changes_nothing() {
-    type Behaviour = fn(&[u8], bool) -> Vec<Vec<u8>>;
-    let behaviours: [(&str, Behaviour); 7] = [
-        ("no_reply", hostile::no_reply),
-        ("garbage", hostile::garbage),
-        ("cut_short", hostile::cut_short),
-        ("pointer_loop", hostile::pointer_loop),
-        ("wrong_id", hostile::wrong_id),
-        ("wrong_question", hostile::wrong_question),
-        ("unrelated_owner", hostile::unrelated_owner),
+async fn hostile_replies_are_no_answer() {
+    let cases = [
+        ("wrong id", Reply::Raw(hostile::wrong_id), "time-out"),
+        ("garbage", Reply::Raw(hostile::garbage), "time-out"),
+        ("garbage with id", Reply::Raw(hostile::garbage_with_id), "malformed"),
+        ("empty", Reply::Raw(hostile::empty), "time-out"),
+        ("no reply, and TCP closed", Reply::Raw(hostile::no_reply), "time-out"),
+        ("header only", Reply::Raw(hostile::header_only), "malformed"),
+        ("cut short", Reply::Raw(hostile::cut_short), "malformed"),
+        ("pointer loop", Reply::Raw(hostile::pointer_loop), "malformed"),
+        ("wrong length", Reply::Raw(hostile::wrong_rdlength), "malformed"),
+        ("a CNAME in each reply, for ever", Reply::Raw(hostile::cname_for_ever), "CNAME"),
+        ("another question", Reply::Edited(|reply| _ = reply.queries[0].set_name(root())), "time-out"),
+        ("no question", Reply::Edited(|reply| reply.queries.clear()), "time-out"),
+        ("FORMERR", Reply::Edited(|reply| says(reply, ResponseCode::FormErr)), "response code"),
+        ("NOTIMP", Reply::Edited(|reply| says(reply, ResponseCode::NotImp)), "response code"),
+        ("a query", Reply::Edited(|reply| reply.metadata.message_type = MessageType::Query), "malformed"),
+        ("NXDOMAIN", Reply::Edited(|reply| says(reply, ResponseCode::NXDomain)), "NXDOMAIN"),
+        ("SERVFAIL", Reply::Edited(|reply| says(reply, ResponseCode::ServFail)), "SERVFAIL"),
+        ("another owner", Reply::Edited(|reply| only(reply).name = root()), "no data"),
+        ("another class", Reply::Edited(|reply| only(reply).dns_class = DNSClass::CH), "no data"),
+        ("additional", Reply::Edited(|reply| reply.additionals.append(&mut reply.answers)), "no data"),
+        ("a loop", Reply::Records(vec![cname("db.test", "a.test."), cname("a.test", "db.test.")]), "CNAME"),
+        ("a loop of one", Reply::Records(vec![cname("db.test", "db.test.")]), "CNAME"),
     ];
-    let checks = behaviours.map(|(name, behaviour)| {
-        Box::pin(async move {
-            let server = HostileDns::start(hostile::over_tcp(behaviour)).await;
-            let (world, arn) = World::with_database(&[], &["10.0.1.9"]).await;
-            let world = world.dns_servers(&[server.address()]);
-            let message = world.failure(json!({})).await;
-            assert!(message.contains("db.test"), "{name}: {message}");
-            assert_eq!(world.aws.registered(&arn).len(), 1, "{name}");
-            assert!(world.aws.calls_of("RegisterTargets").is_empty(), "{name}");
-        })
+    let checks = cases.into_iter().flat_map(|(name, reply, word)| {
+        // By TCP, too, where what a datagram can't say is not heard.
+        [(name, reply.clone(), word, false), (name, reply.truncated(), word, true)]
     });
-    futures_util::future::join_all(checks).await;
+    join_all(checks.map(async |(name, reply, word, truncated)| {
+        let server = FakeDns::always(reply).await;
+        let error = ask(&resolver(&[server.address()]), 10).await.unwrap_err().to_string();
+        let is_silent = word == "time-out" && truncated;
+        assert!(error.contains(if is_silent { "TCP" } else { word }), "{name}, truncated: {truncated}: {error}");
+    }))
+    .await;
+}
+
+fn root() -> Name {
+    Name::root()
+}
+
+fn says(reply: &mut Message, code: ResponseCode) {
+    reply.metadata.response_code = code;
 }
 
 #[tokio::test]
 async fn odd_but_right_replies_are_taken() {
-    type Behaviour = fn(&[u8], bool) -> Vec<Vec<u8>>;
-    let behaviours: [(&str, Behaviour); 5] = [
-        ("well_formed", hostile::well_formed),
-        ("wrong_id_first", hostile::wrong_id_first),
-        ("unrelated_beside", hostile::unrelated_beside),
-        ("cname_chain", hostile::cname_chain),
-        ("cname_last", hostile::cname_last),
+    let ip = |last| Ipv4Addr::new(10, 0, 0, last);
+    let chain = |length: u16| {
+        let mut records: Vec<_> = (1..length).map(|n| cname(&format!("{:03x}", n - 1), &format!("{n:03x}."))).collect();
+        records.insert(0, cname("db.test", "000."));
+        records.push(record(&format!("{:03x}", length - 1), 60, ip(1)));
+        Reply::Records(records)
+    };
+    let cases = [
+        ("well formed", addresses(1), 1),
+        ("truncated", addresses(9).truncated(), 9),
+        ("a thousand", Reply::Raw(hostile::thousand_records).truncated(), 1000),
+        ("a forged one first", Reply::Raw(hostile::wrong_id_first), 2),
+        ("another name beside", Reply::Records(vec![record("db.test", 5, ip(1)), record("a.test", 5, ip(2))]), 1),
+        ("a chain of 30", chain(30), 1),
+        ("a chain of 3,000", chain(3000).truncated(), 1),
+        ("the CNAME last", Reply::Records(vec![record("a.test", 5, ip(1)), cname("db.test", "a.test.")]), 1),
+        ("in capitals", Reply::Edited(|reply| only(reply).name = Name::from_ascii("DB.TEST.").unwrap()), 1),
     ];
-    for (name, behaviour) in behaviours {
-        let server = HostileDns::start(behaviour).await;
-        let (world, arn) = World::with_database(&[], &[]).await;
-        let world = world.dns_servers(&[server.address()]);
-        let group = world.sync().await.unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(group["resolved"].as_array().unwrap().len(), 1, "{name}: {group}");
-        assert_eq!(world.aws.registered(&arn).len(), 1, "{name}");
+    for (name, reply, count) in cases {
+        let server = FakeDns::always(reply).await;
+        let answer = ask(&resolver(&[server.address()]), 10).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(answer.addresses.len(), count, "{name}");
     }
-}
-
-#[tokio::test]
-async fn a_thousand_addresses_over_tcp_are_all_seen() {
-    let server = HostileDns::start(hostile::over_tcp(hostile::thousand_records)).await;
-    let (world, _) = World::with_database(&[], &[]).await;
-    let world = world.dns_servers(&[server.address()]).set("ALLOWED_CIDRS", "10.0.0.0/8");
-    let reply = world.run(json!({"dry_run": true})).await.unwrap();
-    assert_eq!(reply["groups"][0]["registered"].as_array().unwrap().len(), 1000);
-}
-
-#[tokio::test]
-async fn a_message_full_of_cnames_is_read_to_its_end() {
-    let server = HostileDns::start(hostile::over_tcp(hostile::long_cname_chain)).await;
-    let (world, _) = World::with_database(&[], &[]).await;
-    let world = world.dns_servers(&[server.address()]);
-    assert_eq!(world.sync().await.unwrap()["resolved"].as_array().unwrap().len(), 1);
-}
-
-#[tokio::test]
-async fn dns_that_is_slow_is_given_up_before_the_deadline() {
-    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = silent.local_addr().unwrap();
-    let (world, arn) = World::with_database(&[], &["10.0.1.9"]).await;
-    let world = world.dns_servers(&[address, address, address]);
-    let function = world.function().await;
-    let time = Duration::from_secs(5);
-    let result = tokio::time::timeout(time, invoke_within(&function, json!({}), time)).await;
-    let message = result.expect("in time").unwrap_err().to_string();
-    assert!(message.contains("time-out") && message.contains(&arn), "{message}");
 }

@@ -7,7 +7,8 @@ use aws_sdk_elasticloadbalancingv2::{
     error::ProvideErrorMetadata,
     types::{Tag, TargetDescription},
 };
-use hickory_server::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
+use nlb_hostname_targets::{dns::Resolver, hostname::Hostname, target::IpFamily};
 use support::{
     World,
     aws::TargetGroup,
@@ -98,20 +99,12 @@ async fn what_changes_anything_has_a_quota_of_its_own() {
 }
 
 /// What the server answers for `db.test`: the only address and its TTL.
-async fn answer(server: &FakeDns) -> (String, u32) {
-    use hickory_resolver::{
-        TokioResolver,
-        config::{NameServerConfig, ResolverConfig},
-        net::runtime::TokioRuntimeProvider,
-    };
-    let mut config = NameServerConfig::udp_and_tcp(server.address().ip());
-    config.connections.iter_mut().for_each(|connection| connection.port = server.address().port());
-    let config = ResolverConfig::from_parts(None, vec![], vec![config]);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    builder.options_mut().cache_size = 0;
-    let lookup = builder.build().unwrap().ipv4_lookup("db.test.").await.unwrap();
-    let record = &lookup.answers()[0];
-    (record.data.ip_addr().unwrap().to_string(), record.ttl)
+async fn answer(server: &FakeDns) -> (String, u64) {
+    let resolver = Resolver::new(Some(&[server.address()])).unwrap();
+    let hostname = Hostname::try_from("db.test".to_owned()).unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(5);
+    let answer = resolver.resolve(&hostname, IpFamily::V4, until).await.unwrap();
+    (answer.addresses.first().unwrap().to_string(), answer.ttl.as_secs())
 }
 
 #[tokio::test]

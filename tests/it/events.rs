@@ -50,17 +50,11 @@ async fn the_files_of_events_do_what_their_names_say() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
+    for file in ["check.json", "direct.json"] {
+        assert_eq!(Request::from_event(event(file)).unwrap().trigger, Trigger::Direct, "{file}");
+    }
     let tested = expected.iter().map(|(file, ..)| *file).chain(["check.json", "direct.json", "dry-run.json"]);
     assert_eq!(names, tested.map(ToOwned::to_owned).collect(), "every file is used by a test");
-}
-
-#[tokio::test]
-async fn the_direct_request_of_events_is_well_formed() {
-    let world = World::new().await;
-    // The example's target group is in nobody's account.
-    let message = world.failure(event("direct.json")).await;
-    assert!(message.starts_with("1 of 1 target groups failed"), "{message}");
-    assert!(!world.dns.queries().is_empty() || !world.aws.calls().is_empty());
 }
 
 #[tokio::test]
@@ -105,14 +99,6 @@ async fn the_reply_has_the_shape_of_the_contract() {
         })
     );
     assert_eq!(world.sync().await.unwrap()["outcome"], "in_sync");
-}
-
-#[tokio::test]
-async fn plain_runs() {
-    for plain in [json!({}), json!(null), json!({"source": "my.app", "detail-type": "x", "detail": {}})] {
-        let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
-        assert_eq!(world.run(plain).await.unwrap()["trigger"], "schedule");
-    }
 }
 
 #[tokio::test]
@@ -223,17 +209,20 @@ fn one_of_several_records_is_enough() {
 }
 
 #[test]
-fn a_direct_request_says_how_long_it_watches() {
-    for (request, seconds) in [
-        (json!({"watch_seconds": 1}), 1),
-        (json!({"watch_seconds": 900, "dry_run": false}), 900),
-        (json!({"watch_seconds": 0}), 0),
-        (json!({"watch_seconds": 60, "dry_run": true}), 0),
-        (json!({"dry_run": true}), 0),
-        (json!({"source": "my.app", "detail": {"EventID": "RDS-EVENT-0049"}}), 0),
+fn the_other_events() {
+    for (event, trigger, seconds) in [
+        (json!({}), Trigger::Schedule, 0),
+        (json!(null), Trigger::Schedule, 0),
+        (json!({"source": "my.app", "detail": {"EventID": "RDS-EVENT-0049"}}), Trigger::Schedule, 0),
+        (json!({"watch_seconds": 1}), Trigger::Direct, 1),
+        (json!({"watch_seconds": 900, "dry_run": false}), Trigger::Direct, 900),
+        (json!({"watch_seconds": 0}), Trigger::Direct, 0),
+        (json!({"watch_seconds": 60, "dry_run": true}), Trigger::Direct, 0),
+        (json!({"dry_run": true}), Trigger::Direct, 0),
     ] {
+        let request = Request::from_event(event.clone()).unwrap();
         let watch = NonZeroU32::new(seconds).map_or(WatchRequest::No, WatchRequest::Seconds);
-        assert_eq!(Request::from_event(request.clone()).unwrap().watch, watch, "{request}");
+        assert_eq!((request.trigger, request.watch), (trigger, watch), "{event}");
     }
 }
 

@@ -170,14 +170,16 @@ impl Judge<'_> {
         state: &mut State,
     ) {
         let is_listed = matches!(self.known.listed, Some(Ok(_)));
-        let refused = |target: &&Target| !self.known.refused.contains_key(*target);
-        state.owned.extend(self.look.desired.iter().filter(refused));
+        // What AWS refuses to register once more may be registered.
+        let is_ours = |target: &&Target| !self.known.refused.contains_key(*target) || before.owned.contains(*target);
+        state.owned.extend(self.look.desired.iter().filter(is_ours));
         for target in before.owned.difference(&self.look.desired) {
             let listed = shown.iter().find(|shown| shown.target == *target);
             let noted = before.missing.get(target).copied();
             if listed.is_none() && is_listed && self.look.is_complete {
                 // Another run may be about to register it, unless it has been missing for longer than that takes.
-                if noted.is_some_and(|since| since.plus_seconds(LAG_SECONDS) < self.known.began) {
+                let began = self.known.began.min(self.now.time);
+                if noted.is_some_and(|since| since.plus_seconds(LAG_SECONDS) < began) {
                     continue;
                 }
             }

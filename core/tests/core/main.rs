@@ -5,11 +5,14 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
+    missing_docs,
     unreachable_pub,
     reason = "a wrong test shall stop where it is wrong"
 )]
 
+mod histories;
 mod rule_15;
 mod rules;
 mod stage;
 mod tags;
+mod universe;

@@ -3,8 +3,13 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use nlb_hostname_targets::{dns::Resolver, target::IpFamily};
 use serde_json::{Value, json};
-use support::{World, dns::FakeDns, failover, invoke_within, targets};
+use support::{
+    World,
+    dns::{FakeDns, Quirk},
+    failover, invoke_within, targets,
+};
 use tokio::{
     join,
     time::{Instant, sleep, sleep_until},
@@ -38,7 +43,7 @@ async fn follows(what: &str, servers: &[&FakeDns], moving: &FakeDns, event: Valu
 async fn rule_18_a_dead_first_name_server_fails_no_watch_and_no_polling() {
     let checks = modes().map(async |(event, interval)| {
         let (dead, well) = (FakeDns::start().await, FakeDns::start().await);
-        dead.set_silent(true);
+        dead.set_quirks(&[Quirk::Silent]);
         follows("dead and well", &[&dead, &well], &well, event, interval).await;
     });
     join_all(checks).await;
@@ -77,47 +82,28 @@ async fn rule_18_a_last_look_that_could_not_end_leaves_what_was_last_known() {
     join_all(checks).await;
 }
 
-/// What a server does: its delay in milliseconds, or silence.
-const SILENT: Option<u64> = None;
-
 #[tokio::test]
 async fn rule_18_servers_that_are_slow_or_silent_are_all_listened_to() {
-    let cases = [
-        vec![Some(2500)],
-        vec![Some(2500), Some(2500)],
-        vec![Some(2500), SILENT],
-        vec![SILENT, Some(2500)],
-        vec![SILENT, SILENT, Some(1800)],
-    ];
+    // What each server does: its delay in milliseconds, or silence.
+    let cases: [&[Option<u64>]; 5] =
+        [&[Some(2500)], &[Some(2500), Some(2500)], &[Some(2500), None], &[None, Some(2500)], &[None, None, Some(1800)]];
     let checks = cases.map(async |delays| {
-        let (world, arn) = World::with_database(&[], &["10.0.1.9"]).await;
-        let mut servers = Vec::new();
-        for delay in &delays {
+        let servers = join_all(delays.iter().map(async |delay| {
             let server = FakeDns::start().await;
             server.set_a("db.test", &["10.0.1.10"]);
-            server.set_silent(delay.is_none());
             server.set_delay(Duration::from_millis(delay.unwrap_or_default()));
-            servers.push(server);
-        }
-        let addresses: Vec<_> = servers.iter().map(FakeDns::address).collect();
-        let world = world.dns_servers(&addresses);
-        let function = world.function().await;
-        // In the run in which it learns of it, and in the next.
-        for run in 1..=2 {
-            let result = invoke_within(&function, json!({}), Duration::from_secs(15)).await;
-            assert!(result.is_ok(), "{delays:?}, run {run}: {result:?}");
-        }
-        assert_eq!(world.aws.registered(&arn), targets(&[10]), "{delays:?}");
+            server.set_quirks(if delay.is_none() { &[Quirk::Silent] } else { &[] });
+            server
+        }));
+        let servers = servers.await;
+        let resolver = Resolver::new(Some(&servers.iter().map(FakeDns::address).collect::<Vec<_>>())).unwrap();
+        let hostname = "db.test".to_owned().try_into().unwrap();
+        let ask = || resolver.resolve(&hostname, IpFamily::V4, (Instant::now() + Duration::from_secs(9)).into_std());
+        // One that says that there is no such name is believed, too.
+        assert!(ask().await.is_ok(), "{delays:?}");
+        servers.iter().for_each(|server| server.remove("db.test"));
+        let error = ask().await.unwrap_err().to_string();
+        assert!(error.contains("NXDOMAIN"), "{delays:?}: {error}");
     });
     join_all(checks).await;
-}
-
-#[tokio::test]
-async fn rule_18_a_slow_server_that_says_that_there_is_no_such_name_is_believed() {
-    let (world, arn) = World::with_database(&[], &["10.0.1.9"]).await;
-    world.dns.remove("db.test");
-    world.dns.set_delay(Duration::from_millis(2500));
-    let message = world.failure(json!({})).await;
-    assert!(message.contains("NXDOMAIN"), "{message}");
-    assert_eq!(world.aws.registered(&arn), targets(&[9]));
 }

@@ -1,0 +1,482 @@
+//! A model of all that a run meets: the time, DNS with its caches, a target group with its tags, people and other tools,
+//! and processes that die. The runs are the product's own; what is checked of them is the contract, by what really was.
+
+mod dns;
+mod elb;
+mod notes;
+mod rules;
+mod stage;
+pub mod strategies;
+mod world;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, mem,
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroU16,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use nlb_hostname_targets_core::{
+    answer::{Answer, Answers},
+    binding::Group,
+    clock::{Now, Timestamp},
+    failure::{DnsFailure, ElbError, ElbErrorKind, Failure, ResolveError},
+    hostname::Hostname,
+    memory::Memory,
+    network::AllowedNetworks,
+    policy::Ownership,
+    report::GroupReport,
+    run::{Known, Mode, Task, dns_cutoff},
+    tags::{MOST_TAGS, State, TagChanges, Tags},
+    target::{Facts, IpFamily, RegisteredTarget, Target, TargetState},
+    watch::{Course, Watch},
+    world::{Changed, World},
+};
+
+use self::{
+    dns::{Count, Name},
+    elb::TargetGroup,
+    notes::{Notes, RunNotes, Written},
+};
+pub use stage::{Stage, happen};
+
+/// What happens next.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    /// A run, or a watch, begins where none is under way: how, and in which order it reads.
+    Begin(usize, How, usize),
+    /// A run of each function from its beginning to its end, while nothing else happens.
+    CalmRun,
+    /// The clock is set back by so many seconds.
+    ClockBack(u32),
+    /// Somebody spoils the value of a tag of ours.
+    Corrupted(usize, Damage),
+    /// These hosts fail their health checks.
+    Dead(BTreeSet<u8>),
+    /// From now on DNS gives these hosts for this name.
+    Dns(usize, BTreeSet<u8>),
+    /// Targets that drain are gone.
+    Drained,
+    /// A run goes on by so many requests and replies.
+    Go(usize, u8),
+    HandDeregister(u8, usize),
+    HandRegister(u8, u8, usize),
+    /// A process dies, wherever its run is, and with it what it remembers.
+    Kill(usize),
+    /// Reads of targets and tags lag by so many milliseconds.
+    Lag(u64),
+    /// What AWS refuses for good.
+    NotDeregistrable(BTreeSet<u8>),
+    NotRegistrable(BTreeSet<u8>),
+    /// Others have so many tags on the target group.
+    OthersTags(usize),
+    /// Milliseconds pass.
+    Pass(u64),
+    Quota(usize),
+    /// Somebody removes a tag of ours, or all of them.
+    Removed(Option<usize>),
+    /// Another deployment, of which runs go by this.
+    Settings(Ownership, Option<u32>, Option<u32>),
+    /// A run goes on until a request of its is answered like this. Or it begins.
+    Step(usize, Fault),
+    /// The name server of one actor gives these hosts for the first name, whatever others say.
+    Told(usize, Option<BTreeSet<u8>>),
+    /// AWS can't tell the targets, until it can.
+    Unavailable(bool),
+}
+
+/// Events in their order, which are shown one in a line.
+#[derive(Clone)]
+pub struct History(pub Vec<Happening>);
+
+impl fmt::Debug for History {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|event| write!(formatter, "\n    {event:?}"))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum How {
+    DryRun,
+    Full,
+    /// A run, then a watch of so many seconds.
+    Watch(u8),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Damage {
+    Cut(usize),
+    Emptied,
+    Garbage(usize, char),
+}
+
+/// How a request is answered. DNS has failures of its own for them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Fault {
+    Denied,
+    Failed,
+    /// It is done, but the reply gets lost.
+    LostReply,
+    /// It is done, and no reply ever comes.
+    Never,
+    #[default]
+    None,
+    /// So many targets are changed, then a call fails.
+    Partial(u8),
+    Throttled,
+    Unavailable,
+}
+
+/// What a history is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub kind: Kind,
+    /// The port of a second name that is bound to the group, if there is one.
+    pub second: Option<usize>,
+    pub ownership: Ownership,
+    pub grace: Option<u32>,
+    pub lookups: Option<u32>,
+    /// How many caches stand in front of each name, and how long they keep the chain and the addresses, in seconds.
+    pub caches: usize,
+    pub ttl: u64,
+    pub longest_ttl: u64,
+    pub seed: u64,
+}
+
+/// What the first name is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A load balancer that gives three of its addresses.
+    Balancer,
+    /// A name of one's own that leads to a reader endpoint.
+    Chained,
+    Instance,
+    Plain,
+    Reader,
+    /// A name of one's own that gives one of its addresses.
+    Rotating,
+}
+
+pub struct Universe {
+    start: Instant,
+    pub now: Instant,
+    /// By how many milliseconds the clock was set back.
+    behind: u64,
+    rng: Rng,
+    setting: Setting,
+    /// The groups as the two functions are bound to them.
+    bound: [Rc<Group>; 2],
+    pub group: TargetGroup,
+    names: [Name; 3],
+    told: [Option<BTreeSet<u8>>; 3],
+    is_unavailable: bool,
+    lag: Duration,
+    /// How the next request is answered, and how many there were.
+    fault: Fault,
+    requests: usize,
+    /// In which order each actor's reads come to pass.
+    orders: [usize; 3],
+    /// Whether time passes when an actor waits.
+    is_alone: bool,
+    wakes: [Instant; 3],
+    notes: [Notes; 3],
+    claims: [Claims; 2],
+    /// Since when each function's names lack a target, as far as no run of its that was done saw it since.
+    missing_since: [BTreeMap<Target, Instant>; 2],
+    first_listed: BTreeMap<Target, Instant>,
+    left_at: BTreeMap<Target, Instant>,
+    /// When each actor, and others, changed targets last.
+    changed_at: [Option<Instant>; 4],
+    /// Whether state may have got lost.
+    is_tampered: bool,
+}
+
+/// What is a function's own.
+#[derive(Default)]
+struct Claims {
+    /// Addresses that DNS gave to it, and targets that it registered.
+    given: BTreeSet<IpAddr>,
+    targets: BTreeSet<Target>,
+    /// Those that it registered as its own in a shared group, as long as they stay.
+    owned: BTreeSet<Target>,
+    /// Those of which one run forgot whose they are while another one was under way.
+    forgotten: BTreeSet<Target>,
+}
+
+impl Damage {
+    fn apply(self, value: &mut String) {
+        match self {
+            Self::Cut(at) if !value.is_empty() => value.truncate(at % value.len()),
+            Self::Garbage(at, garbage) => value.insert(at % (value.len() + 1), garbage),
+            Self::Cut(_) | Self::Emptied => value.clear(),
+        }
+    }
+}
+
+impl Universe {
+    #[allow(clippy::disallowed_methods, reason = "an instant has to come from somewhere; the model counts on from it")]
+    pub fn new(setting: Setting) -> Self {
+        let start = Instant::now() + Duration::from_secs(7200);
+        let name = |chain: &[&str], most| Name::new(chain, most, &setting);
+        let first = match setting.kind {
+            Kind::Balancer => name(&[BALANCER], 3),
+            Kind::Chained => name(&["db.test", READER], 1),
+            Kind::Instance => name(&[INSTANCE], usize::MAX),
+            Kind::Plain => name(&["db.test"], usize::MAX),
+            Kind::Reader => name(&[READER], 1),
+            Kind::Rotating => name(&["db.test"], 1),
+        };
+        let names = [first, name(&["other.test"], usize::MAX), name(&["theirs.test"], usize::MAX)];
+        Self {
+            start,
+            now: start,
+            behind: 0,
+            rng: Rng::with_seed(setting.seed),
+            bound: [0, 1].map(|function| Rc::new(bind(&names, &setting, function))),
+            setting,
+            group: TargetGroup::default(),
+            names,
+            told: [None, None, None],
+            is_unavailable: false,
+            lag: Duration::ZERO,
+            fault: Fault::None,
+            requests: 0,
+            orders: [0; 3],
+            is_alone: false,
+            wakes: [start; 3],
+            notes: [0, 1, 2].map(|_| Notes::new(start)),
+            claims: Default::default(),
+            missing_since: Default::default(),
+            first_listed: BTreeMap::new(),
+            left_at: BTreeMap::new(),
+            changed_at: [None; 4],
+            is_tampered: false,
+        }
+    }
+
+    /// Earlier runs wrote these tags.
+    pub fn write_tags(&mut self, tags: &Tags) {
+        self.group.change_tags(self.now, |present| present.extend(tags.clone()));
+        for (function, claims) in FUNCTIONS.iter().zip(&mut self.claims) {
+            claims.targets.extend(owned(tags, function).0);
+        }
+    }
+
+    /// Whether a tag says that the first name rotates.
+    pub fn is_rotating(&self) -> bool {
+        self.group.tags().keys().any(|key| key.contains("rotates"))
+    }
+
+    fn clock(&self) -> Now {
+        let passed = u64::try_from((self.now - self.start).as_millis()).unwrap();
+        Now { at: self.now, time: Timestamp(EPOCH + passed - self.behind) }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.setting.ownership == Ownership::Shared
+    }
+
+    fn bound_to(&self, actor: usize) -> &Group {
+        &self.bound[function_of(actor)]
+    }
+
+    /// What does not begin, go on or end a run.
+    fn apply(&mut self, event: &Happening) {
+        let addresses = |hosts: &BTreeSet<u8>| hosts.iter().map(|host| address(*host)).collect();
+        match event {
+            Happening::ClockBack(seconds) => {
+                let passed = u64::try_from((self.now - self.start).as_millis()).unwrap();
+                self.behind = (self.behind + u64::from(*seconds) * 1000).min(EPOCH / 100 + passed);
+            }
+            Happening::Corrupted(which, damage) => self.tamper(Some(*which), |value| {
+                damage.apply(value);
+                true
+            }),
+            Happening::Dead(hosts) => self.group.dead = addresses(hosts),
+            Happening::Dns(name, hosts) => self.names[name % 3].gives.clone_from(hosts),
+            Happening::Drained => self.group.finish_draining(self.now),
+            Happening::HandDeregister(host, port) => {
+                self.change(NOBODY, |group, now| group.deregister([target(*host, *port)], now));
+            }
+            Happening::HandRegister(from, number, port) => {
+                let targets: Vec<_> = (*from..=from + number).map(|host| target(host, *port)).collect();
+                self.change(NOBODY, |group, now| group.put(targets, now));
+            }
+            Happening::Lag(milliseconds) => self.lag = Duration::from_millis(*milliseconds),
+            Happening::NotDeregistrable(hosts) => self.group.not_deregistrable = addresses(hosts),
+            Happening::NotRegistrable(hosts) => self.group.not_registrable = addresses(hosts),
+            Happening::OthersTags(number) => {
+                let others = FOREIGN.iter().map(ToString::to_string).chain((0..).map(|tag| format!("team:{tag}")));
+                let room = MOST_TAGS - self.group.tags().keys().filter(|key| !is_of_others(key)).count();
+                let others: Vec<_> = others.take(*number.min(&room)).collect();
+                self.group.change_tags(self.now, |tags| {
+                    tags.retain(|key, _| !is_of_others(key));
+                    tags.extend(others.into_iter().map(|key| (key, "theirs".to_owned())));
+                });
+                self.is_tampered |= MOST_TAGS - number.min(&room) < ROOM_FOR_ALL;
+            }
+            Happening::Pass(milliseconds) => self.now += Duration::from_millis(*milliseconds),
+            Happening::Quota(targets) => self.group.quota = *targets,
+            Happening::Removed(which) => self.tamper(*which, |_| false),
+            Happening::Settings(ownership, grace, lookups) => {
+                self.setting = Setting { ownership: *ownership, grace: *grace, lookups: *lookups, ..self.setting };
+                self.bound = [0, 1].map(|function| Rc::new(bind(&self.names, &self.setting, function)));
+                self.names.iter_mut().for_each(|name| name.set(&self.setting));
+                self.claims.iter_mut().for_each(|claims| claims.owned.clear());
+                // What another setting left in the tags is not tidied.
+                self.is_tampered = true;
+            }
+            Happening::Told(actor, hosts) => self.told[actor % 3].clone_from(hosts),
+            Happening::Unavailable(is_so) => self.is_unavailable = *is_so,
+            Happening::Begin(..)
+            | Happening::CalmRun
+            | Happening::Go(..)
+            | Happening::Kill(_)
+            | Happening::Step(..) => {
+                unreachable!("the stage plays these")
+            }
+        }
+    }
+
+    /// Somebody changes one of our tags, or all. What does not stay, goes.
+    fn tamper(&mut self, which: Option<usize>, stays: impl Fn(&mut String) -> bool) {
+        let own: Vec<_> = self.group.tags().keys().filter(|key| !is_of_others(key)).cloned().collect();
+        let chosen = match which {
+            Some(which) if !own.is_empty() => vec![own[which % own.len()].clone()],
+            _ => own,
+        };
+        if !chosen.is_empty() {
+            self.group.change_tags(self.now, |tags| tags.retain(|key, value| !chosen.contains(key) || stays(value)));
+            self.is_tampered = true;
+        }
+    }
+
+    /// Lets one of the actors, or somebody else, change targets.
+    fn change<T>(&mut self, who: usize, change: impl FnOnce(&mut TargetGroup, Instant) -> T) -> T {
+        let before = self.group.registered();
+        let result = change(&mut self.group, self.now);
+        let after = self.group.registered();
+        for target in before.difference(&after) {
+            self.left_at.insert(*target, self.now);
+            for claims in &mut self.claims {
+                claims.owned.remove(target);
+            }
+        }
+        for target in after.difference(&before) {
+            self.first_listed.entry(*target).or_insert(self.now);
+        }
+        if before != after {
+            self.changed_at[who] = Some(self.now);
+        }
+        result
+    }
+}
+
+fn bind(names: &[Name; 3], setting: &Setting, function: usize) -> Group {
+    let arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/db/0123456789abcdef";
+    let mut group = Group::without_members(arn.parse().unwrap());
+    (group.ownership, group.deregister_after_seconds) = (setting.ownership, setting.grace);
+    let mut bind = |name: &Name, port| group.members.insert((name.hostname.clone(), port));
+    if function == 1 {
+        bind(&names[2], None);
+    } else {
+        bind(&names[0], None);
+        setting.second.map(|port| bind(&names[1], Some(PORTS[port])));
+    }
+    let lookups = setting.lookups.into_iter();
+    group.lookups =
+        lookups.flat_map(|lookups| group.members.iter().map(move |(name, _)| (name.clone(), lookups))).collect();
+    group
+}
+
+/// The target of a tag of ours, and the function that owns it where that is so.
+fn parse(key: &str) -> Option<(Target, Option<&str>)> {
+    let name = key.strip_prefix("nlb-hostname-targets:")?;
+    let target = |text: &str| {
+        let (address, port) = text.split_once('_')?;
+        Some(Target { address: address.parse().ok()?, port: port.parse().ok()? })
+    };
+    match name.strip_prefix("missing/") {
+        Some(missing) => Some((target(missing)?, None)),
+        None => {
+            let (owned, function) = name.strip_prefix("owned/")?.split_once('/')?;
+            Some((target(owned)?, Some(function)))
+        }
+    }
+}
+
+/// What the tags say to be a function's, and what others own that they have not let go.
+fn owned(tags: &Tags, function: &str) -> (BTreeSet<Target>, BTreeSet<Target>) {
+    let (mut own, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
+    for (key, value) in tags {
+        match parse(key) {
+            Some((target, Some(owner))) if owner == function => drop(own.insert(target)),
+            Some((target, Some(_))) if !value.ends_with("released") => drop(elsewhere.insert(target)),
+            _ => {}
+        }
+    }
+    (own, elsewhere)
+}
+
+fn is_of_others(key: &str) -> bool {
+    FOREIGN.contains(&key) || key.starts_with("team:")
+}
+
+fn function_of(actor: usize) -> usize {
+    usize::from(actor == 2)
+}
+
+/// Some hosts have a public address, which may be no target.
+pub fn address(host: u8) -> IpAddr {
+    if PUBLIC.contains(&host) { Ipv4Addr::new(54, 0, 0, host).into() } else { Ipv4Addr::new(10, 0, 0, host).into() }
+}
+
+pub fn target(host: u8, port: usize) -> Target {
+    Target { address: address(host), port: PORTS[port % PORTS.len()] }
+}
+
+fn is_public(address: IpAddr) -> bool {
+    PUBLIC.iter().any(|host| address == Ipv4Addr::new(54, 0, 0, *host))
+}
+
+fn elb_error(operation: &'static str, kind: ElbErrorKind, problem: &str) -> ElbError {
+    ElbError { operation, kind, problem: problem.to_owned() }
+}
+
+/// The group's own, that of the second name, and one that nobody asks for.
+const PORTS: [NonZeroU16; 3] =
+    [NonZeroU16::new(5432).unwrap(), NonZeroU16::new(6543).unwrap(), NonZeroU16::new(7654).unwrap()];
+
+const FUNCTIONS: [&str; 2] = ["one", "two"];
+
+const READER: &str = "orders.cluster-ro-c9akciq32abc.eu-west-1.rds.amazonaws.com";
+const INSTANCE: &str = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com";
+const BALANCER: &str = "front-0123456789abcdef.elb.eu-west-1.amazonaws.com";
+
+/// Tags that are none of the state.
+const FOREIGN: [&str; 3] =
+    ["nlb-hostname-targets:hostname", "nlb-hostname-targets:mising-1", "nlb-hostname-targets:owned-one"];
+
+const PUBLIC: [u8; 2] = [8, 9];
+
+/// Somebody who is none of the actors.
+const NOBODY: usize = 3;
+
+/// How long a target that is `initial` must have been missing.
+const FLAPPING: Duration = Duration::from_secs(30);
+
+/// How long a list may lack a change.
+const LONGEST_LAG: Duration = Duration::from_secs(60);
+
+/// Of an invocation, without what is kept for its end; and what a watch keeps.
+const TIME_OUT: Duration = Duration::from_secs(58);
+const RESERVE: Duration = Duration::from_secs(2);
+
+/// Noon of a day in 2025, in milliseconds since the epoch.
+const EPOCH: u64 = 1_763_802_000_250;
+
+/// Tags that suffice for the state of all targets that these histories register but by dozens.
+const ROOM_FOR_ALL: usize = 40;

@@ -1,0 +1,418 @@
+//! What a run of an actor meets. It stops before each request and again before the reply is handed over, so a future that
+//! is dropped is a process that was killed, perhaps between a change and its reply.
+
+use std::{
+    cell::RefCell,
+    future::{pending, poll_fn},
+    task::Poll,
+};
+
+use super::*;
+
+/// The world as one actor sees it, until its time is over.
+pub struct Seen<'u> {
+    pub universe: &'u RefCell<Universe>,
+    pub me: usize,
+    pub cutoff: Instant,
+}
+
+impl World for Seen<'_> {
+    fn now(&self) -> Now {
+        self.universe.borrow().clock()
+    }
+
+    async fn turn(&self) {
+        pause().await;
+    }
+
+    async fn resolve(&self, names: &BTreeSet<Hostname>) -> Answers {
+        let until = dns_cutoff(self.now().at, self.cutoff);
+        let mut answers = Answers::new();
+        self.with(|universe| {
+            // A run that begins with a look of a watch asks again for no more than what failed.
+            let is_anew = universe.bound_to(self.me).hostnames().len() == names.len();
+            universe.notes[self.me].look(is_anew);
+        });
+        self.pauses(0).await;
+        for name in names {
+            let answer = match self.with(|universe| universe.ask(self.me, name)) {
+                Some(answer) => answer.map_err(no_answer),
+                None => {
+                    self.sleep(until.saturating_duration_since(self.now().at)).await;
+                    Err(no_answer(DnsFailure::OutOfTime(Duration::from_secs(1))))
+                }
+            };
+            answers.insert(name.clone(), answer);
+        }
+        pause().await;
+        self.trace(|| format!("answered {answers:?}"));
+        self.with(|universe| universe.answered(self.me, &answers));
+        answers
+    }
+
+    async fn list(&self) -> Result<Vec<RegisteredTarget>, ElbError> {
+        let asked_at = self.now().at;
+        self.with(|universe| {
+            let Notes { is_running, run, .. } = &mut universe.notes[self.me];
+            run.lists = if *is_running { run.lists + 1 } else { 0 };
+            run.looks = if *is_running { run.looks } else { 0 };
+            *is_running = true;
+        });
+        self.pauses(1).await;
+        let listed = self.reply(|universe| universe.list(self.me)).await;
+        self.trace(|| format!("listed {listed:?}"));
+        self.with(|universe| universe.listed(self.me, &listed, asked_at));
+        listed
+    }
+
+    async fn read_tags(&self) -> Result<Tags, ElbError> {
+        self.pauses(2).await;
+        let tags = self
+            .reply(|universe| {
+                let at = universe.read_at(self.me);
+                universe
+                    .request("DescribeTags")
+                    .map(|fault| fault.and_then(|()| Ok(universe.group.tags_at(at).clone())))
+            })
+            .await;
+        self.trace(|| format!("tags {tags:?}"));
+        self.with(|universe| {
+            let run = &mut universe.notes[self.me].run;
+            match &tags {
+                Ok(tags) => run.tags = Some(tags.clone()),
+                Err(_) => run.has_lost_tags = true,
+            }
+        });
+        tags
+    }
+
+    async fn write_tags(&self, changes: &TagChanges) -> Result<(), ElbError> {
+        self.trace(|| format!("{changes:?}"));
+        self.with(|universe| universe.check_tags(self.me, changes));
+        let remove = |universe: &mut Universe| {
+            let now = universe.now;
+            universe.forgotten(self.me, &changes.remove);
+            universe.group.change_tags(now, |tags| tags.retain(|key, _| !changes.remove.contains(key)));
+            Ok(())
+        };
+        let add = |universe: &mut Universe| {
+            let now = universe.now;
+            universe.group.add_tags(&changes.add, now)
+        };
+        let mut result = Ok(());
+        if changes.removes_first && !changes.remove.is_empty() {
+            result = self.write("RemoveTags", remove).await;
+        }
+        if result.is_ok() && !changes.add.is_empty() {
+            result = self.write("AddTags", add).await;
+        }
+        if result.is_ok() && !changes.removes_first && !changes.remove.is_empty() {
+            result = self.write("RemoveTags", remove).await;
+        }
+        self.with(|universe| universe.notes[self.me].run.has_lost_tags |= result.is_err());
+        result
+    }
+
+    async fn register(&self, targets: &BTreeSet<Target>) -> Changed {
+        self.trace(|| format!("registers {targets:?}"));
+        self.with(|universe| universe.check_registration(self.me, targets));
+        pause().await;
+        let changed = self
+            .reply(|universe| {
+                universe.check_owned_first(self.me, targets);
+                universe.change_targets(self.me, "RegisterTargets", targets.clone(), TargetGroup::register).map(Ok)
+            })
+            .await
+            .unwrap_or_default();
+        self.with(|universe| universe.changed(self.me, &changed, None));
+        changed
+    }
+
+    async fn deregister(&self, targets: &BTreeSet<RegisteredTarget>) -> Changed {
+        self.trace(|| format!("deregisters {targets:?}"));
+        self.with(|universe| universe.check_deregistration(self.me, targets));
+        pause().await;
+        let changed = self
+            .reply(|universe| {
+                let before = universe.group.registered();
+                let going = targets.iter().map(|shown| shown.target).collect();
+                let changed = universe.change_targets(self.me, "DeregisterTargets", going, TargetGroup::deregister);
+                universe.check_not_empty(self.me, &before);
+                changed.map(Ok)
+            })
+            .await
+            .unwrap_or_default();
+        self.with(|universe| universe.changed(self.me, &changed, Some(targets)));
+        changed
+    }
+
+    async fn sleep(&self, pause: Duration) {
+        // The clock on the wall tells whole milliseconds.
+        let pause = Duration::from_millis(u64::try_from(pause.as_micros().div_ceil(1000)).unwrap());
+        let until = self.now().at + pause;
+        poll_fn(|_| {
+            if self.now().at >= until {
+                return Poll::Ready(());
+            }
+            self.with(|universe| universe.wait(self.me, until));
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn observe(&self, report: &GroupReport) {
+        self.trace(|| format!("{:?} {:?} {:?}", report.outcome, report.held, report.error));
+        self.with(|universe| universe.ended(self.me, report));
+    }
+}
+
+impl Seen<'_> {
+    fn trace(&self, what: impl FnOnce() -> String) {
+        if std::env::var_os("TRACE").is_some() {
+            let universe = self.universe.borrow();
+            eprintln!("{} {:?} {}", self.me, universe.now - universe.start, what());
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Universe) -> T) -> T {
+        act(&mut self.universe.borrow_mut())
+    }
+
+    /// Others may act before a read, and the reads that go out together come to pass in an order of their own.
+    async fn pauses(&self, kind: usize) {
+        const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [2, 0, 1], [1, 2, 0], [2, 1, 0]];
+        let order = self.universe.borrow().orders[self.me];
+        for _ in 0..=2 * ORDERS[order % 6][kind] {
+            pause().await;
+        }
+    }
+
+    /// Sends a request, and hands over its reply; `None`: none ever comes.
+    async fn reply<T>(
+        &self,
+        request: impl FnOnce(&mut Universe) -> Option<Result<T, ElbError>>,
+    ) -> Result<T, ElbError> {
+        match self.with(request) {
+            Some(reply) => {
+                pause().await;
+                reply
+            }
+            None => {
+                self.with(|universe| universe.wait(self.me, self.cutoff));
+                pending().await
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        operation: &'static str,
+        write: impl FnOnce(&mut Universe) -> Result<(), ElbError>,
+    ) -> Result<(), ElbError> {
+        pause().await;
+        self.reply(|universe| {
+            let fault = universe.fault;
+            let reply = universe.request(operation);
+            let is_done = matches!(fault, Fault::None | Fault::LostReply | Fault::Never);
+            let result = if is_done { write(universe) } else { Ok(()) };
+            reply.map(|reply| reply.and(result))
+        })
+        .await
+    }
+}
+
+/// Lets others act.
+pub async fn pause() {
+    let mut has_paused = false;
+    poll_fn(|_| if mem::replace(&mut has_paused, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+fn no_answer(failure: DnsFailure) -> ResolveError {
+    ResolveError { failures: vec![(([127, 0, 0, 1], 53).into(), failure)] }
+}
+
+impl Universe {
+    /// Whoever acts has nothing to do until then: for one who is alone, the time passes.
+    fn wait(&mut self, me: usize, until: Instant) {
+        if self.is_alone {
+            self.now = until;
+        } else {
+            self.wakes[me] = until;
+        }
+    }
+
+    /// Of which time a read tells. Who has seen something does not see what was before.
+    fn read_at(&mut self, me: usize) -> Instant {
+        let notes = &mut self.notes[me];
+        notes.seen_at = notes.seen_at.max(self.now - self.lag);
+        notes.seen_at
+    }
+
+    /// What AWS says to a request, but for what it is about; `None`: nothing, ever.
+    fn request(&mut self, operation: &'static str) -> Option<Result<(), ElbError>> {
+        self.requests += 1;
+        let kind = match mem::take(&mut self.fault) {
+            Fault::Never => return None,
+            Fault::None => return Some(Ok(())),
+            Fault::Denied => ElbErrorKind::Denied,
+            Fault::Failed | Fault::Partial(_) => ElbErrorKind::Failed,
+            Fault::LostReply => ElbErrorKind::TimedOut,
+            Fault::Throttled => ElbErrorKind::Throttled,
+            Fault::Unavailable => ElbErrorKind::Unavailable,
+        };
+        Some(Err(elb_error(operation, kind, "no")))
+    }
+
+    fn ask(&mut self, me: usize, hostname: &Hostname) -> Option<Result<Answer, DnsFailure>> {
+        self.requests += 1;
+        let failure = match mem::take(&mut self.fault) {
+            Fault::Never => return None,
+            Fault::None => None,
+            Fault::Denied => Some(DnsFailure::Refused),
+            Fault::Failed => Some(DnsFailure::ServFail),
+            Fault::LostReply => Some(DnsFailure::TimeOut(Duration::from_secs(2))),
+            Fault::Partial(_) => Some(DnsFailure::Malformed("cut short".to_owned())),
+            Fault::Throttled => Some(DnsFailure::NxDomain),
+            Fault::Unavailable => Some(DnsFailure::Transport("unreachable".to_owned())),
+        };
+        let position = self.names.iter().position(|name| name.hostname == *hostname).unwrap();
+        let told = self.told[me].as_ref().filter(|_| position == 0);
+        let answer = self.names[position].ask(told, self.now, &mut self.rng);
+        let failure = failure.or_else(|| answer.addresses.is_empty().then_some(DnsFailure::NoData("A")));
+        Some(failure.map_or(Ok(answer), Err))
+    }
+
+    fn list(&mut self, me: usize) -> Option<Result<Vec<RegisteredTarget>, ElbError>> {
+        let at = self.read_at(me);
+        if self.is_unavailable && self.fault == Fault::None {
+            self.fault = Fault::Unavailable;
+        }
+        self.request("DescribeTargetHealth").map(|fault| fault.map(|()| self.group.list(at)))
+    }
+
+    /// Changes targets, or some of them.
+    fn change_targets(
+        &mut self,
+        me: usize,
+        operation: &'static str,
+        mut targets: BTreeSet<Target>,
+        change: impl FnOnce(&mut TargetGroup, BTreeSet<Target>, Instant) -> Changed,
+    ) -> Option<Changed> {
+        let fault = self.fault;
+        let reply = self.request(operation);
+        match fault {
+            Fault::None | Fault::LostReply | Fault::Never => {}
+            Fault::Partial(number) => targets = targets.into_iter().take(number.into()).collect(),
+            _ => targets.clear(),
+        }
+        let changed = self.change(me, |group, now| change(group, targets, now));
+        if operation == "RegisterTargets" {
+            self.claim(me, &changed.accepted);
+        }
+        match reply? {
+            Ok(()) => Some(changed),
+            Err(error) if fault == Fault::LostReply => Some(Changed { failed: Some(error), ..Changed::default() }),
+            Err(error) => Some(Changed { failed: changed.failed.or(Some(error)), ..changed }),
+        }
+    }
+
+    /// What has been gone for long is forgotten, and a run beside this one may be about to register it: the next one repairs
+    /// that.
+    fn forgotten(&mut self, me: usize, removed: &BTreeSet<String>) {
+        let others = (0..3).filter(|other| *other != me && function_of(*other) == function_of(me));
+        if others.into_iter().any(|other| self.notes[other].is_running) {
+            let removed = removed.iter().filter_map(|key| Some(parse(key)?.0));
+            self.claims[function_of(me)].forgotten.extend(removed);
+        }
+    }
+
+    fn claim(&mut self, me: usize, registered: &BTreeSet<Target>) {
+        let (own, _) = owned(self.group.tags(), FUNCTIONS[function_of(me)]);
+        let claims = &mut self.claims[function_of(me)];
+        claims.targets.extend(registered);
+        // Where tags can't be written, what DNS gives is registered without.
+        let own = registered.intersection(&own).filter(|target| !claims.forgotten.contains(*target));
+        claims.owned.extend(own);
+    }
+
+    fn answered(&mut self, me: usize, answers: &Answers) {
+        let given = answers.values().flatten().flat_map(|answer| &answer.addresses);
+        self.claims[function_of(me)].given.extend(given);
+        let group = Rc::clone(&self.bound[function_of(me)]);
+        self.notes[me].answered(&group, answers);
+        self.note_absence(me);
+    }
+
+    fn listed(&mut self, me: usize, listed: &Result<Vec<RegisteredTarget>, ElbError>, asked_at: Instant) {
+        let group = Rc::clone(&self.bound[function_of(me)]);
+        let notes = &mut self.notes[me];
+        match listed {
+            Ok(listed) => notes.listed(&group, listed.clone(), asked_at, self.now),
+            Err(error) => {
+                notes.run.list = None;
+                notes.run.is_unavailable |= error.kind == ElbErrorKind::Unavailable;
+            }
+        }
+        self.note_absence(me);
+    }
+
+    /// Takes in what an actor knows to be missing now.
+    fn note_absence(&mut self, me: usize) {
+        let group = Rc::clone(&self.bound[function_of(me)]);
+        let notes = &mut self.notes[me];
+        let desired = notes.desired(&group, true);
+        if !desired.is_complete {
+            return;
+        }
+        // What DNS gave once may be missing before it is registered.
+        let given = self.claims.iter().flat_map(|claims| &claims.given);
+        let given = given.flat_map(|address| PORTS.map(|port| Target { address: *address, port }));
+        for target in given.chain(self.first_listed.keys().copied()) {
+            if !desired.targets.contains(&target) {
+                notes.lacked_since.entry(target).or_insert(self.now);
+                self.missing_since[function_of(me)].entry(target).or_insert(self.now);
+            }
+        }
+    }
+
+    fn changed(&mut self, me: usize, changed: &Changed, shown: Option<&BTreeSet<RegisteredTarget>>) {
+        let Notes { run, writes, registered, .. } = &mut self.notes[me];
+        if shown.is_none() {
+            registered.iter_mut().for_each(|registered| registered.extend(&changed.accepted));
+        }
+        let done = if shown.is_some() { &mut run.deregistered } else { &mut run.registered };
+        done.extend(&changed.accepted);
+        for target in &changed.accepted {
+            let state = shown.and_then(|shown| shown.iter().find(|shown| shown.target == *target));
+            writes.insert(*target, Written { at: self.now, deregistered: state.map(|shown| shown.state) });
+        }
+        if shown.is_some() {
+            run.has_made_room |= mem::take(&mut run.has_reached_quota);
+        } else {
+            run.refused.extend(changed.refused.keys());
+        }
+        match &changed.failed {
+            Some(error) if error.kind == ElbErrorKind::QuotaReached => run.has_reached_quota = true,
+            failed => run.has_failed |= failed.is_some(),
+        }
+    }
+
+    /// A run came to its end, or a watch saw something to tell.
+    fn ended(&mut self, me: usize, report: &GroupReport) {
+        if !mem::take(&mut self.notes[me].is_running) {
+            return;
+        }
+        let Notes { run, is_dry, .. } = &self.notes[me];
+        if *is_dry {
+            return;
+        }
+        assert_eq!(report.registered, run.registered, "the report tells what was registered");
+        assert_eq!(report.deregistered, run.deregistered, "the report tells what was deregistered");
+        let is_of_targets = |failure: &Failure| matches!(failure, Failure::Elb(error) if error.kind == ElbErrorKind::Unavailable && error.operation == "DescribeTargetHealth");
+        let is_done = report.failures.iter().all(is_of_targets);
+        if is_done && !self.notes.iter().any(|notes| notes.is_running) {
+            let desired = self.notes[me].desired(self.bound_to(me), false);
+            self.missing_since[function_of(me)].retain(|target, _| !desired.targets.contains(target));
+        }
+    }
+}
