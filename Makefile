@@ -59,7 +59,7 @@ lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of
 unit: ## The Rust tests, with the fault matrix and a short soak
 	@# They list the AWS actions that they saw, for tests/e2e.
 	@rm -f $${CARGO_TARGET_DIR:-target}/tmp/aws-actions
-	cargo test --locked
+	cargo test --locked --workspace
 
 e2e: $(TOOLS) ## The function, the template and the package against a local AWS; the Terraform module
 	cargo build --locked
@@ -82,7 +82,6 @@ audit: $(DENY) ## Crates with known vulnerabilities, by the advisory database, w
 
 bench: build ## The release binary: its size, how fast it starts, and what a run takes (10 minutes, and the builds)
 	cargo bench --locked --bench run
-
 
 bench-failover: build ## How soon a failover is followed, in each mode: draws docs/failover.svg (5 minutes)
 	cargo bench --profile dev --locked --bench failover

@@ -43,17 +43,9 @@ SERVICES = (
 )
 
 NAMESPACE = "NlbHostnameTargets"
-METRICS = (
-    "ResolvedAddresses",
-    "RegisteredTargets",
-    "HealthyTargets",
-    "Registrations",
-    "Deregistrations",
-    "WaitingTargets",
-    "RefusedAddresses",
-    "Failures",
-    "ResolveTime",
-)
+# What each run sends, and what only a run sends in which it is not 0.
+STEADY_METRICS = ("RegisteredTargets", "HealthyTargets", "Failures")
+METRICS = (*STEADY_METRICS, "Registrations", "Deregistrations", "WaitingTargets", "RefusedAddresses")
 
 
 @dataclass(frozen=True)

@@ -101,43 +101,24 @@ resource "aws_cloudwatch_metric_alarm" "found_no_healthy_target" {
   depends_on = [aws_scheduler_schedule.this]
 }
 
-# One for the function. A run reports on all target groups, so the first tells of all; where none is given, how many there
-# are.
 resource "aws_cloudwatch_metric_alarm" "not_running" {
   alarm_name        = "${var.name}-not-running"
-  alarm_description = "${var.name}: in 6 of the last 10 minutes the function has reported nothing, so the target groups may no longer follow DNS. Is its schedule enabled, does it start, and can it reach CloudWatch and, for target groups that are bound by their tags, GetResources?"
-
-  # What a minute without runs lacks: the last one's number of runs. Before the first run there is none, so a new
-  # function does not alarm, and where the last one is long ago the alarm stays as it is.
-  metric_query {
-    id          = "silence"
-    label       = "Minutes without a run"
-    expression  = "FILL(runs, REPEAT) - FILL(runs, 0)"
-    return_data = true
-  }
-
-  metric_query {
-    id          = "runs"
-    return_data = false
-
-    metric {
-      namespace   = "NlbHostnameTargets"
-      metric_name = length(var.bindings) > 0 ? "Failures" : "BoundGroups"
-      dimensions  = length(var.bindings) > 0 ? values(local.dimensions)[0] : {}
-      period      = 60
-      stat        = "SampleCount"
-    }
-  }
-
-  # Runs that come late leave a minute empty now and then, and the next one full.
-  evaluation_periods  = 10
-  datapoints_to_alarm = 6
-  comparison_operator = "GreaterThanOrEqualToThreshold"
+  alarm_description = "${var.name}: for 5 minutes the function has not run, so its target groups no longer follow DNS. Is its schedule enabled, and is the account's concurrency used up?"
+  namespace         = "AWS/Lambda"
+  metric_name       = "Invocations"
+  dimensions        = { FunctionName = aws_lambda_function.this.function_name }
+  statistic         = "Sum"
+  period            = 60
+  # Runs that come late leave a minute empty now and then.
+  evaluation_periods  = 5
+  datapoints_to_alarm = 5
+  comparison_operator = "LessThanThreshold"
   threshold           = 1
-  treat_missing_data  = "ignore"
-  alarm_actions       = local.alarm_actions
-  ok_actions          = local.alarm_actions
-  tags                = local.tags
+  # Lambda sends nothing of a function that does not run. A new one fires until its first run.
+  treat_missing_data = "breaching"
+  alarm_actions      = local.alarm_actions
+  ok_actions         = local.alarm_actions
+  tags               = local.tags
 
   depends_on = [aws_scheduler_schedule.this]
 }

@@ -18,6 +18,7 @@ def sbom(name: str, targets: Iterable[str]) -> dict[str, Any]:
     command = ["cargo", "metadata", "--locked", "--format-version", "1"]
     packages = {(x["name"], x["version"]): x for x in json.loads(output(command))["packages"]}
     lock = tomlkit.parse((ROOT / "Cargo.lock").read_text())["package"]
+    # The crates of this workspace have none.
     checksums = {(x["name"], x["version"]): x["checksum"] for x in lock if "checksum" in x}
     uses: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for target in targets:
@@ -36,7 +37,7 @@ def sbom(name: str, targets: Iterable[str]) -> dict[str, Any]:
             # Another version makes other bytes.
             "properties": [{"name": "rustc", "value": output(["rustc", "--version"]).strip()}],
         },
-        "components": [component(packages[x], checksums[x], "library") for x in sorted(uses) if x != root],
+        "components": [component(packages[x], checksums.get(x), "library") for x in sorted(uses) if x != root],
         "dependencies": [
             {"ref": purl(crate), "dependsOn": [purl(x) for x in sorted(others)]}
             for crate, others in sorted(uses.items())

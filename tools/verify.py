@@ -17,7 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-COLOURS = {"error": "31", "warning": "33", "info": "36", "ok": "32", "deferred": "33"}
+COLOURS = {"error": "31", "warning": "33", "info": "36", "ok": "32"}
 # More than any check takes, which ends by itself before the function's time does; and it is not sent twice.
 LONGEST_CHECK = Config(read_timeout=900, retries={"total_max_attempts": 1})
 WIDTH = 110
@@ -43,7 +43,7 @@ def main() -> int:
         return 1
     is_plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     print("\n".join(table(reply, colourless if is_plain else coloured)))
-    return 0 if is_well(reply) else 1
+    return 0 if reply["ok"] else 1
 
 
 def check(stack: str, client: Callable[[str], Any]) -> dict[str, Any]:
@@ -70,11 +70,6 @@ def check(stack: str, client: Callable[[str], Any]) -> dict[str, Any]:
     return reply
 
 
-def is_well(reply: dict[str, Any]) -> bool:
-    """Whether all was looked at, and nothing that was found is an error."""
-    return reply["ok"] and all(group["outcome"] != "deferred" for group in reply["groups"])
-
-
 def table(reply: dict[str, Any], paint: Callable[[str, str], str]) -> Iterator[str]:
     """The findings, for people: a line for each with what it is about, what is so and what to do below it."""
     # What is of no one target group: why others may not have been found.
@@ -87,9 +82,7 @@ def table(reply: dict[str, Any], paint: Callable[[str, str], str]) -> Iterator[s
     for group in reply["groups"]:
         # Of tags that can't be read, there is no hostname.
         yield f"{', '.join(group['hostnames']) or 'No hostname'} in {short(group['target_group_arn'])}"
-        if group["outcome"] == "deferred":
-            yield f"  {paint('deferred', 'deferred')}  there was no time to look at all of it: verify again"
-        elif not group["findings"]:
+        if not group["findings"]:
             yield f"  {paint('ok', 'ok')}  {', '.join(group['resolved'])}"
         yield from listed(group["findings"], paint)
     found = [x["severity"] for findings in (of_all, *(x["findings"] for x in reply["groups"])) for x in findings]

@@ -191,8 +191,8 @@ run "nothing_but_tags" {
   }
 
   assert {
-    condition     = one([for query in aws_cloudwatch_metric_alarm.not_running.metric_query : one(query.metric).metric_name if query.id == "runs"]) == "BoundGroups"
-    error_message = "Without bindings the number of target groups tells whether it runs."
+    condition     = aws_cloudwatch_metric_alarm.not_running.metric_name == "Invocations" && aws_cloudwatch_metric_alarm.not_running.treat_missing_data == "breaching"
+    error_message = "Silence raises an alarm."
   }
 }
 

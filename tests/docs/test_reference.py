@@ -63,7 +63,7 @@ def test_the_environment_is_the_templates(template: dict[str, Any]) -> None:
 
 def test_the_failures_are_the_codes() -> None:
     documented = {name for cells in rows(REFERENCE, "Failures") for name in names(cells[0]) if name.islower()}
-    code = (ROOT / "src" / "failure.rs").read_text()
+    code = (ROOT / "core" / "src" / "failure.rs").read_text()
     assert documented == set(re.findall(r'(?:=>|KIND: &str =) "([a-z_]+)"', code))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from local.cloud import METRICS, NAMESPACE, Cloud
+from local.cloud import METRICS, NAMESPACE, STEADY_METRICS, Cloud
 from local.deployment import Deployment
 from local.dns import DnsServer
 from local.scenario import HOSTNAME
@@ -18,7 +18,7 @@ from tests.e2e.stacks import alarms
 ALL_WELL = {
     "Failures": 0.0,
     "HealthyTargets": 1.0,
-    "RefusedAddresses": 0.0,
+    "Invocations": 1.0,
     "Errors": 0.0,
     "Throttles": 0.0,
     "PortAllocationErrorCount": 0.0,
@@ -29,7 +29,6 @@ OF_LAMBDA = ("Invocations", "Errors", "Throttles", "Duration")
 STATISTICS: dict[str, Callable[[list[float]], float]] = {
     "Maximum": max,
     "Minimum": min,
-    "SampleCount": len,
     "Sum": sum,
 }
 # The values of each metric in a minute: one, or those of all that ran.
@@ -41,16 +40,6 @@ def series(metric: str, statistic: str, minutes: Sequence[Minute]) -> list[float
     found = [minute.get(metric, []) for minute in minutes]
     values = [x if isinstance(x, list) else [x] for x in found]
     return [STATISTICS[statistic](x) if x else None for x in values]
-
-
-def silence(runs: Sequence[float | None]) -> list[float | None]:
-    """FILL(runs, REPEAT) - FILL(runs, 0): REPEAT has nothing to repeat before the first value."""
-    last: float | None = None
-    result: list[float | None] = []
-    for value in runs:
-        last = value if value is not None else last
-        result.append(None if last is None else last - (value or 0.0))
-    return result
 
 
 def fires(alarm: dict[str, Any], minutes: Sequence[Minute]) -> bool:
@@ -65,15 +54,8 @@ def state(alarm: dict[str, Any], minutes: Sequence[Minute], before: bool) -> boo
     """The state after the last minute. CloudWatch reads no more minutes than it evaluates, or hardly more."""
     periods = alarm["EvaluationPeriods"]
     window = [SILENCE] * periods + list(minutes)
-    if "Metrics" in alarm:
-        expression, metric = alarm["Metrics"]
-        assert expression["Expression"] == "FILL(runs, REPEAT) - FILL(runs, 0)"
-        assert (metric["Id"], metric["MetricStat"]["Period"]) == ("runs", 60)
-        stat = metric["MetricStat"]
-        values = silence(series(stat["Metric"]["MetricName"], stat["Stat"], window[-periods:]))
-    else:
-        assert alarm["Period"] == 60
-        values = series(alarm["MetricName"], alarm["Statistic"], window[-periods:])
+    assert alarm["Period"] == 60
+    values = series(alarm["MetricName"], alarm["Statistic"], window[-periods:])
 
     def breaches(value: float) -> bool:
         if alarm["ComparisonOperator"] == "LessThanThreshold":
@@ -85,29 +67,29 @@ def state(alarm: dict[str, Any], minutes: Sequence[Minute], before: bool) -> boo
     missing = alarm["TreatMissingData"]
     if missing == "ignore" and not known:
         return before
-    assert missing in ("ignore", "notBreaching")
-    return sum(known) >= alarm["DatapointsToAlarm"]
+    assert missing in ("breaching", "ignore", "notBreaching")
+    silent = values.count(None) if missing == "breaching" else 0
+    return sum(known) + silent >= alarm["DatapointsToAlarm"]
 
 
-def test_each_alarm_fires_when_it_should_and_only_then(
-    template: dict[str, Any], deploy: Deploy, network: dict[str, str]
-) -> None:
+def test_each_alarm_fires_when_it_should_and_only_then(deploy: Deploy, network: dict[str, str]) -> None:
     found = alarms(deploy(**network))
-    found["NotRunningAlarm"] = chosen(template["Resources"]["NotRunningAlarm"]["Properties"], {"HasHostname": True})
     failed = ALL_WELL | {"Failures": 1.0, "Errors": 1.0}
     throttled = {"Throttles": 1.0}
     # A watch reports once a minute, too, and Lambda's own metrics of it come at its end, under its first minute.
-    beside_watch = {name: [value, value] for name, value in ALL_WELL.items() if name not in ("Errors", "Throttles")}
-    beside_watch |= {"Errors": 0.0, "Throttles": 0.0}
+    of_lambda = {name: value for name, value in ALL_WELL.items() if name in OF_LAMBDA}
+    beside_watch = {name: [value, value] for name, value in ALL_WELL.items()} | of_lambda
     watch_failed = beside_watch | {"Failures": [0.0, 1.0]}
     both_failed = beside_watch | {"Failures": [1.0, 1.0], "Errors": 1.0}
-    polling = {name: value for name, value in ALL_WELL.items() if name not in ("Errors", "Throttles")}
+    polling = {name: value for name, value in ALL_WELL.items() if name not in OF_LAMBDA}
+    crashed = {"Invocations": 1.0, "Errors": 1.0}
     unhealthy = ALL_WELL | {"HealthyTargets": 0.0}
     two_runs = {name: [value, value] for name, value in ALL_WELL.items()}
     well: list[Minute] = [ALL_WELL] * 10
     courses: dict[str, tuple[list[Minute], set[str]]] = {
         "all is well": (well, set()),
-        "a new stack": ([SILENCE] * 20, set()),
+        "a new stack, before its first run": ([SILENCE] * 20, {"NotRunningAlarm"}),
+        "a new stack, which has run once": ([*[SILENCE] * 3, ALL_WELL], set()),
         "a new stack, whose target takes long to its first health check": ([SILENCE] * 2 + [unhealthy] * 4, set()),
         "a new stack, well in the end": ([SILENCE] * 2 + [unhealthy] * 4 + [ALL_WELL] * 4, set()),
         "a new stack, whose database does not admit it": ([SILENCE] + [unhealthy] * 6, {"NoHealthyTargetAlarm"}),
@@ -117,7 +99,7 @@ def test_each_alarm_fires_when_it_should_and_only_then(
         "runs at any second of a minute": (well + [SILENCE, two_runs] * 10, set()),
         "DNS is down": (well + [failed] * 3, {"SyncFailedAlarm", "FunctionErrorsAlarm"}),
         "the database is down": (well + [unhealthy] * 5, {"NoHealthyTargetAlarm"}),
-        "the schedule is off": (well + [SILENCE] * 6, {"NotRunningAlarm"}),
+        "the schedule is off": (well + [SILENCE] * 5, {"NotRunningAlarm"}),
         "the schedule has been off for an hour": (well + [SILENCE] * 60, {"NotRunningAlarm"}),
         "the schedule is on again": (well + [SILENCE] * 60 + [ALL_WELL], set()),
         "a watch": ([ALL_WELL] + [beside_watch] * 4, set()),
@@ -130,9 +112,9 @@ def test_each_alarm_fires_when_it_should_and_only_then(
             {"SyncFailedAlarm", "FunctionErrorsAlarm"},
         ),
         "no concurrency is left": (well + [throttled] * 6, {"NotRunningAlarm", "FunctionThrottlesAlarm"}),
-        "it crashes at its start": (well + [{"Errors": 1.0}] * 6, {"NotRunningAlarm", "FunctionErrorsAlarm"}),
-        "a new stack, whose function crashes at its start": ([{"Errors": 1.0}] * 3, {"FunctionErrorsAlarm"}),
-        "metrics do not arrive": (well + [{"Errors": 0.0, "Throttles": 0.0}] * 6, {"NotRunningAlarm"}),
+        "it crashes at its start": (well + [crashed] * 6, {"FunctionErrorsAlarm"}),
+        "a new stack, whose function crashes at its start": ([crashed] * 3, {"FunctionErrorsAlarm"}),
+        "metrics do not arrive": (well + [of_lambda] * 6, set()),
         "some addresses are public": (well + [ALL_WELL | {"RefusedAddresses": 1.0}] * 3, {"RefusedAddressesAlarm"}),
         "55,000 connections": (well + [ALL_WELL | {"PortAllocationErrorCount": 9.0}] * 3, {"PortAllocationAlarm"}),
     }
@@ -140,27 +122,10 @@ def test_each_alarm_fires_when_it_should_and_only_then(
         assert {name for name, alarm in found.items() if fires(alarm, minutes)} == wanted, course
 
 
-def chosen(node: Any, conditions: Mapping[str, bool]) -> Any:
-    """The part of a template that holds under these conditions."""
-    if isinstance(node, dict):
-        if set(node) == {"Fn::If"} and node["Fn::If"][0] in conditions:
-            condition, then, otherwise = node["Fn::If"]
-            return chosen(then if conditions[condition] else otherwise, conditions)
-        return {key: chosen(value, conditions) for key, value in node.items()}
-    return [chosen(x, conditions) for x in node] if isinstance(node, list) else node
-
-
 def test_alarms_of_target_groups_that_are_found_by_their_tags(
     template: dict[str, Any], cloud: Cloud, dns: DnsServer, deploy: Deploy
 ) -> None:
     resources = template["Resources"]
-    running = chosen(resources["NotRunningAlarm"]["Properties"], {"HasHostname": False})
-    runs: list[Minute] = [{"BoundGroups": 3.0}] * 10
-    for minutes, wanted in ((runs, False), ([SILENCE] * 20, False), (runs + [SILENCE] * 6, True)):
-        assert fires(running, minutes) is wanted
-    (metric,) = [x["MetricStat"]["Metric"] for x in running["Metrics"] if "MetricStat" in x]
-    assert metric["Dimensions"] == {"Ref": "AWS::NoValue"}
-
     # Of all groups the one that has fewest; the schema is what the function publishes.
     healthy = resources["FoundNoHealthyTargetAlarm"]["Properties"]
     (query,) = healthy["Metrics"]
@@ -175,14 +140,13 @@ def test_alarms_of_target_groups_that_are_found_by_their_tags(
     deployment = deploy(Hostname="", Port="0", DiscoverByTags="true", Settings=f"DNS_SERVERS={dns.address}")
     body = json.loads(dashboard(cloud, deployment))
     assert set(metrics_drawn(body)) == {
-        (NAMESPACE, "BoundGroups"),
-        *(("AWS/Lambda", x, "FunctionName", deployment.outputs["FunctionName"]) for x in OF_LAMBDA),
+        ("AWS/Lambda", x, "FunctionName", deployment.outputs["FunctionName"]) for x in OF_LAMBDA
     }
     rows = [row[0] for x in body["widgets"] for row in x["properties"].get("metrics", [])]
     queries = [x["expression"] for x in rows if isinstance(x, dict)]
     assert all(schema in x for x in queries)
     drawn = {x.partition("(")[2].partition(")")[0] for x in queries}
-    assert drawn == set(METRICS) - {"ResolvedAddresses", "RegisteredTargets"}
+    assert drawn == set(METRICS) - {"RegisteredTargets"}
     arns = [x for widget in body["widgets"] for x in widget["properties"].get("alarms", [])]
     assert sorted(arns) == sorted(x["AlarmArn"] for x in alarms(deployment).values())
 
@@ -194,10 +158,10 @@ def test_alarms_and_dashboard_name_metrics_that_are_published(
     dns.answer(HOSTNAME, "10.0.1.10")
     dns.answer("bills.example.test", "10.0.1.11")
     assert deployment.invoke({}).error is None
-    # What there is under these very dimensions after a run, and what AWS itself publishes.
+    # What there is under these very dimensions after a first run, and what AWS itself publishes.
     group = deployment.group.dimension
-    mine = {(NAMESPACE, name, "TargetGroup", group) for name in cloud.metrics(deployment.group)}
-    assert len(mine) == len(METRICS)
+    assert cloud.metrics(deployment.group).keys() == {*STEADY_METRICS, "Registrations"}
+    mine = {(NAMESPACE, name, "TargetGroup", group) for name in METRICS}
     second = deployment.outputs["SecondTargetGroupArn"].rpartition(":")[2]
     function = deployment.outputs["FunctionName"]
     of_balancer = ("ActiveFlowCount", "NewFlowCount", "PortAllocationErrorCount", "ProcessedBytes")

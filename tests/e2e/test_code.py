@@ -14,9 +14,12 @@ from local.cloud import METRICS, NAMESPACE
 from local.process import ROOT, SETTINGS
 from tests.e2e.stacks import OUR_KEYS, read
 
+SOURCE = "".join(x.read_text() for folder in ("core/src", "src") for x in (ROOT / folder).glob("**/*.rs"))
+ENVIRONMENT = read("src", "settings", "environment.rs")
+
 
 def actions_called() -> set[str]:
-    """The AWS actions of the operations that src/ calls, as IAM names them."""
+    """The AWS actions of the operations that the code calls, as IAM names them."""
     sdks = {
         "cloudwatch": ("cloudwatch", "cloudwatch"),
         "elasticloadbalancingv2": ("elbv2", "elasticloadbalancing"),
@@ -24,8 +27,7 @@ def actions_called() -> set[str]:
     }
     used = set(re.findall(r"^aws-sdk-(\S+)", read("Cargo.toml"), re.MULTILINE))
     assert used <= set(sdks), "another SDK: give its IAM prefix above"
-    code = "".join(x.read_text() for x in (ROOT / "src").glob("**/*.rs"))
-    methods = set(re.findall(r"\.(\w+)\(\)", code))
+    methods = set(re.findall(r"\.(\w+)\(\)", SOURCE))
     loader = botocore.session.get_session()
     found = set()
     for service, prefix in (sdks[x] for x in used):
@@ -63,36 +65,33 @@ def test_the_rust_tests_saw_no_other_action() -> None:
 
 
 def test_the_environment_is_what_the_code_reads(template: dict[str, Any]) -> None:
-    constants = set(re.findall(r'^pub const \w+: &str = "(\w+)";', read("src", "config.rs"), re.MULTILINE))
+    known = set(re.findall(r'"([A-Z][A-Z_]+)"', ENVIRONMENT))
     given = set(template["Resources"]["Function"]["Properties"]["Environment"]["Variables"])
-    assert given <= constants
+    assert given <= known
     # The namespace is fixed here; the others are Lambda's and the SDK's own.
-    assert constants - given == {"AWS_LAMBDA_FUNCTION_NAME", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "METRICS_NAMESPACE"}
+    assert known - given == {"AWS_LAMBDA_FUNCTION_NAME", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "METRICS_NAMESPACE"}
     assert given <= SETTINGS
 
 
 def test_the_defaults_are_the_codes(template: dict[str, Any]) -> None:
     resources = json.dumps(template["Resources"])
     pattern = template["Parameters"]["Settings"]["AllowedPattern"]
-    config = read("src", "config.rs")
-    assert f'DEFAULT_NAMESPACE: &str = "{NAMESPACE}"' in config
+    assert f'"{NAMESPACE}"' in ENVIRONMENT
     (rate,) = re.findall(r"\$\{Settings\} ELB_REQUESTS_PER_SECOND=(\d+) ", resources)
-    assert f"DEFAULT_ELB_REQUESTS_PER_SECOND: u32 = {rate};" in config
+    assert f"ELB_REQUESTS_PER_SECOND: u32 = {rate};" in ENVIRONMENT
     assert "ELB_REQUESTS_PER_SECOND=(0|[1-9][0-9]{0,2}|1000)" in pattern
-    assert "*rate <= 1000" in config
+    assert '"ELB_REQUESTS_PER_SECOND", 0..=1000' in ENVIRONMENT
     assert "POLL_INTERVAL_SECONDS=([0-9]|[1-5][0-9]|60)" in pattern
-    assert "*seconds <= 60" in config
+    assert '"POLL_INTERVAL_SECONDS", 0..=60' in ENVIRONMENT
     for destination in ("cloudwatch", "emf"):
-        assert f'"{destination}" => Ok(MetricsDestination::' in config
+        assert f'("{destination}", MetricsDestination::' in ENVIRONMENT
 
 
 def test_the_tags_that_may_be_set_are_the_codes() -> None:
-    code = "".join(x.read_text() for x in (ROOT / "src").glob("**/*.rs"))
-    assert f'"{OUR_KEYS.removesuffix("*")}' in code
+    assert f'"{OUR_KEYS.removesuffix("*")}' in SOURCE
 
 
 def test_the_metrics_are_the_codes() -> None:
-    code = read("src", "metrics.rs")
-    published = set(re.findall(r'count\("(\w+)"', code)) | set(re.findall(r'\("(\w+)", StandardUnit', code))
-    assert published == set(METRICS)
+    code = read("src", "aws", "metrics.rs")
+    assert set(re.findall(r'\("(\w+)", ', code)) == set(METRICS)
     assert 'DIMENSION: &str = "TargetGroup"' in code

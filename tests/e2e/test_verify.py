@@ -205,13 +205,6 @@ def test_a_terminal_gets_colours() -> None:
         os.close(ours)
 
 
-def test_what_was_not_looked_at_is_no_success() -> None:
-    group = {"hostnames": ["a"], "target_group_arn": "arn:aws:x:y:z:targetgroup/a/b", "findings": [], "resolved": []}
-    reply = {"ok": True, "groups": [group | {"outcome": "deferred"}, group | {"outcome": "in_sync"}]}
-    assert not verify.is_well(reply)
-    assert "verify again" in "\n".join(verify.table(reply, verify.colourless))
-
-
 def test_what_is_of_no_one_target_group_comes_first() -> None:
     found = {"severity": "error", "code": "permission", "subject": "DISCOVERY", "message": "m", "advice": "do it"}
     lines = list(verify.table({"ok": False, "groups": [], "findings": [found]}, verify.colourless))
