@@ -30,14 +30,12 @@ pub enum Failure {
     },
     /// There is no room in the tags to remember targets.
     #[error(
-        "no room in the target group's tags to remember {left_out} targets ({foreign} of {most} tags are others'), which \
-         will not be deregistered: remove tags, or bind the hostnames to several target groups"
+        "no room in the target group's tags, of which it can have {most}, to remember {left_out} targets, which stay for \
+         now: remove tags, or bind the hostnames to several target groups"
     )]
     NoRoomInTags {
         /// How many targets.
         left_out: usize,
-        /// How many tags are others'.
-        foreign: usize,
         /// How many tags a target group can have.
         most: usize,
     },

@@ -272,7 +272,7 @@ impl GroupReport {
         report.warnings.extend(report.rotating.iter().map(rotates));
         report.registered.clone_from(&known.registered);
         report.deregistered.clone_from(&known.deregistered);
-        (report.registrations, report.deregistrations) = (known.registrations, known.deregistrations);
+        (report.registrations, report.deregistrations) = (known.registered.len(), known.deregistered.len());
         report.hold(&plan.held, report.deregister_after_seconds);
         if let Some(Ok(_)) = known.listed {
             report.count(&plan.shown);

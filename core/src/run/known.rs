@@ -13,7 +13,6 @@ use crate::{
     memory::Memory,
     tags::{State, Tags},
     target::{RegisteredTarget, Target},
-    world::Changed,
 };
 
 /// What a run knows, and what it did. It grows by what comes back, and is judged by [`Plan::new`] alone. It outlives a run
@@ -46,12 +45,8 @@ pub struct Known {
     pub warnings: BTreeSet<String>,
     /// What AWS accepted.
     pub registered: BTreeSet<Target>,
-    /// The same.
+    /// See `registered`.
     pub deregistered: BTreeSet<Target>,
-    /// How often a target was registered.
-    pub registrations: usize,
-    /// How often a target was deregistered.
-    pub deregistrations: usize,
     /// When the run began.
     pub began: Timestamp,
     pub(super) mode: Mode,
@@ -83,8 +78,6 @@ impl Known {
             warnings: BTreeSet::new(),
             registered: BTreeSet::new(),
             deregistered: BTreeSet::new(),
-            registrations: 0,
-            deregistrations: 0,
             began: now.time,
             mode,
             collects_until: dns_cutoff(now.at, cutoff).min(now.at + LONGEST_COLLECTION),
@@ -98,6 +91,11 @@ impl Known {
     /// How thorough the run is.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether targets were registered or deregistered.
+    pub fn has_changed(&self) -> bool {
+        !self.registered.is_empty() || !self.deregistered.is_empty()
     }
 
     /// The targets as they are, what AWS accepted since they were listed included.
@@ -167,8 +165,7 @@ impl Known {
         }
     }
 
-    pub(super) fn take(&mut self, Changed { refused, failed, .. }: Changed) {
-        self.refused.extend(refused);
+    pub(super) fn take(&mut self, failed: Option<ElbError>) {
         match failed {
             Some(error) if error.kind == ElbErrorKind::QuotaReached => self.full = Some(error),
             Some(error) => {

@@ -73,7 +73,7 @@ impl World for Seen<'_> {
                 let at = universe.read_at(self.me);
                 universe
                     .request("DescribeTags")
-                    .map(|fault| fault.and_then(|()| Ok(universe.group.tags_at(at).clone())))
+                    .map(|fault| fault.map(|()| universe.group.tags_at(at).clone()))
             })
             .await;
         self.trace(|| format!("tags {tags:?}"));
