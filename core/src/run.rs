@@ -12,7 +12,6 @@ use futures_util::future::{join, join3};
 pub use known::Known;
 
 use crate::{
-    answer::Answers,
     binding::Group,
     clock::Now,
     hostname::Hostname,
@@ -88,6 +87,7 @@ pub async fn reconcile(world: &impl World, task: &Task<'_>, known: &mut Known, m
             world.turn().await;
         } else {
             carry_out(world, task, known, memory, change, plan.state).await;
+            known.has_listed_again = false;
         }
         has_turn = !has_turn;
     }
@@ -147,15 +147,15 @@ async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
     let is_known = |hostname: &Hostname| matches!(early.get(hostname), Some(Ok(_)));
     let hostnames: BTreeSet<_> = task.hostnames().into_iter().filter(|hostname| !is_known(hostname)).collect();
     let needs_state = memory.needs_state(task);
-    let mut new = Answers::new();
     let mut tags = None;
     // Each puts away what it has at once: what the others are doing may be given up.
     let Known { answers, took, listed, listed_at, .. } = known;
     join3(
         async {
             if !hostnames.is_empty() {
-                new = world.resolve(&hostnames).await;
+                let new = world.resolve(&hostnames).await;
                 answers.extend(new.clone());
+                memory.answered(task, &new, answers, world.now());
                 *took = Some(world.now().at.saturating_duration_since(asked_at));
             }
         },
@@ -171,7 +171,6 @@ async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
     )
     .await;
     let now = world.now();
-    memory.answered(task, &new, &known.answers, now);
     known.note_list(task, memory, now);
     // What a name of one's own leads to is known only now.
     if tags.is_none() && known.may_go_on() && memory.needs_state(task) {
@@ -184,25 +183,23 @@ async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
 
 /// Asks again for what is too old to plan on: what was true when a slow call began must not undo what a newer run has done.
 async fn refresh(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
+    let is_old = |at: Instant| world.now().at.saturating_duration_since(at) > OLDEST;
+    // A list that is slow is old when it comes: it is read again once for each change.
+    if matches!(known.listed, Some(Ok(_))) && is_old(known.listed_at) && !known.has_listed_again {
+        known.has_listed_again = true;
+        list(world, task, known, memory).await;
+    }
     for _ in 0..MOST_REFRESHES {
-        let now = world.now().at;
-        let is_old = |at: Instant| now.saturating_duration_since(at) > OLDEST;
         let answers = known.answers.iter();
         let old =
             answers.filter(|(_, answer)| answer.as_ref().is_ok_and(|answer| known.is_doubtful || is_old(answer.at)));
         let old: BTreeSet<_> = old.map(|(hostname, _)| hostname.clone()).collect();
-        let is_list_old = matches!(known.listed, Some(Ok(_))) && is_old(known.listed_at);
-        if old.is_empty() && !is_list_old {
+        if old.is_empty() {
             return;
         }
-        if !old.is_empty() {
-            known.is_doubtful = false;
-            let answers = world.resolve(&old).await;
-            known.note_answers(answers, false, task, memory, world.now());
-        }
-        if is_list_old {
-            list(world, task, known, memory).await;
-        }
+        known.is_doubtful = false;
+        let answers = world.resolve(&old).await;
+        known.note_answers(answers, false, task, memory, world.now());
     }
 }
 

@@ -10,6 +10,7 @@
     reason = "a wrong test shall stop where it is wrong"
 )]
 
+mod corpus;
 mod histories;
 mod rule_15;
 mod rules;
