@@ -71,9 +71,7 @@ impl World for Seen<'_> {
         let tags = self
             .reply(|universe| {
                 let at = universe.read_at(self.me);
-                universe
-                    .request("DescribeTags")
-                    .map(|fault| fault.and_then(|()| Ok(universe.group.tags_at(at).clone())))
+                universe.request("DescribeTags").map(|fault| fault.map(|()| universe.group.tags_at(at).clone()))
             })
             .await;
         self.trace(|| format!("tags {tags:?}"));
