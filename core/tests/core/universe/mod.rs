@@ -135,8 +135,13 @@ impl Universe {
     /// Earlier runs wrote these tags.
     pub fn write_tags(&mut self, tags: &Tags) {
         self.group.change_tags(self.now, |present| present.extend(tags.clone()));
-        for (function, claims) in FUNCTIONS.iter().zip(&mut self.claims) {
-            claims.targets.extend(owned(tags, function).0);
+        for (function, name) in FUNCTIONS.iter().enumerate() {
+            self.claims[function].targets.extend(owned(tags, name).0);
+            for (target, since) in State::read(tags, name).0.missing {
+                // DNS gave it before that.
+                self.claims[function].given.insert(target.address);
+                self.missing_since[function].insert(target, self.now - self.clock().time.since(since));
+            }
         }
     }
 
