@@ -71,7 +71,13 @@ impl Course {
                 self.run(world, task, memory).await;
                 schedule.ran(task, self, memory, world.now());
             } else if has_other_failures(task, &earlier, &answers) {
-                world.observe(&GroupReport::of(task, &self.known, memory, now));
+                let report = GroupReport {
+                    registrations: 0,
+                    deregistrations: 0,
+                    ..GroupReport::of(task, &self.known, memory, now)
+                };
+                world.observe(&report);
+                self.report = Some(self.joined(report));
             }
         }
         self.is_last = true;

@@ -361,3 +361,12 @@ fn a_watch_of_readers_runs_no_more_than_it_has_to() {
     // Of the run before, the one that registers, the look after it and the last one.
     assert!(lists <= 6, "{lists}");
 }
+
+#[test]
+fn rule_18_a_name_that_fell_silent_in_a_watch_has_failed_though_the_last_look_could_not_end() {
+    let mut stage = Stage::with(WRITER, &[1], &[1]);
+    stage.later(5, |scene| scene.dns.get_mut(WRITER).unwrap().hosts = None);
+    stage.later(20, |scene| scene.is_out_of_time = true);
+    let report = stage.watch(22);
+    assert_eq!((report.outcome, stage.registered()), (Outcome::Failed, vec![1]));
+}
