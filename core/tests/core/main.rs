@@ -12,6 +12,8 @@
 
 mod corpus;
 mod histories;
+mod kinds;
+mod more;
 mod rule_15;
 mod rules;
 mod stage;
