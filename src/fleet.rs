@@ -377,9 +377,9 @@ impl Job<'_> {
     }
 }
 
-/// How long to wait for DNS before target groups are put in order: long enough for a second name
-/// server where the first is dead.
-const EARLY_LOOK: Duration = Duration::from_secs(3);
+/// How long to wait for DNS, at most, before target groups are put in order: some hundred names at a time may each take 2 s
+/// for a first name server that is dead.
+const EARLY_LOOK: Duration = Duration::from_secs(10);
 
 /// How long groups wait for the facts of others that are read with theirs.
 const PATIENCE_FOR_FACTS: Duration = Duration::from_secs(4);
