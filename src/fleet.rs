@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use crate::{
     answer::{Answers, Look},
-    aws::inspection::Inspection,
+    aws::{inspection::Inspection, many::is_of_one},
     binding::Group,
     check::Check,
     dns::QUERIES_PER_SECOND,
@@ -166,12 +166,14 @@ impl Fleet {
         let most = cutoff.saturating_duration_since(now) / 4;
         let calls = u32::try_from((unknown.len() + rotating.len()) / 20).unwrap_or(u32::MAX);
         let until = |patience: Duration| now + (patience + target_groups.budget.time_for(calls)).min(most);
-        // A call that hangs because of one group must not keep the others.
+        // A call that hangs or fails because of one group must not keep the others: a few ask again, each for itself.
+        let ask_again = (2..=A_FEW).contains(&unknown.len());
         let facts_until = if unknown.len() > 1 { until(PATIENCE_FOR_FACTS) } else { cutoff };
         let facts = target_groups.read_facts(unknown, facts_until);
         let (mut failures, mut tags) = join(facts, target_groups.tags_of(rotating, until(PATIENCE_FOR_TAGS))).await;
         for job in jobs {
-            job.failure = failures.remove(&job.group.arn).map(Failure::from);
+            let failure = failures.remove(&job.group.arn).filter(|error| !ask_again || is_of_one(error));
+            job.failure = failure.map(Failure::from);
             let problem = match tags.remove(&job.group.arn) {
                 Some(Ok(tags)) => {
                     job.past.has_read_rotating = true;
@@ -383,6 +385,10 @@ const EARLY_LOOK: Duration = Duration::from_secs(10);
 
 /// How long groups wait for the facts of others that are read with theirs.
 const PATIENCE_FOR_FACTS: Duration = Duration::from_secs(4);
+
+/// How many groups ask again for facts that a call for all of them did not bring. What is refused to more is a matter of the
+/// account, and costs the budget.
+const A_FEW: usize = 20;
 
 /// How long groups wait to know which names rotate.
 const PATIENCE_FOR_TAGS: Duration = Duration::from_secs(2);
