@@ -481,6 +481,7 @@ pub struct Found {
     pub registered: BTreeSet<String>,
     /// Those of them that were `initial`.
     pub initial: BTreeSet<String>,
+    pub draining: BTreeSet<String>,
     pub tags: BTreeMap<String, String>,
 }
 

@@ -718,11 +718,16 @@ pub(crate) fn is_owned(tags: &BTreeMap<String, String>, target: &str) -> bool {
 /// it.
 pub(crate) fn repeated(arn: &str, calls: &[Call]) -> Vec<String> {
     let mut last: BTreeMap<String, &str> = BTreeMap::new();
+    let mut left = BTreeSet::new();
     let mut repeated = Vec::new();
     let accepted = calls.iter().filter(|call| is_accepted(call)).filter(|call| call.arn.as_deref() == Some(arn));
     for call in accepted.filter(|call| call.action.ends_with("sterTargets")) {
         for target in call.targets.iter().map(text) {
-            if last.insert(target.clone(), &call.action) == Some(&call.action) {
+            let drained = call.found.iter().flat_map(|found| &found.draining).cloned();
+            left.extend(drained.chain((call.action == "DeregisterTargets").then(|| target.clone())));
+            // An explicit `draining` in a list that was read later counts, though it may be of the time before.
+            let may_drain = call.action == "RegisterTargets" && left.contains(&target);
+            if last.insert(target.clone(), &call.action) == Some(&call.action) && !may_drain {
                 repeated.push(format!("rule 17: {} of {target} again", call.action));
             }
         }

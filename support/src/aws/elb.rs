@@ -237,9 +237,12 @@ impl Group {
     }
 
     fn found(&self) -> Found {
-        let initial = self.targets().iter().filter(|(_, target)| target.health(Duration::ZERO) == "initial");
-        let initial = initial.map(|(key, _)| key_text(key)).collect();
-        Found { registered: self.registered(), initial, tags: self.tags().clone() }
+        let of = |health| {
+            let targets = self.targets().iter().filter(move |(_, target)| target.health(Duration::ZERO) == health);
+            targets.map(|(key, _)| key_text(key)).collect()
+        };
+        let (initial, draining) = (of("initial"), of("draining"));
+        Found { registered: self.registered(), initial, draining, tags: self.tags().clone() }
     }
 
     pub(super) fn registered(&self) -> BTreeSet<String> {
