@@ -148,8 +148,7 @@ const REFUSED_V4_BY_NARROW: &[&str] = &["192.168.1.1", "172.16.0.1", "54.1.2.3",
 const REFUSED_V6_BY_NARROW: &[&str] = &["2600:1f18:1:100::5", "fc00::1", "fe80::1", "::1"];
 
 /// What a name server may be like. The last two make it slow.
-const QUIRKS: [Quirk; 5] =
-    [Quirk::EdnsFormErr, Quirk::EdnsNotImp, Quirk::Cut, Quirk::EdnsDropped, Quirk::TcpOnly];
+const QUIRKS: [Quirk; 5] = [Quirk::EdnsFormErr, Quirk::EdnsNotImp, Quirk::Cut, Quirk::EdnsDropped, Quirk::TcpOnly];
 
 /// A target group, and what is true of it.
 struct Group {
@@ -897,7 +896,7 @@ impl Episode {
                 acceptable: during.ever.clone(),
                 untouchable,
                 unresolved: !during.unresolved.is_empty(),
-                shared: kind.shared && !has_lost_state,
+                shared: kind.shared && !has_lost_state && !is_double(manner),
                 full: group.full,
                 refused: may_refuse,
             };
