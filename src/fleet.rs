@@ -185,9 +185,9 @@ impl Fleet {
     }
 }
 
-/// How long to wait for DNS before target groups are put in order: long enough for a second name
-/// server where the first is dead.
-const EARLY_LOOK: Duration = Duration::from_secs(3);
+/// How long to wait for DNS, at most, before target groups are put in order: some hundred names at a time may each take 2 s
+/// for a first name server that is dead.
+const EARLY_LOOK: Duration = Duration::from_secs(10);
 
 /// How long before the cut-off no further target group is begun, so that what is begun can end.
 const TIME_FOR_ONE: Duration = Duration::from_secs(5);

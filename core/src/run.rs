@@ -18,6 +18,7 @@ use crate::{
     memory::Memory,
     network::AllowedNetworks,
     plan::{Change, Plan},
+    policy::Ownership,
     tags::State,
     target::Facts,
     world::World,
@@ -124,6 +125,11 @@ async fn carry_out(
             known.registered.extend(&changed.accepted);
             known.refused.extend(changed.refused);
             known.take(changed.failed);
+            // A run beside this one may have forgotten meanwhile whose these are.
+            if task.group.ownership == Ownership::Shared && known.state.is_some() {
+                let tags = world.read_tags().await;
+                known.note_tags(tags, task, memory);
+            }
         }
         Change::Deregister(shown) => {
             let changed = world.deregister(&shown).await;

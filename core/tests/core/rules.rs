@@ -192,7 +192,7 @@ fn rule_08_what_dns_gives_is_registered_though_tags_cannot_be_had_and_the_run_fa
 fn rule_08_owners_are_written_first_and_only_what_is_ours_goes() {
     let mut stage = Stage::with(OWN, &[2], &[1]).shared();
     stage.run();
-    assert_eq!(stage.calls(), ["DNS", "List", "ReadTags", "WriteTags", "Register [2]"]);
+    assert_eq!(stage.calls(), ["DNS", "List", "ReadTags", "WriteTags", "Register [2]", "ReadTags"]);
     stage.settle();
     stage.gives(OWN, &[3]);
     let report = stage.run();
