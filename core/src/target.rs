@@ -106,7 +106,7 @@ impl IpFamily {
 }
 
 /// The ARN of a target group, in any partition.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TargetGroupArn(String);
 

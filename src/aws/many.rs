@@ -41,11 +41,8 @@ pub(crate) async fn read_many<K: Clone + Eq + Hash, V>(
         while let Some(parts) = calls.next().await {
             for (mut read, keys) in parts {
                 all.extend(keys.into_iter().map(|key| {
-                    let value = match &mut read {
-                        Ok(found) => found.remove(&key).ok_or_else(missing),
-                        Err(error) => Err(error.clone()),
-                    };
-                    (key, value)
+                    let value = read.as_mut().map(|found| found.remove(&key).ok_or_else(missing));
+                    (key, value.unwrap_or_else(|error| Err(error.clone())))
                 }));
             }
         }
