@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use crate::{
     answer::{Answers, Look},
     aws::inspection::Inspection,
-    binding::Group,
+    binding::{Group, Ownership},
     check::Check,
     dns::QUERIES_PER_SECOND,
     failure::{ElbError, Failure},
@@ -35,7 +35,6 @@ use crate::{
     kind::HostnameKind,
     memory::Memory,
     network::AllowedNetworks,
-    policy::Ownership,
     report::GroupReport,
     set_up::SetUp,
     settings::event::Request,

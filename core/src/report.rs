@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use crate::{
-    binding::Group,
+    binding::{Group, Ownership},
     check::finding::Finding,
     clock::{Now, Timestamp},
     failure::Failure,
@@ -18,9 +18,8 @@ use crate::{
     kind::HostnameKind,
     memory::Memory,
     plan::{HoldReason, Plan},
-    policy::Ownership,
     run::{Known, Mode, Task},
-    target::{Target, TargetGroupArn, TargetState},
+    target::{RegisteredTarget, Target, TargetGroupArn, TargetState},
 };
 
 /// What invoked the function.
@@ -117,6 +116,9 @@ pub struct GroupReport {
     /// What DNS gave for each hostname that resolved; of a dry run alone.
     #[serde(skip)]
     pub answers: BTreeMap<Hostname, BTreeSet<IpAddr>>,
+    /// The registered targets that are not healthy; of a dry run alone.
+    #[serde(skip)]
+    pub sick: Vec<RegisteredTarget>,
     /// The hostnames that were seen to rotate.
     #[serde(skip)]
     pub rotating: BTreeSet<Hostname>,
@@ -255,6 +257,9 @@ impl GroupReport {
             let answers = known.answers.iter();
             let answers = answers.filter_map(|(name, answer)| Some((name.clone(), answer.as_ref().ok()?)));
             report.answers = answers.map(|(name, answer)| (name, answer.addresses.clone())).collect();
+            let is_sick =
+                |shown: &&RegisteredTarget| shown.state.is_registered() && shown.state != TargetState::Healthy;
+            report.sick = plan.shown.iter().filter(is_sick).cloned().collect();
         }
         report.resolved = plan.look.resolved;
         report.refused = plan.look.refused;
