@@ -15,7 +15,7 @@ use crate::{
 
 /// Finds target groups by their tags.
 #[derive(Debug)]
-pub struct Finder {
+pub(crate) struct Finder {
     tagging: Tagging,
     /// The target groups of `BINDINGS`.
     given: BTreeSet<TargetGroupArn>,
@@ -35,14 +35,14 @@ struct Known {
 
 impl Finder {
     /// Finds what `tagging` lists. `given` are the target groups of `BINDINGS`.
-    pub fn new(tagging: Tagging, given: &[Group], allowed: AllowedHostnames, clock: fn() -> SystemTime) -> Self {
+    pub(crate) fn new(tagging: Tagging, given: &[Group], allowed: AllowedHostnames, clock: fn() -> SystemTime) -> Self {
         let given = given.iter().map(|group| group.arn.clone()).collect();
         Self { tagging, given, allowed, clock, known: Mutex::default() }
     }
 
     /// What the tags bind, asked for if that is due; where it can't be had, what was known before, and why. The run, whose
     /// time is over at `cutoff`, waits for this.
-    pub async fn search(&self, cutoff: Instant) -> (Arc<Found>, Option<Undiscovered>) {
+    pub(crate) async fn search(&self, cutoff: Instant) -> (Arc<Found>, Option<Undiscovered>) {
         let asked_at = (self.clock)();
         let Known { found: known, asked_at: before } = self.known().clone();
         // It is due, too, where the clock was set back.
@@ -67,7 +67,7 @@ impl Finder {
     }
 
     /// Forgets a target group that there is no more.
-    pub fn forget(&self, arn: &TargetGroupArn) {
+    pub(crate) fn forget(&self, arn: &TargetGroupArn) {
         warn!(target_group = %arn, "there is no such target group any more, although its tags are still listed");
         Arc::make_mut(&mut self.known().found).groups.remove(arn);
     }

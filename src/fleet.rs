@@ -1,46 +1,28 @@
 //! All target groups, within the time and the request budget of a run (rules 10, 12 and 13).
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap, VecDeque},
-    hash::{BuildHasher, RandomState},
-    mem,
-    pin::pin,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{cmp::Reverse, mem, pin::pin};
 
-use futures_util::{
-    future::{Either, OptionFuture, join, join_all},
-    stream::{FuturesUnordered, StreamExt},
-};
-use nlb_hostname_targets_core::{
-    run::{Known, Mode, Task, dns_cutoff},
-    watch::{Course, Watch},
-};
-use tokio::{
-    select,
-    time::{sleep_until, timeout_at},
-};
+use futures_util::future::{Either, OptionFuture, join, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use nlb_hostname_targets_core::run::{Known, Mode, Task, dns_cutoff};
+use nlb_hostname_targets_core::watch::{Course, Watch};
+use tokio::select;
+use tokio::time::{sleep_until, timeout_at};
 use tracing::{info, warn};
 
+use crate::answer::{Answers, Look};
+use crate::binding::{Group, Ownership};
+use crate::failure::{ElbError, Failure};
+use crate::finding::{Finding, Severity};
+use crate::target::{Facts, TargetGroupArn};
+use crate::world::{Edges, GroupWorld, log_changes};
 use crate::{
-    answer::{Answers, Look},
-    aws::inspection::Inspection,
-    binding::{Group, Ownership},
-    check::Check,
-    dns::QUERIES_PER_SECOND,
-    failure::{ElbError, Failure},
-    finding::{Finding, Severity},
-    kind::HostnameKind,
-    memory::Memory,
-    network::AllowedNetworks,
-    report::GroupReport,
-    set_up::SetUp,
-    settings::event::Request,
-    tags::State,
-    target::{Facts, TargetGroupArn},
-    world::{Edges, GroupWorld, log_changes},
+    aws::inspection::Inspection, check::Check, dns::QUERIES_PER_SECOND, kind::HostnameKind, memory::Memory,
+    network::AllowedNetworks, report::GroupReport, set_up::SetUp, settings::event::Request, tags::State,
 };
 
 /// Reconciles many target groups, each by itself.

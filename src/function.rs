@@ -1,9 +1,7 @@
 //! The Lambda function: an event in, a reply or a function error out.
 
-use std::{
-    fmt,
-    time::{Duration, Instant, SystemTime},
-};
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_config::SdkConfig;
 use lambda_runtime::Diagnostic;

@@ -1,12 +1,7 @@
 //! The Lambda `bootstrap`: reads the environment, builds the clients once, and serves invocations.
 
-use std::{
-    env,
-    error::Error,
-    io,
-    process::ExitCode,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
+use std::{env, error::Error, io, process::ExitCode};
 
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use lambda_runtime_api_client::{Client, body::Body};
@@ -14,11 +9,8 @@ use nlb_hostname_targets::{VERSION, aws::sdk_config, function::Function, setting
 use serde_json::Value;
 use tokio::time::timeout;
 use tracing::{error, info};
-use tracing_subscriber::{
-    filter::{LevelFilter, Targets},
-    layer::SubscriberExt,
-    util::SubscriberInitExt,
-};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

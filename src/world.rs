@@ -1,31 +1,22 @@
 //! The world of a run: DNS and one target group, as they really are.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeSet,
-    time::{Duration, Instant, SystemTime},
-};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use nlb_hostname_targets_core::{
-    run::dns_cutoff,
-    world::{Changed, World},
-};
+use nlb_hostname_targets_core::run::dns_cutoff;
+use nlb_hostname_targets_core::world::{Changed, World};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::aws::target_group::{Operation, TargetGroups};
+use crate::clock::{Now, Timestamp};
+use crate::tags::{TagChanges, Tags};
+use crate::target::{IpFamily, RegisteredTarget, Target};
 use crate::{
-    answer::Answers,
-    aws::target_group::{Operation, TargetGroups},
-    binding::Group,
-    clock::{Now, Timestamp},
-    dns::Resolver,
-    failure::ElbError,
-    hostname::Hostname,
-    plan::HoldReason,
+    answer::Answers, binding::Group, dns::Resolver, failure::ElbError, hostname::Hostname, plan::HoldReason,
     report::GroupReport,
-    tags::{TagChanges, Tags},
-    target::{IpFamily, RegisteredTarget, Target},
 };
 
 /// What the function reaches of the world outside.

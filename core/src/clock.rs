@@ -1,10 +1,7 @@
 //! The time, as the outside tells it: the core has no clock of its own.
 
-use std::{
-    fmt,
-    str::FromStr,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
+use std::{fmt, str::FromStr};
 
 use serde::{Serialize, Serializer, ser::Error};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};

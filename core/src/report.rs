@@ -1,26 +1,17 @@
 //! What a run did: the reply, and the numbers behind the metrics.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::{mem, net::IpAddr};
 
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-use crate::{
-    binding::{Group, Ownership},
-    check::finding::Finding,
-    clock::{Now, Timestamp},
-    failure::Failure,
-    hostname::Hostname,
-    kind::HostnameKind,
-    memory::Memory,
-    plan::{HoldReason, Plan},
-    run::{Known, Mode, Task},
-    target::{RegisteredTarget, Target, TargetGroupArn, TargetState},
-};
+use crate::binding::{Group, Ownership};
+use crate::clock::{Now, Timestamp};
+use crate::plan::{HoldReason, Plan};
+use crate::run::{Known, Mode, Task};
+use crate::target::{RegisteredTarget, Target, TargetGroupArn, TargetState};
+use crate::{check::finding::Finding, failure::Failure, hostname::Hostname, kind::HostnameKind, memory::Memory};
 
 /// What invoked the function.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]

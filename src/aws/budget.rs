@@ -1,10 +1,8 @@
 //! How fast one execution environment calls ELBv2: first come, first served.
 
-use std::{
-    num::NonZeroU32,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::{sync, time::sleep};
 

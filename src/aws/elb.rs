@@ -1,11 +1,8 @@
 //! The ELBv2 client: one for each Region, its retries, and what its errors mean. No SDK type of a call leaves
 //! `target_group` and `inspection`.
 
-use std::{
-    collections::HashMap,
-    error::Error,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{collections::HashMap, error::Error};
 
 use aws_config::{Region, SdkConfig};
 use aws_sdk_elasticloadbalancingv2::{
@@ -19,11 +16,9 @@ use aws_sdk_elasticloadbalancingv2::{
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{
-    aws::{ATTEMPT_TIMEOUT, RetryExpired, budget::Budget, chain, retry_partition},
-    failure::{ElbError, ElbErrorKind, action},
-    target::TargetGroupArn,
-};
+use crate::aws::{ATTEMPT_TIMEOUT, RetryExpired, budget::Budget, chain, retry_partition};
+use crate::failure::{ElbError, ElbErrorKind, action};
+use crate::target::TargetGroupArn;
 
 /// ELBv2 in all Regions.
 #[derive(Debug)]

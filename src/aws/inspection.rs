@@ -25,7 +25,7 @@ use crate::{
 /// What the target groups of a check have in common: what can be read of many at once, and the load balancers, each of
 /// which may have many of the groups.
 #[derive(Debug)]
-pub struct Inspection<'a> {
+pub(crate) struct Inspection<'a> {
     target_groups: &'a TargetGroups,
     settings: HashMap<TargetGroupArn, Result<Settings, ElbError>>,
     /// The details of each are read once, when the first of its groups has its turn.
@@ -37,7 +37,7 @@ type Details = (Result<Attributes, ElbError>, Result<Vec<Listener>, ElbError>);
 impl<'a> Inspection<'a> {
     /// Describes the target groups and then their load balancers, with as few calls as possible, until `until` at the
     /// latest. The facts of the groups are known to `target_groups` afterwards.
-    pub async fn begin(target_groups: &'a TargetGroups, groups: &[Group], until: Instant) -> Self {
+    pub(crate) async fn begin(target_groups: &'a TargetGroups, groups: &[Group], until: Instant) -> Self {
         let mut inspection = Self { target_groups, settings: HashMap::new(), load_balancers: HashMap::new() };
         let describe = async |arns: &[TargetGroupArn]| {
             let described = target_groups.describe(arns).await?;
@@ -56,7 +56,7 @@ impl<'a> Inspection<'a> {
     }
 
     /// Reads the set-up of a target group on which `report` is the report of a dry run, until `until` at the latest.
-    pub async fn look(&self, report: &GroupReport, until: Instant) -> SetUp {
+    pub(crate) async fn look(&self, report: &GroupReport, until: Instant) -> SetUp {
         let read = timeout_at(until.into(), self.read(report)).await;
         read.ok().flatten().unwrap_or_else(|| SetUp { is_cut_off: true, ..SetUp::default() })
     }

@@ -1,10 +1,7 @@
 //! Asks ELBv2 about many things with as few calls as possible.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
-    time::Instant,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::{hash::Hash, time::Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout_at;

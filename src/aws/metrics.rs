@@ -1,27 +1,20 @@
 //! The metrics edge: a run's numbers, to CloudWatch or to stdout.
 
-use std::{
-    io::{self, Write},
-    time::{Duration, Instant, SystemTime},
-};
+use std::io::{self, Write};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_config::SdkConfig;
-use aws_sdk_cloudwatch::{
-    Client,
-    config::{Builder, timeout::TimeoutConfig},
-    primitives::DateTime,
-    types::{Dimension, MetricDatum, StandardUnit},
-};
+use aws_sdk_cloudwatch::config::{Builder, timeout::TimeoutConfig};
+use aws_sdk_cloudwatch::types::{Dimension, MetricDatum, StandardUnit};
+use aws_sdk_cloudwatch::{Client, primitives::DateTime};
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::time::timeout_at;
 use tracing::warn;
 
-use crate::{
-    aws::{RetryExpired, chain, retry_partition},
-    report::{GroupReport, Outcome},
-    settings::environment::MetricsDestination,
-};
+use crate::aws::{RetryExpired, chain, retry_partition};
+use crate::report::{GroupReport, Outcome};
+use crate::settings::environment::MetricsDestination;
 
 /// Publishes the metrics of runs.
 #[derive(Debug)]
@@ -82,12 +75,11 @@ impl Metrics {
             let metrics = metrics(report);
             let names: Vec<_> = metrics.iter().map(|(name, _)| json!({"Name": name, "Unit": "Count"})).collect();
             let directive = json!({"Namespace": self.namespace, "Dimensions": [[DIMENSION]], "Metrics": names});
-            let mut document = json!({"_aws": {"Timestamp": now, "CloudWatchMetrics": [directive]}});
-            document[DIMENSION] = report.target_group_arn.dimension().into();
-            for (name, value) in metrics {
-                document[name] = (value as f64).into();
-            }
-            writeln!(stdout, "{document}")?;
+            let counts = metrics.iter().map(|(name, value)| ((*name).to_owned(), json!(*value as f64)));
+            let mut document: Map<_, _> = counts.collect();
+            document.insert("_aws".to_owned(), json!({"Timestamp": now, "CloudWatchMetrics": [directive]}));
+            document.insert(DIMENSION.to_owned(), report.target_group_arn.dimension().into());
+            writeln!(stdout, "{}", Value::Object(document))?;
         }
         stdout.flush()
     }

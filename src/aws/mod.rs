@@ -10,15 +10,10 @@ pub(crate) mod target_group;
 
 use std::{error::Error, iter::successors, time::Duration};
 
-use aws_config::{
-    BehaviorVersion, ConfigLoader,
-    retry::{RetryConfig, RetryMode},
-    timeout::TimeoutConfig,
-};
-use aws_smithy_http_client::{
-    Builder as HttpClientBuilder,
-    tls::{Provider, rustls_provider::CryptoMode},
-};
+use aws_config::retry::{RetryConfig, RetryMode};
+use aws_config::{BehaviorVersion, ConfigLoader, timeout::TimeoutConfig};
+use aws_smithy_http_client::Builder as HttpClientBuilder;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
 use aws_smithy_runtime_api::client::{
     interceptors::context::InterceptorContext,

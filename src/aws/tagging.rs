@@ -20,11 +20,11 @@ use crate::{
 
 /// The target groups of the function's own account and Region that have tags.
 #[derive(Debug)]
-pub struct Tagging(Client);
+pub(crate) struct Tagging(Client);
 
 impl Tagging {
     /// Asks with `sdk`'s credentials and settings, in its Region.
-    pub fn new(sdk: &SdkConfig) -> Self {
+    pub(crate) fn new(sdk: &SdkConfig) -> Self {
         // A lost reply leaves time for another attempt.
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
         let config = Builder::from(sdk).timeout_config(timeouts).retry_partition(retry_partition());
@@ -38,7 +38,7 @@ impl Tagging {
     /// # Errors
     ///
     /// Where a call fails, or the list takes longer than `patience`: a part of it is none.
-    pub async fn tagged(&self, patience: Duration) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
+    pub(crate) async fn tagged(&self, patience: Duration) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
         let problem = || format!("given up after {:.1} s", patience.as_secs_f64());
         let listed = timeout(patience, self.all_pages()).await;
         listed.unwrap_or_else(|_| Err(failure(ElbErrorKind::TimedOut, &problem())))

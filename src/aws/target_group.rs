@@ -2,15 +2,9 @@
 //!
 //! Each operation is one call that the caller has waited for the budget for. Where it takes more of them, it waits itself.
 
-use std::{
-    cell::Cell,
-    collections::{BTreeSet, HashMap, VecDeque},
-    mem,
-    num::NonZeroU16,
-    slice,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{cell::Cell, mem, num::NonZeroU16, slice, time::Instant};
 
 use aws_config::SdkConfig;
 use aws_sdk_elasticloadbalancingv2::types::{
@@ -19,12 +13,10 @@ use aws_sdk_elasticloadbalancingv2::types::{
 };
 use nlb_hostname_targets_core::world::Changed;
 
-use crate::{
-    aws::{budget::Budget, elb::Elb, many::read_many},
-    failure::{ElbError, ElbErrorKind},
-    tags::Tags,
-    target::{Facts, IpFamily, RegisteredTarget, Target, TargetGroupArn, TargetState},
-};
+use crate::aws::{budget::Budget, elb::Elb, many::read_many};
+use crate::failure::{ElbError, ElbErrorKind};
+use crate::tags::Tags;
+use crate::target::{Facts, IpFamily, RegisteredTarget, Target, TargetGroupArn, TargetState};
 
 /// The target groups of an account, as far as ELBv2 lets us see and change them.
 #[derive(Debug)]
