@@ -1,32 +1,33 @@
 //! All target groups, within the time and the request budget of a run (rules 10, 12 and 13).
 
-mod group;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{cmp::Reverse, mem, pin::pin};
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap, VecDeque},
-    hash::{BuildHasher, RandomState},
-    pin::pin,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use futures_util::future::{Either, OptionFuture, join, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use nlb_hostname_targets_core::run::{Known, Mode, Task, dns_cutoff};
+use nlb_hostname_targets_core::watch::{Course, Watch};
+use tokio::select;
+use tokio::time::{sleep_until, timeout_at};
+use tracing::{info, warn};
 
-use futures_util::{
-    future::Either,
-    stream::{FuturesUnordered, StreamExt},
-};
-use nlb_hostname_targets_core::{run::dns_cutoff, watch::Watch};
-use tokio::{select, time::sleep_until};
-
+use crate::answer::{Answers, Look};
+use crate::binding::{Group, Ownership};
+use crate::failure::{ElbError, Failure};
+use crate::finding::{Finding, Severity};
+use crate::target::{Facts, TargetGroupArn};
+use crate::world::{Edges, GroupWorld, log_changes};
 use crate::{
-    answer::Answers, aws::inspection::Inspection, binding::Group, dns::QUERIES_PER_SECOND, failure::Failure,
-    memory::Memory, network::AllowedNetworks, policy::Ownership, report::GroupReport, target::TargetGroupArn,
-    world::Edges,
+    aws::inspection::Inspection, check::Check, dns::QUERIES_PER_SECOND, kind::HostnameKind, memory::Memory,
+    network::AllowedNetworks, report::GroupReport, set_up::SetUp, settings::event::Request, tags::State,
 };
 
 /// Reconciles many target groups, each by itself.
 #[derive(Debug)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     edges: Edges,
     allowed: AllowedNetworks,
     function: String,
@@ -44,28 +45,18 @@ struct Past {
     memory: Memory,
     /// Whether the tag was read that says which names rotate.
     has_read_rotating: bool,
-    /// The settings that were last logged.
-    settings: String,
 }
 
 /// What a run is for.
 #[derive(Clone, Copy, Debug)]
-pub enum Errand<'a> {
-    /// To say what is wrong with the set-up, in a dry run.
-    Check(&'a Inspection<'a>),
-    /// To say what would be done.
-    DryRun,
-    /// To bring the target groups into step.
-    Reconcile,
-    /// The same, and then to watch each.
-    Watch(&'a Watch),
-}
-
-impl Errand<'_> {
-    /// Whether it changes nothing. It may go by other bindings, so that nothing of it is remembered.
-    fn is_dry_run(self) -> bool {
-        matches!(self, Self::Check(_) | Self::DryRun)
-    }
+struct Errand<'a> {
+    /// A dry run may go by other bindings, so that nothing of it is remembered.
+    dry_run: bool,
+    /// Of a check.
+    inspection: Option<&'a Inspection<'a>>,
+    watch: Option<&'a Watch>,
+    /// When what is still open is given up.
+    cutoff: Instant,
 }
 
 /// A target group that is to be looked at.
@@ -73,8 +64,8 @@ struct Job<'a> {
     position: usize,
     group: &'a Group,
     past: Past,
-    /// Why its facts can't be read.
-    failure: Option<Failure>,
+    /// `None`: they were not read yet, or there was no time.
+    facts: Option<Result<Facts, ElbError>>,
     /// What DNS said before it was the group's turn.
     early: Answers,
 }
@@ -84,66 +75,97 @@ type Done = (usize, GroupReport);
 
 impl Fleet {
     /// Nothing is known yet. Addresses outside `allowed` are refused; `function` is the name by which targets are owned.
-    pub fn new(edges: Edges, allowed: AllowedNetworks, function: String) -> Self {
+    pub(crate) fn new(edges: Edges, allowed: AllowedNetworks, function: String) -> Self {
         Self { edges, allowed, function, known: Mutex::default(), shuffle: RandomState::new() }
-    }
-
-    /// Begins a check of `groups`, for [`Errand::Check`].
-    pub async fn inspect(&self, groups: &[Group], cutoff: Instant) -> Inspection<'_> {
-        Inspection::begin(&self.edges.target_groups, groups, dns_cutoff(Instant::now(), cutoff)).await
     }
 
     /// Reconciles all `groups`, each by itself, and gives up what is still open at `cutoff`. The
     /// reports are in the order of the groups.
-    pub async fn run(&self, groups: &[Group], errand: Errand<'_>, cutoff: Instant) -> Vec<GroupReport> {
-        let jobs: Vec<_> = groups
-            .iter()
-            .enumerate()
-            .map(|(position, group)| {
-                let mut past = self.known().get(&group.arn).cloned().unwrap_or_default();
-                past.memory.begin_invocation();
-                Job { position, group, past, failure: None, early: Answers::new() }
-            })
-            .collect();
-        let has_state = |job: &&Job<'_>| {
-            job.group.ownership == Ownership::Shared || GroupReport::new(job.group).deregister_after_seconds > 0
+    pub(crate) async fn run(
+        &self,
+        groups: &[Group],
+        request: &Request,
+        watch: Option<&Watch>,
+        cutoff: Instant,
+    ) -> Vec<GroupReport> {
+        let inspect = || Inspection::begin(&self.edges.target_groups, groups, dns_cutoff(Instant::now(), cutoff));
+        let inspection = OptionFuture::from(request.check.then(inspect)).await;
+        let errand = Errand { dry_run: request.dry_run, inspection: inspection.as_ref(), watch, cutoff };
+        let jobs = groups.iter().enumerate().map(|(position, group)| {
+            let mut past = self.known().get(&group.arn).cloned().unwrap_or_default();
+            past.memory.begin_invocation();
+            Job { position, group, past, facts: None, early: Answers::new() }
+        });
+        let has_state = |group: &&Group| {
+            group.ownership == Ownership::Shared || GroupReport::new(group).deregister_after_seconds > 0
         };
-        let lists_and_tags = jobs.len() + jobs.iter().filter(has_state).count();
+        let lists_and_tags = groups.len() + groups.iter().filter(has_state).count();
         let chunks = self.chunks(jobs);
         let needed = lists_and_tags + 2 * chunks.len();
         let mut done = if self.edges.target_groups.budget.suffices(needed) {
             let run = async |mut jobs: Vec<_>| {
-                self.prepare(&mut jobs, cutoff).await;
-                let running = jobs.into_iter().map(|job| self.look(job, false, errand, cutoff));
-                running.collect::<FuturesUnordered<_>>().collect::<Vec<_>>().await
+                self.prepare(&mut jobs, errand).await;
+                join_all(jobs.into_iter().map(|job| self.look(job, false, errand))).await
             };
-            chunks.into_iter().map(run).collect::<FuturesUnordered<_>>().collect::<Vec<_>>().await.concat()
+            join_all(chunks.into_iter().map(run)).await.concat()
         } else {
-            self.run_by_urgency(chunks, errand, cutoff).await
+            self.run_by_urgency(chunks, errand).await
         };
         done.sort_by_key(|(position, _)| *position);
         done.into_iter().map(|(_, report)| report).collect()
     }
 
     /// By Region the groups of which something has to be read first; the others together.
-    fn chunks<'a>(&self, jobs: Vec<Job<'a>>) -> Vec<Vec<Job<'a>>> {
+    fn chunks<'a>(&self, jobs: impl Iterator<Item = Job<'a>>) -> Vec<Vec<Job<'a>>> {
         let mut chunks: BTreeMap<&str, Vec<Job<'a>>> = BTreeMap::new();
         for job in jobs {
-            let is_new = self.known_facts(job.group).is_none() || job.may_rotate();
+            let is_new = self.edges.target_groups.known_facts(&job.group.arn).is_none() || job.may_rotate();
             chunks.entry(if is_new { job.group.arn.region() } else { "" }).or_default().push(job);
         }
         chunks.into_values().collect()
     }
 
+    /// Reads what never changes of groups that are new here, and which of their names an earlier environment saw rotate.
+    async fn prepare(&self, jobs: &mut [Job<'_>], errand: Errand<'_>) {
+        let target_groups = &self.edges.target_groups;
+        let arns: Vec<_> = jobs.iter().map(|job| job.group.arn.clone()).collect();
+        let rotating = jobs.iter().filter(|job| job.may_rotate());
+        let rotating: Vec<_> = rotating.map(|job| job.group.arn.clone()).collect();
+        let unknown = arns.iter().filter(|arn| target_groups.known_facts(arn).is_none()).count();
+        let now = Instant::now();
+        let most = errand.cutoff.saturating_duration_since(now) / 4;
+        let calls = u32::try_from((unknown + rotating.len()) / 20).unwrap_or(u32::MAX);
+        let until = |patience: Duration| now + (patience + target_groups.budget.time_for(calls)).min(most);
+        // A call that hangs because of one group must not keep the others.
+        let facts_until = if unknown > 1 { until(PATIENCE_FOR_FACTS) } else { errand.cutoff };
+        let facts = target_groups.facts_of(arns, facts_until);
+        let (mut facts, mut tags) = join(facts, target_groups.tags_of(rotating, until(PATIENCE_FOR_TAGS))).await;
+        for job in jobs {
+            let arn = &job.group.arn;
+            job.facts = facts.remove(arn);
+            match tags.remove(arn) {
+                _ if !job.may_rotate() => {}
+                Some(Ok(tags)) => {
+                    job.past.has_read_rotating = true;
+                    job.past.memory.rotating(State::read(&tags, &self.function).0);
+                }
+                read => {
+                    let error = read.and_then(Result::err);
+                    let problem = error.map_or_else(|| "no reply in time".to_owned(), |error| error.to_string());
+                    warn!(target_group = %arn, problem, "not known which names rotate: the next run reads the tags again");
+                }
+            }
+        }
+    }
+
     /// Reconciles the groups by turns, as the budget lets them: first those for which a change is due by what DNS says now,
     /// then those whose turn was the longest time ago. Those that get no turn are put off.
-    async fn run_by_urgency(&self, mut chunks: Vec<Vec<Job<'_>>>, errand: Errand<'_>, cutoff: Instant) -> Vec<Done> {
-        let preparing = chunks.iter_mut().map(|jobs| self.prepare(jobs, cutoff));
-        preparing.collect::<FuturesUnordered<_>>().collect::<Vec<()>>().await;
-        let mut queue = self.by_urgency(chunks.into_iter().flatten().collect(), cutoff).await;
+    async fn run_by_urgency(&self, mut chunks: Vec<Vec<Job<'_>>>, errand: Errand<'_>) -> Vec<Done> {
+        join_all(chunks.iter_mut().map(|jobs| self.prepare(jobs, errand))).await;
+        let mut queue = self.by_urgency(chunks.into_iter().flatten().collect(), errand.cutoff).await;
         let budget = &self.edges.target_groups.budget;
-        let left = cutoff.saturating_duration_since(Instant::now());
-        let last_start = cutoff - TIME_FOR_ONE.max(budget.time_for(REQUESTS_FOR_ONE)).min(left / 2);
+        let left = errand.cutoff.saturating_duration_since(Instant::now());
+        let last_start = errand.cutoff - TIME_FOR_ONE.max(budget.time_for(REQUESTS_FOR_ONE)).min(left / 2);
         let mut running = FuturesUnordered::new();
         let mut done = Vec::new();
         let mut turn = pin!(budget.acquire_last());
@@ -153,10 +175,10 @@ impl Fleet {
                 Some(one) = running.next() => done.push(one),
                 () = &mut turn, if !queue.is_empty() => {
                     turn.set(budget.acquire_last());
-                    running.extend(queue.pop_front().map(|job| Either::Left(self.look(job, true, errand, cutoff))));
+                    running.extend(queue.pop_front().map(|job| Either::Left(self.look(job, true, errand))));
                 }
                 () = sleep_until(last_start.into()), if !queue.is_empty() => {
-                    running.extend(queue.drain(..).map(|job| Either::Right(self.put_off(job, errand, cutoff))));
+                    running.extend(queue.drain(..).map(|job| Either::Right(self.put_off(job, errand))));
                 }
                 else => return done,
             }
@@ -168,22 +190,136 @@ impl Fleet {
         let queries = Duration::from_secs(1) * u32::try_from(jobs.len()).unwrap_or(u32::MAX) / QUERIES_PER_SECOND;
         let until = dns_cutoff(now, cutoff).min(now + EARLY_LOOK + queries);
         let ask = async |mut job: Job<'a>| {
-            let Some(Ok(facts)) = self.known_facts(job.group) else { return (false, job) };
+            let Some(Ok(facts)) = job.facts else { return (false, job) };
             self.ask(&mut job, facts, until).await;
             let is_urgent = job.past.memory.is_urgent(&self.task(job.group, facts), &job.early, self.edges.now());
             (is_urgent, job)
         };
-        let mut jobs: Vec<_> = jobs.into_iter().map(ask).collect::<FuturesUnordered<_>>().collect().await;
+        let mut jobs = join_all(jobs.into_iter().map(ask)).await;
         jobs.sort_by_cached_key(|(is_urgent, job)| {
             (Reverse(*is_urgent), job.past.looked_at, self.shuffle.hash_one(&job.group.arn))
         });
         jobs.into_iter().map(|(_, job)| job).collect()
     }
 
+    /// Asks DNS for the names that have not answered yet, and has the memory take the answers in.
+    async fn ask(&self, job: &mut Job<'_>, facts: Facts, until: Instant) {
+        let hostnames = job.group.hostnames().into_iter();
+        let open = hostnames.filter(|hostname| !matches!(job.early.get(*hostname), Some(Ok(_))));
+        let new = self.edges.ask(open, facts.family, until).await;
+        job.early.extend(new.clone());
+        let task = self.task(job.group, facts);
+        job.past.memory.begin_run(&task);
+        job.past.memory.answered(&task, &new, &job.early, self.edges.now());
+    }
+
+    /// A group that the budget has no place for. It has not failed, unless its name did.
+    async fn put_off(&self, mut job: Job<'_>, errand: Errand<'_>) -> Done {
+        let mut report = GroupReport { is_deferred: true, ..GroupReport::new(job.group) };
+        match job.facts.take() {
+            Some(Ok(facts)) => {
+                self.ask(&mut job, facts, dns_cutoff(Instant::now(), errand.cutoff)).await;
+                let look = Look::new(&self.task(job.group, facts), &job.early);
+                report.failures.extend(look.failures.into_iter().filter(|failure| !failure.is_out_of_time()));
+                (report.resolved, report.refused) = (look.resolved, look.refused);
+            }
+            facts => report.failures.extend(facts.and_then(Result::err).map(Failure::from)),
+        }
+        self.end(job, report.settled(), errand).await
+    }
+
+    /// Looks at a group, and watches it if that is asked for. `has_turn`: the budget was waited for.
+    async fn look(&self, mut job: Job<'_>, has_turn: bool, errand: Errand<'_>) -> Done {
+        job.past.looked_at = Some(Instant::now());
+        if job.facts.is_none() {
+            let arn = &job.group.arn;
+            job.facts = self.edges.target_groups.facts_of(vec![arn.clone()], errand.cutoff).await.remove(arn);
+        }
+        let report = match job.facts.take() {
+            Some(Ok(facts)) => self.follow(&mut job, facts, has_turn, errand).await,
+            facts => {
+                let out_of_time = || Failure::Deadline("DescribeTargetGroups".to_owned());
+                let failure = facts.and_then(Result::err).map_or_else(out_of_time, Failure::from);
+                GroupReport { failures: vec![failure], ..GroupReport::new(job.group) }.settled()
+            }
+        };
+        self.end(job, report, errand).await
+    }
+
+    async fn follow(&self, job: &mut Job<'_>, facts: Facts, has_turn: bool, errand: Errand<'_>) -> GroupReport {
+        let Job { group, past, early, .. } = job;
+        let Errand { dry_run, watch, cutoff, .. } = errand;
+        let mode = if dry_run { Mode::DryRun } else { watch.map_or(Mode::Full, |_| Mode::Single) };
+        let task = self.task(group, facts);
+        let world = GroupWorld::new(&self.edges, group, facts.family, has_turn, cutoff);
+        let mut course = Course::new(Known::new(mode, mem::take(early), self.edges.now(), cutoff), cutoff);
+        // In time or not, the course knows how far it came.
+        drop(timeout_at(cutoff.into(), course.follow(&world, &task, watch, &mut past.memory)).await);
+        let report = course.finish(&task, &past.memory, self.edges.now(), &world.waiting());
+        if dry_run {
+            log_changes(group, "would be registered", &report.registered);
+            log_changes(group, "would be deregistered", &report.deregistered);
+        }
+        report
+    }
+
+    /// Remembers what was learned, and judges what a check found.
+    async fn end(&self, job: Job<'_>, mut report: GroupReport, errand: Errand<'_>) -> Done {
+        if let Some(inspection) = errand.inspection {
+            let set_up = match report.is_deferred {
+                true => SetUp::default(),
+                // In a box, which spares the future of each group of a run the room for it.
+                false => Box::pin(inspection.look(&report, errand.cutoff)).await,
+            };
+            report = self.judged(job.group, report, &set_up);
+        }
+        if !errand.dry_run {
+            self.known().insert(job.group.arn.clone(), job.past);
+        }
+        (job.position, report)
+    }
+
+    /// Puts into the report of a dry run what is wrong. Where the time did not suffice to read the set-up, the group is put
+    /// off.
+    pub(crate) fn judged(&self, group: &Group, mut report: GroupReport, set_up: &SetUp) -> GroupReport {
+        report.is_deferred |= set_up.is_cut_off;
+        let mut report = report.settled();
+        let (allowed, function) = (&self.allowed, self.function.as_str());
+        let findings = Check { group, report: &report, set_up, allowed, function }.findings();
+        for Finding { severity, code, subject, message, .. } in &findings {
+            let (group, code) = (&report.target_group_arn, code.as_str());
+            if *severity == Severity::Info {
+                info!(target_group = %group, code, subject, problem = message, "found");
+            } else {
+                warn!(target_group = %group, code, subject, problem = message, "found");
+            }
+        }
+        report.findings = Some(findings);
+        report
+    }
+
+    fn task<'a>(&'a self, group: &'a Group, facts: Facts) -> Task<'a> {
+        Task { group, facts, allowed: &self.allowed, function: &self.function }
+    }
+
     fn known(&self) -> MutexGuard<'_, HashMap<TargetGroupArn, Past>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Job<'_> {
+    /// Whether it has to be read which of its names rotate: only a name of one's own does, unless it is stated how it
+    /// answers.
+    fn may_rotate(&self) -> bool {
+        !self.past.has_read_rotating
+            && self.group.deregister_after_seconds != Some(0)
+            && self.group.hostnames().iter().any(|hostname| hostname.kind() == HostnameKind::Other)
+    }
+}
+
+/// How long groups wait for the facts of others that are read with theirs, and to know which names rotate.
+const PATIENCE_FOR_FACTS: Duration = Duration::from_secs(4);
+const PATIENCE_FOR_TAGS: Duration = Duration::from_secs(2);
 
 /// How long to wait for DNS, at most, before target groups are put in order: some hundred names at a time may each take 2 s
 /// for a first name server that is dead.

@@ -1,35 +1,31 @@
 //! The Lambda function: an event in, a reply or a function error out.
 
-mod round;
-
-use std::{
-    fmt,
-    time::{Duration, Instant, SystemTime},
-};
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_config::SdkConfig;
 use lambda_runtime::Diagnostic;
 use nlb_hostname_targets_core::watch::{SHORTEST_INTERVAL, Watch};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::{info, warn};
-
-use round::Round;
 
 use crate::{
     VERSION,
     aws::{budget::Budget, metrics::Metrics, tagging::Tagging, target_group::TargetGroups},
     binding::{Group, InvalidJson},
     check::of_discovery,
-    discovery::finder::Finder,
+    discovery::Finder,
     dns::{NoNameServer, Resolver},
-    failure::Undiscovered,
+    failure::{Failure, Undiscovered},
     finding::Severity,
     fleet::Fleet,
     report::{GroupReport, Outcome, Reply},
+    set_up::SetUp,
     settings::{
         environment::{BINDINGS, Config, DISCOVERY},
         event::{Request, WatchRequest},
     },
+    tags::PREFIX,
     world::Edges,
 };
 
@@ -45,28 +41,18 @@ pub struct Function {
 
 /// Why an invocation fails. Lambda's own `Errors` metric, its alarms and its retries see it.
 #[derive(thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum RunError {
-    /// Target groups failed; all others were handled, and metrics were sent.
     #[error("{failed} of {all} target groups failed: {causes}")]
-    Failed {
-        /// How many.
-        failed: usize,
-        /// Of how many.
-        all: usize,
-        /// Each with its hostnames and what went wrong.
-        causes: String,
-    },
-    /// The event is not of a known kind, or is malformed. Nothing was done.
+    Failed { failed: usize, all: usize, causes: String },
     #[error("wrong event: {0}")]
     InvalidEvent(#[from] InvalidJson),
-    /// There is nothing to do.
     #[error(
         "no bindings: {BINDINGS} is not set or empty, and the event has no `bindings`; give at least one binding, such as \
          [{{\"hostname\": \"db.example.com\", \"target_group_arn\": \"arn:aws:elasticloadbalancing:…\"}}], or have \
          target groups bound by their tags, with {DISCOVERY}=tags"
     )]
     NoBindings,
-    /// Target groups could not be found by their tags. All that are known were handled, and none failed.
     #[error("{0}; the {1} target groups that are known were handled")]
     Undiscovered(Undiscovered, usize),
 }
@@ -97,9 +83,7 @@ impl Function {
     ///
     /// Where there is no name server to ask.
     pub fn new(config: Config, sdk: &SdkConfig, now: fn() -> SystemTime) -> Result<Self, NoNameServer> {
-        let finder = config
-            .discovers
-            .then(|| Finder::new(Tagging::new(sdk), &config.groups, config.allowed_hostnames.clone(), now));
+        let find = || Finder::new(Tagging::new(sdk), &config.groups, config.allowed_hostnames.clone(), now);
         let edges = Edges {
             resolver: Resolver::new(config.dns_servers.as_deref())?,
             target_groups: TargetGroups::new(sdk, Budget::new(config.elb_requests_per_second)),
@@ -108,7 +92,7 @@ impl Function {
         Ok(Self {
             metrics: Metrics::new(config.metrics, &config.metrics_namespace, sdk),
             fleet: Fleet::new(edges, config.allowed_networks.clone(), config.function_name.clone()),
-            finder,
+            finder: config.discovers.then(find),
             config,
         })
     }
@@ -134,41 +118,27 @@ impl Function {
             None => {}
         }
         let watch = self.watch(&request, started, cutoff);
-        let Round { reports, failure } = self.round(&request, watch.as_ref(), cutoff).await;
+        let (groups, failure) = self.run(&request, watch.as_ref(), cutoff).await;
         if !request.dry_run {
             let last_moment = started + left.saturating_sub(REPLY_RESERVE.min(left / 4));
-            self.metrics.publish(&reports, last_moment).await;
+            self.metrics.publish(&groups, last_moment).await;
         }
-        let count = |outcome| reports.iter().filter(|report| report.outcome == outcome).count();
-        let failed = count(Outcome::Failed);
-        for report in reports.iter().filter(|report| report.outcome == Outcome::Failed) {
-            warn!(target_group = %report.target_group_arn, kind = report.kind, "failed");
-        }
-        info!(
-            version = VERSION,
-            trigger = request.trigger.as_str(),
-            dry_run = request.dry_run,
-            groups = reports.len(),
-            in_sync = count(Outcome::InSync),
-            changed = count(Outcome::Changed),
-            deferred = count(Outcome::Deferred),
-            failed,
-            registered = reports.iter().map(|report| report.registered.len()).sum::<usize>(),
-            deregistered = reports.iter().map(|report| report.deregistered.len()).sum::<usize>(),
-            milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "run finished"
-        );
+        log(&request, &groups, started);
+        let Request { trigger, dry_run, check, .. } = request;
         // A check succeeds whatever it finds.
-        if failed > 0 && !request.check {
-            return Err(RunError::Failed { failed, all: reports.len(), causes: causes(&reports, failure) });
+        if !check {
+            let failed = groups.iter().filter(|report| report.outcome == Outcome::Failed).count();
+            if failed > 0 {
+                return Err(RunError::Failed { failed, all: groups.len(), causes: causes(&groups, failure) });
+            }
+            if let Some(failure) = failure {
+                return Err(RunError::Undiscovered(failure, groups.len()));
+            }
         }
-        let ok = request.check.then(|| failure.is_none() && reports.iter().all(is_well));
-        let findings = failure.iter().map(of_discovery).collect();
-        if let Some(failure) = failure.filter(|_| !request.check) {
-            return Err(RunError::Undiscovered(failure, reports.len()));
-        }
-        let Request { trigger, dry_run, .. } = request;
-        let mut reply = Reply { version: VERSION, trigger, dry_run, ok, findings, groups: reports, left_out: 0 };
+        let findings: Vec<_> = failure.iter().map(of_discovery).collect();
+        let mut all = groups.iter().flat_map(|report| &report.findings).flatten().chain(&findings);
+        let ok = check.then(|| all.all(|finding| finding.severity != Severity::Error));
+        let mut reply = Reply { version: VERSION, trigger, dry_run, ok, findings, groups, left_out: 0 };
         reply.fit();
         Ok(reply)
     }
@@ -176,32 +146,101 @@ impl Function {
     /// How to go on after the run, if at all.
     fn watch(&self, request: &Request, began: Instant, cutoff: Instant) -> Option<Watch> {
         let last_look = cutoff - LAST_LOOK.min(cutoff.duration_since(began) / 4);
-        let polling = self.config.poll_interval;
-        let (interval, until) = match (request.watch, polling) {
+        let polling = self.config.poll_interval.filter(|_| request.watch == WatchRequest::No);
+        let most = match request.watch {
             _ if request.dry_run => return None,
-            (WatchRequest::UntilStable, _) => (SHORTEST_INTERVAL, last_look),
-            (WatchRequest::Seconds(seconds), _) => {
-                (SHORTEST_INTERVAL, last_look.min(began + Duration::from_secs(seconds.get().into())))
-            }
-            (WatchRequest::No, Some(interval)) => (interval, last_look.min(began + POLLING)),
-            (WatchRequest::No, None) => return None,
+            WatchRequest::UntilStable => Duration::MAX,
+            WatchRequest::Seconds(seconds) => Duration::from_secs(seconds.get().into()),
+            WatchRequest::No => polling.map(|_| POLLING)?,
         };
-        let is_polling = request.watch == WatchRequest::No;
-        Some(Watch { interval, heeds_ttl: is_polling, ends_when_stable: !is_polling, until })
+        Some(Watch {
+            interval: polling.unwrap_or(SHORTEST_INTERVAL),
+            heeds_ttl: polling.is_some(),
+            ends_when_stable: polling.is_none(),
+            until: began.checked_add(most).map_or(last_look, |until| until.min(last_look)),
+        })
+    }
+
+    /// Reconciles all target groups that are bound, and watches them where there is a `watch`: first those of the event or
+    /// of `BINDINGS`, in that order, then those that are found by their tags, by their ARNs. Besides, why there may be more
+    /// that nobody looked at.
+    async fn run(
+        &self,
+        request: &Request,
+        watch: Option<&Watch>,
+        cutoff: Instant,
+    ) -> (Vec<GroupReport>, Option<Undiscovered>) {
+        let Some(finder) = self.finder.as_ref().filter(|_| request.groups.is_none()) else {
+            let groups = request.groups.as_deref().unwrap_or(&self.config.groups);
+            return (self.fleet.run(groups, request, watch, cutoff).await, None);
+        };
+        let (found, failure) = finder.search(cutoff).await;
+        let groups: Vec<_> = self.config.groups.iter().chain(found.groups.values()).cloned().collect();
+        let mut reports = self.fleet.run(&groups, request, watch, cutoff).await;
+        let mut others = reports.split_off(self.config.groups.len());
+        let settle = |mut report: GroupReport| {
+            if found.given.contains(&report.target_group_arn) {
+                let warning = "the target group has a tag";
+                report
+                    .warnings
+                    .push(format!("{warning} {PREFIX}hostname, too: {BINDINGS} counts, and its tags do not"));
+            }
+            report.settled()
+        };
+        reports = reports.into_iter().map(settle).collect();
+        others.retain(|report| {
+            let is_gone = report.failures.iter().any(Failure::is_not_found);
+            if is_gone {
+                finder.forget(&report.target_group_arn);
+            }
+            !is_gone
+        });
+        others.extend(found.invalid.iter().map(|(arn, failures)| {
+            let group = Group::without_members(arn.clone());
+            let report = GroupReport { failures: failures.clone(), ..GroupReport::new(&group) }.settled();
+            if request.check { self.fleet.judged(&group, report, &SetUp::default()) } else { report }
+        }));
+        others.sort_by(|one, other| one.target_group_arn.cmp(&other.target_group_arn));
+        reports.extend(others);
+        if reports.is_empty() && failure.is_none() {
+            warn!(
+                "no target group is bound: {BINDINGS} is not set, and by {DISCOVERY} no target group of this account and \
+                 Region was found that has a tag {PREFIX}hostname"
+            );
+        }
+        (reports, failure)
     }
 }
 
-/// Whether a check found no error in a target group; that it could not be looked at is one.
-fn is_well(report: &GroupReport) -> bool {
-    report.findings.iter().flatten().all(|finding| finding.severity != Severity::Error)
+fn log(request: &Request, groups: &[GroupReport], started: Instant) {
+    for report in groups.iter().filter(|report| report.outcome == Outcome::Failed) {
+        warn!(target_group = %report.target_group_arn, kind = report.kind, "failed");
+    }
+    let count = |outcome| groups.iter().filter(|report| report.outcome == outcome).count();
+    info!(
+        version = VERSION,
+        trigger = json!(request.trigger).as_str(),
+        dry_run = request.dry_run,
+        groups = groups.len(),
+        in_sync = count(Outcome::InSync),
+        changed = count(Outcome::Changed),
+        deferred = count(Outcome::Deferred),
+        failed = count(Outcome::Failed),
+        registered = groups.iter().map(|report| report.registered.len()).sum::<usize>(),
+        deregistered = groups.iter().map(|report| report.deregistered.len()).sum::<usize>(),
+        milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "run finished"
+    );
 }
 
-fn causes(reports: &[GroupReport], other: Option<Undiscovered>) -> String {
-    let failed = reports.iter().filter(|report| report.outcome == Outcome::Failed);
+/// The message names every failed hostname and target group with its cause.
+fn causes(groups: &[GroupReport], other: Option<Undiscovered>) -> String {
+    let failed = groups.iter().filter(|report| report.outcome == Outcome::Failed);
     let causes = failed.map(|report| {
         // Of tags that can't be read, there is no hostname.
         let of = if report.hostnames.is_empty() { String::new() } else { format!("{} of ", report.names()) };
-        format!("{of}{}: {}", report.target_group_arn, report.problems())
+        let problems = report.failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        format!("{of}{}: {problems}", report.target_group_arn)
     });
     cut(causes.chain(other.map(|failure| failure.to_string())).collect::<Vec<_>>().join(" | "), LONGEST_MESSAGE)
 }
@@ -221,17 +260,15 @@ const LONGEST_MESSAGE: usize = 2_500_000;
 /// ([quotas](https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html)).
 const LONGEST_LINE: usize = 200_000;
 
-/// How long a run may take whose deadline was over before it began, which means that it is not
-/// known: cargo-lambda 1.9 sends one in the year 1970.
+/// How long a run may take whose deadline is not known: it was over before the run began. cargo-lambda 1.9 sends one in
+/// the year 1970.
 const UNKNOWN_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long before the deadline what is still open is given up, so that metrics and the reply
-/// go out.
+/// How long before the deadline what is still open is given up, so that metrics and the reply go out.
 const RESERVE: Duration = Duration::from_secs(2);
 
-/// How long a run may take that does not watch, however much time the function has for watches. The next minute's run
-/// must not find it still at work on the same request quota. This holds for a direct request, too, because a schedule
-/// sends one where it carries the bindings of a fleet.
+/// How long a run may take that does not watch: the next minute's run must not find it still at work on the same request
+/// quota. This holds for a direct request, too, because a schedule sends one where it carries the bindings of a fleet.
 const RUN: Duration = Duration::from_secs(58);
 
 /// How long an invocation polls. It then verifies the target groups, sends metrics and replies.

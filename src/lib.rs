@@ -20,16 +20,16 @@
 #![warn(clippy::too_many_lines)]
 
 pub mod aws;
-pub mod discovery;
+pub(crate) mod discovery;
 pub mod dns;
-pub mod fleet;
+pub(crate) mod fleet;
 pub mod function;
 pub mod settings;
-pub mod world;
+pub(crate) mod world;
 
 pub use nlb_hostname_targets_core::{
-    answer, binding, check, clock, failure, finding, hostname, kind, memory, network, plan, policy, report, set_up,
-    tag_bindings, tags, target, text,
+    answer, binding, check, clock, failure, finding, hostname, kind, memory, network, plan, report, set_up,
+    tag_bindings, tags, target,
 };
 
 /// The version, which replies and the log tell.

@@ -1,30 +1,16 @@
 //! The Lambda `bootstrap`: reads the environment, builds the clients once, and serves invocations.
 
-use std::{
-    env,
-    error::Error,
-    io,
-    process::ExitCode,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
+use std::{env, error::Error, io, process::ExitCode};
 
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use lambda_runtime_api_client::{Client, body::Body};
-use nlb_hostname_targets::{
-    VERSION,
-    aws::sdk_config,
-    function::{Function, RunError},
-    report::Reply,
-    settings::environment::Config,
-};
+use nlb_hostname_targets::{VERSION, aws::sdk_config, function::Function, settings::environment::Config};
 use serde_json::Value;
 use tokio::time::timeout;
-use tracing::{error, info, warn};
-use tracing_subscriber::{
-    filter::{LevelFilter, Targets},
-    layer::SubscriberExt,
-    util::SubscriberInitExt,
-};
+use tracing::{error, info};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -38,28 +24,23 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let serve = async |event: LambdaEvent<Value>| -> Result<Reply, RunError> {
-        function.handle(event.payload, event.context.deadline()).await
-    };
-    match lambda_runtime::run(service_fn(serve)).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!(%error, "the runtime ended");
-            ExitCode::FAILURE
-        }
+    let serve = async |event: LambdaEvent<Value>| function.handle(event.payload, event.context.deadline()).await;
+    if let Err(error) = lambda_runtime::run(service_fn(serve)).await {
+        error!(%error, "the runtime ended");
+        return ExitCode::FAILURE;
     }
+    ExitCode::SUCCESS
 }
 
-/// Logs to stdout as Lambda's logging configuration says. A line of text has no time, which
-/// CloudWatch Logs adds; one of JSON has, because without it Lambda takes every line for INFO
+/// Logs to stdout as Lambda's logging configuration says. A line of text has no time, which CloudWatch Logs adds; one of
+/// JSON has, because without it Lambda takes every line for INFO
 /// ([log levels](https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html)).
 fn start_logging() {
     // An unset or wrong variable must not silence the log, and an empty one parses as a level.
     let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let level = variable("AWS_LAMBDA_LOG_LEVEL").and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
-    let filter = variable("RUST_LOG")
-        .and_then(|directives| directives.parse::<Targets>().ok())
-        .unwrap_or_else(|| Targets::new().with_default(level));
+    let filter = variable("RUST_LOG").and_then(|directives| directives.parse().ok());
+    let filter = filter.unwrap_or_else(|| Targets::new().with_default(level));
     let format = tracing_subscriber::fmt::layer().with_target(false).with_writer(io::stdout);
     let subscriber = tracing_subscriber::registry().with(filter);
     if variable("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json")) {
@@ -82,8 +63,7 @@ async fn start() -> Result<Function, Box<dyn Error + Send + Sync>> {
     Ok(Function::new(config, &sdk, SystemTime::now)?)
 }
 
-/// Tells Lambda why the function does not start, so that whoever invokes it reads more than
-/// `exit status 1`.
+/// Tells Lambda why the function does not start, so that whoever invokes it reads more than `exit status 1`.
 async fn report_init_error(error: &(dyn Error + Send + Sync)) {
     if env::var_os(RUNTIME_API).is_none() {
         return;
@@ -98,11 +78,8 @@ async fn report_init_error(error: &(dyn Error + Send + Sync)) {
             .body(Body::from(serde_json::to_vec(&diagnostic)?))?;
         client.call(request).await
     };
-    match timeout(REPORT_TIMEOUT, report).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => warn!(%error, "the Lambda Runtime API did not take the error"),
-        Err(_) => warn!("the Lambda Runtime API did not reply"),
-    }
+    // It may hang; the log has the error anyway.
+    drop(timeout(Duration::from_secs(1), report).await);
 }
 
 const RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
@@ -110,5 +87,3 @@ const RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
 /// What Lambda sets, and lambda_runtime panics without.
 const LAMBDA_VARIABLES: [&str; 4] =
     [RUNTIME_API, "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"];
-
-const REPORT_TIMEOUT: Duration = Duration::from_secs(1);

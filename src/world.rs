@@ -1,52 +1,40 @@
 //! The world of a run: DNS and one target group, as they really are.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeSet,
-    time::{Duration, Instant, SystemTime},
-};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use nlb_hostname_targets_core::{
-    run::dns_cutoff,
-    world::{Changed, World},
-};
+use nlb_hostname_targets_core::run::dns_cutoff;
+use nlb_hostname_targets_core::world::{Changed, World};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::aws::target_group::{Operation, TargetGroups};
+use crate::clock::{Now, Timestamp};
+use crate::tags::{TagChanges, Tags};
+use crate::target::{IpFamily, RegisteredTarget, Target};
 use crate::{
-    answer::Answers,
-    aws::target_group::{Operation, TargetGroups},
-    binding::Group,
-    clock::{Now, Timestamp},
-    dns::Resolver,
-    failure::{ElbError, Failure},
-    hostname::Hostname,
-    plan::HoldReason,
+    answer::Answers, binding::Group, dns::Resolver, failure::ElbError, hostname::Hostname, plan::HoldReason,
     report::GroupReport,
-    tags::{TagChanges, Tags},
-    target::{IpFamily, RegisteredTarget, Target},
 };
 
 /// What the function reaches of the world outside.
 #[derive(Debug)]
-pub struct Edges {
-    /// Asks DNS.
-    pub resolver: Resolver,
-    /// Asks and changes ELBv2.
-    pub target_groups: TargetGroups,
+pub(crate) struct Edges {
+    pub(crate) resolver: Resolver,
+    pub(crate) target_groups: TargetGroups,
     /// The clock that grace periods are measured by.
-    pub clock: fn() -> SystemTime,
+    pub(crate) clock: fn() -> SystemTime,
 }
 
 impl Edges {
-    /// The time.
-    pub fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now { at: Instant::now(), time: Timestamp::from((self.clock)()) }
     }
 
     /// Asks DNS for each of these names once, until `until` at the latest.
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         hostnames: impl IntoIterator<Item = &Hostname>,
         family: IpFamily,
@@ -59,36 +47,27 @@ impl Edges {
 
 /// What a run, and a watch after it, reach of the world outside.
 #[derive(Debug)]
-pub struct GroupWorld<'a> {
+pub(crate) struct GroupWorld<'a> {
     edges: &'a Edges,
     group: &'a Group,
     family: IpFamily,
     cutoff: Instant,
-    turn: Cell<Turn>,
+    /// Whether the budget was waited for of a request that was not sent yet.
+    has_turn: Cell<bool>,
     /// What is waited for now.
     waits: RefCell<BTreeSet<&'static str>>,
     observed: RefCell<Option<GroupReport>>,
 }
 
-/// What the budget was waited for, and was not sent yet.
-#[derive(Clone, Copy, Debug, Default)]
-enum Turn {
-    #[default]
-    None,
-    ForList,
-    ForChange,
-}
-
 impl<'a> GroupWorld<'a> {
     /// The world of a run that ends at `cutoff`. `has_turn` says whether the budget was waited for before its first list.
-    pub fn new(edges: &'a Edges, group: &'a Group, family: IpFamily, has_turn: bool, cutoff: Instant) -> Self {
+    pub(crate) fn new(edges: &'a Edges, group: &'a Group, family: IpFamily, has_turn: bool, cutoff: Instant) -> Self {
         let (waits, observed) = (RefCell::default(), RefCell::default());
-        let turn = Cell::new(if has_turn { Turn::ForList } else { Turn::None });
-        Self { edges, group, family, cutoff, turn, waits, observed }
+        Self { edges, group, family, cutoff, has_turn: Cell::new(has_turn), waits, observed }
     }
 
     /// What a run was waiting for when it was given up.
-    pub fn waiting(&self) -> String {
+    pub(crate) fn waiting(&self) -> String {
         self.waits.borrow().iter().copied().collect::<Vec<_>>().join(" and ")
     }
 
@@ -100,9 +79,22 @@ impl<'a> GroupWorld<'a> {
         output
     }
 
-    /// The change that the turn was for.
+    /// Waits for the budget, unless that was done.
+    async fn take_turn(&self) {
+        if !self.has_turn.take() {
+            self.wait(BUDGET, self.edges.target_groups.budget.acquire()).await;
+        }
+    }
+
+    /// The same, without waiting: a list may have taken the turn of a change, and what that is decided on would be old again.
+    fn take_turn_at_once(&self) {
+        if !self.has_turn.take() {
+            self.edges.target_groups.budget.count();
+        }
+    }
+
     async fn change(&self, operation: Operation, what: &'static str, batch: Vec<RegisteredTarget>) -> Changed {
-        self.turn.set(Turn::None);
+        self.take_turn_at_once();
         let verb = if operation == Operation::Register { "registered" } else { "deregistered" };
         let log = |targets: &[Target]| log_changes(self.group, verb, targets);
         self.wait(what, self.edges.target_groups.change(operation, &self.group.arn, batch, log)).await
@@ -115,8 +107,8 @@ impl World for GroupWorld<'_> {
     }
 
     async fn turn(&self) {
-        self.wait(BUDGET, self.edges.target_groups.budget.acquire()).await;
-        self.turn.set(Turn::ForChange);
+        self.take_turn().await;
+        self.has_turn.set(true);
     }
 
     async fn resolve(&self, names: &BTreeSet<Hostname>) -> Answers {
@@ -125,13 +117,7 @@ impl World for GroupWorld<'_> {
     }
 
     async fn list(&self) -> (Instant, Result<Vec<RegisteredTarget>, ElbError>) {
-        let budget = &self.edges.target_groups.budget;
-        match self.turn.take() {
-            Turn::None => self.wait(BUDGET, budget.acquire()).await,
-            Turn::ForList => {}
-            // What is waited for again would be old again.
-            Turn::ForChange => budget.count(),
-        }
+        self.take_turn().await;
         self.wait("DescribeTargetHealth", self.edges.target_groups.list(&self.group.arn)).await
     }
 
@@ -141,25 +127,30 @@ impl World for GroupWorld<'_> {
     }
 
     async fn write_tags(&self, changes: &TagChanges) -> Result<(), ElbError> {
-        self.turn.set(Turn::None);
+        self.take_turn_at_once();
+        self.has_turn.set(true);
         let (target_groups, arn) = (&self.edges.target_groups, &self.group.arn);
-        let add = async || match changes.add.is_empty() {
-            true => Ok(()),
-            false => self.wait("AddTags", target_groups.add_tags(arn, &changes.add)).await,
+        let add = async {
+            if changes.add.is_empty() {
+                return Ok(());
+            }
+            self.take_turn().await;
+            self.wait("AddTags", target_groups.add_tags(arn, &changes.add)).await
         };
-        let remove = async || match changes.remove.is_empty() {
-            true => Ok(()),
-            false => self.wait("RemoveTags", target_groups.remove_tags(arn, &changes.remove)).await,
+        let remove = async {
+            if changes.remove.is_empty() {
+                return Ok(());
+            }
+            self.take_turn().await;
+            self.wait("RemoveTags", target_groups.remove_tags(arn, &changes.remove)).await
         };
         if changes.removes_first {
-            remove().await?;
+            remove.await?;
+            add.await
         } else {
-            add().await?;
+            add.await?;
+            remove.await
         }
-        if !changes.add.is_empty() && !changes.remove.is_empty() {
-            self.wait(BUDGET, target_groups.budget.acquire()).await;
-        }
-        if changes.removes_first { add().await } else { remove().await }
     }
 
     async fn register(&self, targets: &BTreeSet<Target>) -> Changed {
@@ -186,7 +177,10 @@ impl World for GroupWorld<'_> {
 fn log(report: &GroupReport, earlier: Option<&GroupReport>) {
     let group = &report.target_group_arn;
     let hostname = report.names();
-    for held in report.held.iter().filter(|held| earlier.is_none_or(|earlier| !earlier.held.contains(held))) {
+    let is_later = earlier.is_some();
+    let none = GroupReport::default();
+    let earlier = earlier.unwrap_or(&none);
+    for held in report.held.iter().filter(|held| !earlier.held.contains(held)) {
         let (target, reason) = (held.target, held.reason.as_str());
         match held.reason {
             // Those are as they should be.
@@ -197,19 +191,14 @@ fn log(report: &GroupReport, earlier: Option<&GroupReport>) {
             _ => warn!(target_group = %group, hostname, %target, reason, "kept"),
         }
     }
-    let is_new = |address| earlier.is_none_or(|earlier| !earlier.refused.contains_key(address));
-    for (address, reason) in report.refused.iter().filter(|(address, _)| is_new(*address)) {
+    for (address, reason) in report.refused.iter().filter(|(address, _)| !earlier.refused.contains_key(*address)) {
         warn!(target_group = %group, hostname, %address, reason, "refused");
     }
-    let is_new = |warning| earlier.is_none_or(|earlier| !earlier.warnings.contains(warning));
-    for warning in report.warnings.iter().filter(|warning| is_new(*warning)) {
+    for warning in report.warnings.iter().filter(|warning| !earlier.warnings.contains(warning)) {
         warn!(target_group = %group, hostname, warning, "not as it should be");
     }
-    let Some(earlier) = earlier else { return };
-    let is_of_dns =
-        |failure: &&Failure| matches!(failure, Failure::Unresolved { .. } | Failure::NoUsableAddress { .. });
-    let new = report.failures.iter().filter(|failure| !earlier.failures.contains(failure));
-    for failure in new.filter(is_of_dns) {
+    let new = report.failures.iter().filter(|failure| is_later && !earlier.failures.contains(failure));
+    for failure in new.filter(|failure| failure.is_of_dns()) {
         warn!(target_group = %group, kind = failure.kind(), problem = %failure, "not resolved");
     }
     for failure in earlier.failures.iter().filter(|failure| !report.failures.contains(failure)) {
@@ -218,7 +207,7 @@ fn log(report: &GroupReport, earlier: Option<&GroupReport>) {
 }
 
 /// A line for each change.
-pub fn log_changes<'a>(group: &Group, change: &str, targets: impl IntoIterator<Item = &'a Target>) {
+pub(crate) fn log_changes<'a>(group: &Group, change: &str, targets: impl IntoIterator<Item = &'a Target>) {
     let hostname = group.names();
     let reason = if change.ends_with("deregistered") { "no answer holds it" } else { "an answer holds it" };
     for target in targets {

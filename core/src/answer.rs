@@ -1,19 +1,12 @@
 //! What DNS said to the hostnames of a target group, and what of it may be registered (rules 2, 6 and 7).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use crate::{
-    failure::{Failure, ResolveError},
-    hostname::Hostname,
-    kind::HostnameKind,
-    network::{AllowedNetworks, is_public},
-    run::Task,
-    target::Target,
-};
+use crate::failure::{Failure, ResolveError};
+use crate::network::{AllowedNetworks, is_public};
+use crate::{hostname::Hostname, kind::HostnameKind, run::Task, target::Target};
 
 /// An answer that holds at least one address.
 #[derive(Clone, Debug, Eq, PartialEq)]

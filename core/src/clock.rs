@@ -1,10 +1,10 @@
 //! The time, as the outside tells it: the core has no clock of its own.
 
-use std::{
-    fmt,
-    str::FromStr,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
+use std::{fmt, str::FromStr};
+
+use serde::{Serialize, Serializer, ser::Error};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// The time, by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,15 @@ impl fmt::Display for Timestamp {
     }
 }
 
+impl Serialize for Timestamp {
+    /// To the second, as AWS shows times.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let seconds = i64::try_from(self.0 / 1000).map_err(S::Error::custom)?;
+        let time = OffsetDateTime::from_unix_timestamp(seconds).map_err(S::Error::custom)?;
+        serializer.serialize_str(&time.format(&Rfc3339).map_err(S::Error::custom)?)
+    }
+}
+
 impl FromStr for Timestamp {
     type Err = ImplausibleTime;
 
@@ -56,8 +65,7 @@ impl FromStr for Timestamp {
             return Err(ImplausibleTime);
         }
         let milliseconds: u64 = format!("{seconds}{fraction}").parse().map_err(|_| ImplausibleTime)?;
-        // A time that lost a digit must not read as one long ago. One that gained some, as a time
-        // in milliseconds has, would do no harm; but it is as wrong.
+        // A time that lost a digit must not read as one long ago.
         if (EARLIEST..LATEST).contains(&milliseconds) { Ok(Self(milliseconds)) } else { Err(ImplausibleTime) }
     }
 }
@@ -67,8 +75,6 @@ impl FromStr for Timestamp {
 #[error("not a time in seconds since the epoch, from 2020 to 2099")]
 pub struct ImplausibleTime;
 
-/// The beginning of 2020, in milliseconds.
+/// The beginnings of 2020 and of 2100, in milliseconds.
 const EARLIEST: u64 = 1_577_836_800_000;
-
-/// The beginning of 2100, in milliseconds.
 const LATEST: u64 = 4_102_444_800_000;

@@ -1,85 +1,35 @@
 //! What goes wrong, as far as it decides anything or reaches the user. Each failure keeps its type up to the reply.
 
-use std::{
-    collections::BTreeSet,
-    fmt, io,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, time::Duration};
 
-use crate::{hostname::Hostname, target::Target, text::one_line};
+use crate::{hostname::Hostname, target::Target};
 
 /// Why a target group is not in step.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum Failure {
-    /// An ELBv2 call failed.
     #[error(transparent)]
     Elb(#[from] ElbError),
-    /// The quota of targets is used up.
     #[error(
         "{waiting} targets wait for room: the quota of targets is used up (in Service Quotas: Targets per Target Group, and \
          Targets per Network Load Balancer), and {draining} targets are draining, which count until they are gone. {error}"
     )]
-    Full {
-        /// AWS's words.
-        error: ElbError,
-        /// How many targets wait.
-        waiting: usize,
-        /// How many targets are draining.
-        draining: usize,
-    },
-    /// There is no room in the tags to remember targets.
+    Full { error: ElbError, waiting: usize, draining: usize },
     #[error(
         "no room in the target group's tags, of which it can have {most}, to remember {left_out} targets, which stay for \
          now: remove tags, or bind the hostnames to several target groups"
     )]
-    NoRoomInTags {
-        /// How many targets.
-        left_out: usize,
-        /// How many tags a target group can have.
-        most: usize,
-    },
-    /// A name whose addresses can't be registered.
+    NoRoomInTags { left_out: usize, most: usize },
     #[error("{hostname}: no address of the answer can be registered ({refusals}){}", if *.is_public { RUN_IN_THE_VPC } else { "" })]
-    NoUsableAddress {
-        /// The name.
-        hostname: Hostname,
-        /// Some of the addresses, each with the reason.
-        refusals: String,
-        /// Whether a public address is among them.
-        is_public: bool,
-    },
-    /// AWS refused one target.
+    NoUsableAddress { hostname: Hostname, refusals: String, is_public: bool },
     #[error("{operation} refused {target}: {reason}")]
-    Refused {
-        /// `RegisterTargets` or `DeregisterTargets`.
-        operation: &'static str,
-        /// The target.
-        target: Target,
-        /// AWS's words.
-        reason: String,
-    },
-    /// A tag of the target group says nothing that can be bound.
+    Refused { operation: &'static str, target: Target, reason: String },
     #[error("{}", one_line(&format!("the tag {tag} is `{value}`: {problem}")))]
-    Tag {
-        /// Its key.
-        tag: String,
-        /// Its value.
-        value: String,
-        /// What is wrong with it, and what is accepted.
-        problem: String,
-    },
-    /// Our time ran out.
+    Tag { tag: String, value: String, problem: String },
     #[error("given up shortly before the deadline, still waiting for {0}")]
     Deadline(String),
-    /// A name did not resolve.
     #[error("{hostname}: {error}")]
-    Unresolved {
-        /// The name.
-        hostname: Hostname,
-        /// Why.
-        error: ResolveError,
-    },
+    Unresolved { hostname: Hostname, error: ResolveError },
 }
 
 impl Failure {
@@ -101,9 +51,9 @@ impl Failure {
         matches!(self, Self::Elb(error) if error.kind == ElbErrorKind::NotFound)
     }
 
-    /// Whether another attempt would fail like this one.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Elb(error) if error.kind == ElbErrorKind::NotIp)
+    /// Whether it is DNS that gives nothing to register.
+    pub fn is_of_dns(&self) -> bool {
+        matches!(self, Self::Unresolved { .. } | Self::NoUsableAddress { .. })
     }
 
     /// Whether it was we who had no time left, so that nothing is known of the others.
@@ -184,14 +134,6 @@ impl ElbError {
     pub fn action(&self) -> String {
         action(self.operation)
     }
-
-    /// The addresses that AWS's words name.
-    pub fn named_addresses(&self) -> BTreeSet<IpAddr> {
-        self.problem
-            .split(|c: char| !(c.is_ascii_hexdigit() || c == '.' || c == ':'))
-            .filter_map(|word| word.trim_end_matches(['.', ':']).parse().ok())
-            .collect()
-    }
 }
 
 /// Why a hostname has no answer: what each name server said that was asked.
@@ -202,11 +144,6 @@ pub struct ResolveError {
 }
 
 impl ResolveError {
-    /// Whether the name exists and only lacks a record of the family.
-    pub fn is_no_data(&self) -> bool {
-        self.failures.iter().any(|(_, failure)| matches!(failure, DnsFailure::NoData(_)))
-    }
-
     /// Whether it was we who had no time left, so that nothing is known of the name.
     pub fn is_out_of_time(&self) -> bool {
         self.failures.is_empty() || self.failures.iter().any(|(_, failure)| matches!(failure, DnsFailure::OutOfTime(_)))
@@ -222,51 +159,37 @@ impl fmt::Display for ResolveError {
         if self.failures.is_empty() {
             return formatter.write_str("time-out: no time left to ask a name server");
         }
-        for (position, (server, failure)) in self.failures.iter().enumerate() {
-            let separator = if position == 0 { "" } else { ", " };
-            write!(formatter, "{separator}{failure} (name server {server})")?;
-        }
-        Ok(())
+        let failures = self.failures.iter().map(|(server, failure)| format!("{failure} (name server {server})"));
+        formatter.write_str(&failures.collect::<Vec<_>>().join(", "))
     }
 }
 
 /// What a name server did instead of answering.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum DnsFailure {
-    /// The name's CNAMEs lead in a circle, or on and on.
     #[error("no address: the CNAMEs of the name form a loop or too long a chain")]
     CnameChain,
-    /// A reply that can't be read, or that answers another question.
     #[error("malformed reply: {0}")]
     Malformed(String),
-    /// The name exists, but has no address of the family.
     #[error("no data: the name has no {0} record")]
     NoData(&'static str),
-    /// It does not know this kind of query.
     #[error("response code {0}: the server does not understand the query")]
     NotUnderstood(&'static str),
-    /// There is no such name.
     #[error("NXDOMAIN: there is no such name")]
     NxDomain,
-    /// No reply came yet, and we could not wait any longer.
     #[error("time-out: no reply after {:.1} s, and no time left to wait on", .0.as_secs_f32())]
     OutOfTime(Duration),
-    /// It is not willing to answer.
     #[error("REFUSED: the server does not answer this client")]
     Refused,
-    /// Another response code.
     #[error("response code {0}")]
     ResponseCode(String),
-    /// It could not find out.
     #[error("SERVFAIL: the server could not find out")]
     ServFail,
-    /// No reply came.
     #[error("time-out: no reply within {:.1} s", .0.as_secs_f32())]
     TimeOut(Duration),
-    /// It could not be reached.
     #[error("transport: {0}")]
     Transport(String),
-    /// A datagram has no room for the reply, and TCP did not bring it.
     #[error("truncated: the reply needs TCP, and none came over TCP")]
     Truncated,
 }
@@ -310,6 +233,12 @@ impl DnsFailure {
             Self::Transport(_) | Self::Truncated => "dns_transport",
         }
     }
+}
+
+/// `text` with its control characters escaped: a message that repeats what an event or a variable holds must not let it
+/// begin a line of its own in the log.
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
 }
 
 /// An operation as IAM names it.

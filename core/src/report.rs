@@ -1,30 +1,21 @@
 //! What a run did: the reply, and the numbers behind the metrics.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::{mem, net::IpAddr};
 
-use serde::{Serialize, ser::Error as _};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
-use crate::{
-    binding::Group,
-    check::finding::Finding,
-    clock::{Now, Timestamp},
-    failure::Failure,
-    hostname::Hostname,
-    kind::HostnameKind,
-    memory::Memory,
-    plan::{Hold, HoldReason, Plan},
-    policy::Ownership,
-    run::{Known, Mode, Task},
-    target::{RegisteredTarget, Target, TargetGroupArn, TargetState},
-};
+use crate::binding::{Group, Ownership};
+use crate::clock::{Now, Timestamp};
+use crate::plan::{HoldReason, Plan};
+use crate::run::{Known, Mode, Task};
+use crate::target::{RegisteredTarget, Target, TargetGroupArn, TargetState};
+use crate::{check::finding::Finding, failure::Failure, hostname::Hostname, kind::HostnameKind, memory::Memory};
 
 /// What invoked the function.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Trigger {
     /// A direct request.
     Direct,
@@ -32,23 +23,6 @@ pub enum Trigger {
     RdsEvent,
     /// A schedule, or any other event that says nothing to us.
     Schedule,
-}
-
-impl Trigger {
-    /// The name that the reply and the log give it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::RdsEvent => "rds-event",
-            Self::Schedule => "schedule",
-        }
-    }
-}
-
-impl Serialize for Trigger {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
 }
 
 /// The reply to an invocation.
@@ -76,17 +50,14 @@ pub struct Reply {
 impl Reply {
     /// Shortens what is too long for Lambda: groups that are in step are left out, then the lists are cut.
     pub fn fit(&mut self) {
-        let is_short = |reply: &Self| serde_json::to_vec(reply).map_or(0, |bytes| bytes.len()) <= LONGEST_REPLY;
-        if is_short(self) {
-            return;
+        let is_long = |reply: &Self| serde_json::to_vec(reply).is_ok_and(|bytes| bytes.len() > LONGEST_REPLY);
+        if is_long(self) {
+            let all = self.groups.len();
+            self.groups.retain(|group| group.outcome != Outcome::InSync || group.findings.iter().flatten().count() > 0);
+            self.left_out = all - self.groups.len();
         }
-        let all = self.groups.len();
-        let is_told =
-            |group: &GroupReport| group.outcome != Outcome::InSync || group.findings.iter().flatten().count() > 0;
-        self.groups.retain(is_told);
-        self.left_out = all - self.groups.len();
         for most in [100, 0] {
-            if !is_short(self) {
+            if is_long(self) {
                 self.groups.iter_mut().for_each(|group| group.shorten(most));
             }
         }
@@ -94,7 +65,7 @@ impl Reply {
 }
 
 /// What a run found and did in one target group.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct GroupReport {
     /// The target group.
     pub target_group_arn: TargetGroupArn,
@@ -136,6 +107,9 @@ pub struct GroupReport {
     /// What DNS gave for each hostname that resolved; of a dry run alone.
     #[serde(skip)]
     pub answers: BTreeMap<Hostname, BTreeSet<IpAddr>>,
+    /// The registered targets that are not healthy; of a dry run alone.
+    #[serde(skip)]
+    pub sick: Vec<RegisteredTarget>,
     /// The hostnames that were seen to rotate.
     #[serde(skip)]
     pub rotating: BTreeSet<Hostname>,
@@ -179,10 +153,8 @@ pub struct Waiting {
     /// The target.
     pub target: Target,
     /// Since when.
-    #[serde(serialize_with = "rfc3339")]
     pub missing_since: Timestamp,
     /// When it will be deregistered.
-    #[serde(serialize_with = "rfc3339")]
     pub deregister_at: Timestamp,
 }
 
@@ -222,70 +194,64 @@ pub struct TargetCounts {
 impl GroupReport {
     /// The report on a target group that nobody has looked at.
     pub fn new(group: &Group) -> Self {
-        let kinds = || group.hostnames().into_iter().map(Hostname::kind);
-        let by_names = || kinds().map(HostnameKind::deregister_after_seconds).max().unwrap_or_default();
+        let hostnames = group.hostnames();
+        let by_names = || hostnames.iter().map(|name| name.kind().deregister_after_seconds()).max().unwrap_or_default();
         Self {
             target_group_arn: group.arn.clone(),
-            hostnames: group.hostnames().into_iter().cloned().collect(),
             ownership: group.ownership,
             deregister_after_seconds: group.deregister_after_seconds.unwrap_or_else(by_names),
-            kinds: Vec::new(),
-            outcome: Outcome::default(),
-            resolved: BTreeSet::new(),
-            registered: BTreeSet::new(),
-            deregistered: BTreeSet::new(),
-            waiting: Vec::new(),
-            refused: BTreeMap::new(),
-            held: Vec::new(),
-            dns_milliseconds: None,
-            findings: None,
-            error: None,
-            kind: None,
-            left_out: BTreeMap::new(),
-            answers: BTreeMap::new(),
-            rotating: BTreeSet::new(),
-            failures: Vec::new(),
-            warnings: Vec::new(),
-            is_deferred: false,
-            is_missing_any: false,
-            targets: None,
-            registrations: 0,
-            deregistrations: 0,
+            hostnames: hostnames.into_iter().cloned().collect(),
+            ..Self::default()
         }
     }
 
     /// The report on a run that knows this, whether it has ended or is given up.
     pub fn of(task: &Task<'_>, known: &Known, memory: &Memory, now: Now) -> Self {
         let plan = Plan::new(task, known, memory, now);
-        let mut report = Self::new(task.group);
-        report.failures = plan.failures(known);
-        report.deregister_after_seconds = memory.longest_grace(task);
-        let settings = task.group.hostnames().into_iter().filter_map(|hostname| {
+        let deregister_after_seconds = memory.longest_grace(task);
+        let kinds = task.group.hostnames().into_iter().filter_map(|hostname| {
             let samples = memory.samples(hostname)?;
             Some(HostnameSettings { hostname: hostname.clone(), kind: samples.kind(), lookups: samples.lookups() })
         });
-        report.kinds = settings.collect();
         let unstated = memory.rotating_names().filter(|(_, is_unstated)| *is_unstated);
-        report.rotating = unstated.map(|(hostname, _)| hostname.clone()).collect();
-        report.warnings.extend(known.warnings.iter().cloned());
-        report.dns_milliseconds = known.took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-        report.warnings.extend(report.rotating.iter().map(rotates));
-        report.registered.clone_from(&known.registered);
-        report.deregistered.clone_from(&known.deregistered);
-        (report.registrations, report.deregistrations) = (known.registered.len(), known.deregistered.len());
-        report.hold(&plan.held, report.deregister_after_seconds);
-        if let Some(Ok(_)) = known.listed {
-            report.count(&plan.shown);
-        }
+        let rotating: BTreeSet<_> = unstated.map(|(hostname, _)| hostname.clone()).collect();
+        let waiting = plan.held.iter().filter_map(|(target, hold)| {
+            let missing_since = hold.missing_since?;
+            let deregister_at = hold.until.unwrap_or_else(|| missing_since.plus_seconds(deregister_after_seconds));
+            Some(Waiting { target: *target, missing_since, deregister_at })
+        });
+        let count =
+            |accepted: fn(TargetState) -> bool| plan.shown.iter().filter(|target| accepted(target.state)).count();
+        let mut report = Self {
+            deregister_after_seconds,
+            kinds: kinds.collect(),
+            registered: known.registered.clone(),
+            deregistered: known.deregistered.clone(),
+            registrations: known.registered.len(),
+            deregistrations: known.deregistered.len(),
+            waiting: waiting.collect(),
+            held: plan.held.iter().map(|(target, hold)| HeldTarget { target: *target, reason: hold.reason }).collect(),
+            dns_milliseconds: known.took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+            failures: plan.failures(known),
+            warnings: known.warnings.iter().cloned().chain(rotating.iter().map(rotates)).collect(),
+            rotating,
+            is_missing_any: known.listed.is_some() && !plan.register.is_empty(),
+            targets: matches!(known.listed, Some(Ok(_))).then(|| TargetCounts {
+                registered: count(TargetState::is_registered),
+                healthy: count(|state| state == TargetState::Healthy),
+            }),
+            ..Self::new(task.group)
+        };
         if known.mode() == Mode::DryRun {
             report.registered.extend(&plan.register);
             report.deregistered.extend(plan.deregister.iter().map(|shown| shown.target));
             let answers = known.answers.iter();
-            let answers =
-                answers.filter_map(|(name, answer)| Some((name.clone(), answer.as_ref().ok()?.addresses.clone())));
-            report.answers = answers.collect();
+            let answers = answers.filter_map(|(name, answer)| Some((name.clone(), answer.as_ref().ok()?)));
+            report.answers = answers.map(|(name, answer)| (name, answer.addresses.clone())).collect();
+            let is_sick =
+                |shown: &&RegisteredTarget| shown.state.is_registered() && shown.state != TargetState::Healthy;
+            report.sick = plan.shown.iter().filter(is_sick).cloned().collect();
         }
-        report.is_missing_any = known.listed.is_some() && !plan.register.is_empty();
         report.resolved = plan.look.resolved;
         report.refused = plan.look.refused;
         report.refused.extend(known.refused.iter().map(|(target, reason)| (target.address, reason.clone())));
@@ -299,48 +265,16 @@ impl GroupReport {
         self.settled()
     }
 
-    /// Lists the targets that stay although DNS does not give them.
-    fn hold(&mut self, held: &BTreeMap<Target, Hold>, deregister_after_seconds: u32) {
-        self.held = held.iter().map(|(target, hold)| HeldTarget { target: *target, reason: hold.reason }).collect();
-        let waiting = held.iter().filter_map(|(target, hold)| {
-            let missing_since = hold.missing_since?;
-            let deregister_at = hold.until.unwrap_or_else(|| missing_since.plus_seconds(deregister_after_seconds));
-            Some(Waiting { target: *target, missing_since, deregister_at })
-        });
-        self.waiting = waiting.collect();
-    }
-
-    /// Adds a warning, once.
-    pub fn warn(&mut self, warning: String) {
-        if !self.warnings.contains(&warning) {
-            self.warnings.push(warning);
-        }
-    }
-
-    /// The report on this and on a later run of the same invocation. What is so, the later one says; what was done, both.
+    /// The report on two runs of an invocation. What is so, `found` says; what was done, both.
     #[must_use]
-    pub fn merged(mut self, later: Self) -> Self {
-        self.registered.extend(later.registered);
-        self.deregistered.extend(later.deregistered);
-        Self {
-            registered: self.registered,
-            deregistered: self.deregistered,
-            registrations: self.registrations + later.registrations,
-            deregistrations: self.deregistrations + later.deregistrations,
-            targets: later.targets.or(self.targets),
-            dns_milliseconds: later.dns_milliseconds.or(self.dns_milliseconds),
-            ..later
-        }
-        .settled()
-    }
-
-    /// This report, with what a later run did and no word of what it found.
-    #[must_use]
-    pub fn with_changes_of(self, later: Self) -> Self {
-        let known = self.clone();
-        let both = self.merged(later);
-        let Self { registered, deregistered, registrations, deregistrations, .. } = both;
-        Self { registered, deregistered, registrations, deregistrations, ..known }.settled()
+    pub fn merged(self, mut found: Self) -> Self {
+        found.registered.extend(self.registered);
+        found.deregistered.extend(self.deregistered);
+        found.registrations += self.registrations;
+        found.deregistrations += self.deregistrations;
+        found.targets = found.targets.or(self.targets);
+        found.dns_milliseconds = found.dns_milliseconds.or(self.dns_milliseconds);
+        found.settled()
     }
 
     /// Whether it was we who had no time left, and nothing that DNS gives is missing.
@@ -348,37 +282,11 @@ impl GroupReport {
         self.failures.iter().any(Failure::is_out_of_time) && !self.is_missing_any
     }
 
-    fn settled(mut self) -> Self {
-        self.settle();
-        self
-    }
-
-    /// What the hostnames were taken for and what follows, for the log; `None` where none was
-    /// looked at.
-    pub fn settings(&self) -> Option<String> {
-        let kinds = self
-            .kinds
-            .iter()
-            .map(|HostnameSettings { hostname, kind, lookups }| format!("{hostname}: {kind:?}, {lookups} lookups"));
-        let kinds = kinds.collect::<Vec<_>>().join("; ");
-        let seconds = self.deregister_after_seconds;
-        (!kinds.is_empty()).then(|| format!("{kinds}; {:?}, deregistered after {seconds} s", self.ownership))
-    }
-
-    /// Counts what the target group holds.
-    pub fn count(&mut self, listed: &[RegisteredTarget]) {
-        let count = |accepted: fn(TargetState) -> bool| listed.iter().filter(|target| accepted(target.state)).count();
-        self.targets = Some(TargetCounts {
-            registered: count(TargetState::is_registered),
-            healthy: count(|state| state == TargetState::Healthy),
-        });
-    }
-
-    /// Settles the outcome by what was found and done.
-    pub fn settle(&mut self) {
-        let failures = self.failures.iter().map(ToString::to_string);
-        let messages: Vec<_> = failures.chain(self.warnings.iter().cloned()).collect();
-        self.error = (!messages.is_empty()).then(|| messages.join("; "));
+    /// This report, with the outcome settled by what was found and done.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        let messages = self.failures.iter().map(ToString::to_string).chain(self.warnings.iter().cloned());
+        self.error = Some(messages.collect::<Vec<_>>().join("; ")).filter(|error| !error.is_empty());
         self.kind = self.failures.first().map(Failure::kind);
         self.outcome = if !self.failures.is_empty() {
             Outcome::Failed
@@ -389,44 +297,38 @@ impl GroupReport {
         } else {
             Outcome::Changed
         };
-    }
-
-    /// Why it failed, in one text.
-    pub fn problems(&self) -> String {
-        self.failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        self
     }
 
     /// Leaves no more than `most` entries in each list, and says how many are left out.
     fn shorten(&mut self, most: usize) {
-        let Self { resolved, registered, deregistered, waiting, refused, held, findings, left_out, .. } = self;
-        let mut note = |list: &'static str, len: usize| {
-            if len > most {
-                *left_out.entry(list).or_default() += len - most;
-            }
-        };
-        note("resolved", resolved.len());
-        note("registered", registered.len());
-        note("deregistered", deregistered.len());
-        note("waiting", waiting.len());
-        note("refused", refused.len());
-        note("held", held.len());
-        if let Some(findings) = findings {
-            // The first is the worst, and may be what `ok` is about.
-            note("findings", findings.len().saturating_sub(usize::from(most == 0)));
-            findings.truncate(most.max(1));
+        // The first finding is the worst, and may be what `ok` is about.
+        let findings = self.findings.as_mut().map_or(0, |findings| cut(findings, most.max(1)));
+        let left_out = [
+            ("resolved", cut(&mut self.resolved, most)),
+            ("registered", cut(&mut self.registered, most)),
+            ("deregistered", cut(&mut self.deregistered, most)),
+            ("waiting", cut(&mut self.waiting, most)),
+            ("refused", cut(&mut self.refused, most)),
+            ("held", cut(&mut self.held, most)),
+            ("findings", findings),
+        ];
+        for (list, count) in left_out.into_iter().filter(|(_, count)| *count > 0) {
+            *self.left_out.entry(list).or_default() += count;
         }
-        *resolved = mem::take(resolved).into_iter().take(most).collect();
-        *registered = mem::take(registered).into_iter().take(most).collect();
-        *deregistered = mem::take(deregistered).into_iter().take(most).collect();
-        *refused = mem::take(refused).into_iter().take(most).collect();
-        waiting.truncate(most);
-        held.truncate(most);
     }
 
     /// The hostnames, for a message.
     pub fn names(&self) -> String {
         self.hostnames.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// Leaves the first `most` entries of a list; returns how many it took away.
+fn cut<T, L: Default + FromIterator<T> + IntoIterator<Item = T>>(list: &mut L, most: usize) -> usize {
+    let mut all = mem::take(list).into_iter();
+    *list = all.by_ref().take(most).collect();
+    all.count()
 }
 
 fn rotates(hostname: &Hostname) -> String {
@@ -440,21 +342,8 @@ fn is_none(count: &usize) -> bool {
     *count == 0
 }
 
-/// To the second, as AWS shows times.
-fn rfc3339<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    let seconds = i64::try_from(time.0 / 1000).map_err(S::Error::custom)?;
-    let text = OffsetDateTime::from_unix_timestamp(seconds).map_err(S::Error::custom)?.format(&Rfc3339);
-    serializer.serialize_str(&text.map_err(S::Error::custom)?)
-}
-
-#[derive(Serialize)]
-struct Refusal<'a> {
-    address: &'a IpAddr,
-    reason: &'a str,
-}
-
-fn refusals<S: serde::Serializer>(refused: &BTreeMap<IpAddr, String>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(refused.iter().map(|(address, reason)| Refusal { address, reason }))
+fn refusals<S: Serializer>(refused: &BTreeMap<IpAddr, String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(refused.iter().map(|(address, reason)| json!({"address": address, "reason": reason})))
 }
 
 /// Bytes of a reply: Lambda lets 6 MB through

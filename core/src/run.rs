@@ -12,13 +12,12 @@ use futures_util::future::{join, join3};
 pub use known::Known;
 
 use crate::{
-    binding::Group,
+    binding::{Group, Ownership},
     clock::Now,
     hostname::Hostname,
     memory::Memory,
     network::AllowedNetworks,
     plan::{Change, Plan},
-    policy::Ownership,
     tags::State,
     target::Facts,
     world::World,

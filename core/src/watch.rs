@@ -98,7 +98,7 @@ impl Course {
     fn joined(&mut self, later: GroupReport) -> GroupReport {
         match self.report.take() {
             None => later,
-            Some(earlier) if self.is_last && later.is_out_of_time() => earlier.with_changes_of(later),
+            Some(earlier) if self.is_last && later.is_out_of_time() => later.merged(earlier),
             Some(earlier) => earlier.merged(later),
         }
     }

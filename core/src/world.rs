@@ -1,20 +1,12 @@
 //! What a run needs of the world: DNS and one target group. The function has the real ones, the tests a model, and both
 //! drive the same run.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use crate::{
-    answer::Answers,
-    clock::Now,
-    failure::ElbError,
-    hostname::Hostname,
-    report::GroupReport,
-    tags::{TagChanges, Tags},
-    target::{RegisteredTarget, Target},
-};
+use crate::tags::{TagChanges, Tags};
+use crate::target::{RegisteredTarget, Target};
+use crate::{answer::Answers, clock::Now, failure::ElbError, hostname::Hostname, report::GroupReport};
 
 /// All that a run needs of the world. It is bound to one target group.
 ///

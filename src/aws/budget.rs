@@ -1,90 +1,74 @@
 //! How fast one execution environment calls ELBv2: first come, first served.
 
-use std::{
-    num::NonZeroU32,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use leaky_bucket::RateLimiter;
-use tokio::{sync::Mutex, time::sleep};
+use tokio::{sync, time::sleep};
 
-/// The requests of ELBv2 that may go out: so many a second, with bursts of some seconds' worth.
+/// The requests of ELBv2 that may go out: so many a second, with bursts of four seconds' worth.
 #[derive(Debug)]
-pub struct Budget(Option<Bucket>);
-
-#[derive(Debug)]
-struct Bucket {
-    per_second: NonZeroU32,
-    limiter: RateLimiter,
-    /// Requests that went out without waiting. Who waits next pays for them.
-    debt: AtomicUsize,
-    line: Mutex<()>,
+pub(crate) struct Budget {
+    /// From one request to the next; zero where there is no limit.
+    interval: Duration,
+    /// When the requests so far would have gone out at an even pace: it runs ahead by what a burst took.
+    spent: Mutex<Instant>,
+    line: sync::Mutex<()>,
 }
 
 impl Budget {
     /// A full one; `None` sets no limit.
-    pub fn new(per_second: Option<NonZeroU32>) -> Self {
-        let bucket = |per_second: NonZeroU32| {
-            let rate = per_second.get() as usize;
-            // No timer is finer than a millisecond.
-            let refill = rate.div_ceil(100);
-            let limiter = RateLimiter::builder()
-                .max(rate * BURST_SECONDS)
-                .initial(rate * BURST_SECONDS)
-                .refill(refill)
-                .interval(Duration::from_secs(1) * u32::try_from(refill).unwrap_or(1) / per_second.get())
-                .build();
-            Bucket { per_second, limiter, debt: AtomicUsize::new(0), line: Mutex::new(()) }
-        };
-        Self(per_second.map(bucket))
+    pub(crate) fn new(per_second: Option<NonZeroU32>) -> Self {
+        let interval = per_second.map_or(Duration::ZERO, |per_second| Duration::from_secs(1) / per_second.get());
+        Self { interval, spent: Mutex::new(Instant::now()), line: sync::Mutex::default() }
     }
 
     /// Waits until one more request may go out, and spends it.
-    pub async fn acquire(&self) {
-        if let Some(bucket) = &self.0 {
-            let _first = bucket.line.lock().await;
-            bucket.pay().await;
-        }
+    pub(crate) async fn acquire(&self) {
+        let _first = self.line.lock().await;
+        self.pay().await;
     }
 
     /// The same, for a group that was not begun: it stands in no line, so that what was begun can end. And it takes its
     /// time, so that those who are begun in a burst do not all wait for their next request when the burst is over.
-    pub async fn acquire_last(&self) {
-        let Some(bucket) = &self.0 else { return };
+    pub(crate) async fn acquire_last(&self) {
         loop {
-            sleep(Duration::from_secs(1) / bucket.per_second.get() / 2).await;
-            if let Ok(_first) = bucket.line.try_lock() {
-                return bucket.pay().await;
+            sleep(self.interval / 2).await;
+            if let Ok(_first) = self.line.try_lock() {
+                return self.pay().await;
             }
         }
     }
 
-    /// Counts a request that nobody waits for.
-    pub fn count(&self) {
-        if let Some(bucket) = &self.0 {
-            bucket.debt.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Spends a request that waits for nothing. Who waits next waits for it, too.
+    pub(crate) fn count(&self) {
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        *spent = (*spent).max(Instant::now()) + self.interval;
     }
 
     /// Whether so many requests could go out at once.
-    pub fn suffices(&self, count: usize) -> bool {
-        // The balance is that of the last time when anybody asked.
-        self.0.as_ref().is_none_or(|bucket| bucket.limiter.try_acquire(0) && bucket.limiter.balance() >= count)
+    pub(crate) fn suffices(&self, count: usize) -> bool {
+        self.wait_for(u32::try_from(count).unwrap_or(u32::MAX)).is_zero()
     }
 
     /// How long so many requests take once the budget is used up.
-    pub fn time_for(&self, count: u32) -> Duration {
-        self.0.as_ref().map_or(Duration::ZERO, |bucket| Duration::from_secs(1) * count / bucket.per_second.get())
+    pub(crate) fn time_for(&self, count: u32) -> Duration {
+        self.interval.saturating_mul(count)
     }
-}
 
-impl Bucket {
     async fn pay(&self) {
-        let debt = self.debt.swap(0, Ordering::Relaxed);
-        self.limiter.acquire((1 + debt).min(self.limiter.max())).await;
+        let wait = self.wait_for(1);
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        self.count();
+    }
+
+    fn wait_for(&self, count: u32) -> Duration {
+        let ahead = self.spent.lock().unwrap_or_else(PoisonError::into_inner).saturating_duration_since(Instant::now());
+        if self.interval.is_zero() { Duration::ZERO } else { (ahead + self.time_for(count)).saturating_sub(BURST) }
     }
 }
 
-/// Seconds' worth of requests that may go out at once: the quota's own bucket holds four.
-const BURST_SECONDS: usize = 4;
+/// How long a budget that is used up takes to fill: the quota's own bucket holds four seconds' worth.
+const BURST: Duration = Duration::from_secs(4);

@@ -1,11 +1,8 @@
 //! The ELBv2 client: one for each Region, its retries, and what its errors mean. No SDK type of a call leaves
 //! `target_group` and `inspection`.
 
-use std::{
-    collections::HashMap,
-    error::Error,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{collections::HashMap, error::Error};
 
 use aws_config::{Region, SdkConfig};
 use aws_sdk_elasticloadbalancingv2::{
@@ -19,11 +16,9 @@ use aws_sdk_elasticloadbalancingv2::{
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{
-    aws::{ATTEMPT_TIMEOUT, RetryExpired, budget::Budget, chain, retry_partition},
-    failure::{ElbError, ElbErrorKind, action},
-    target::TargetGroupArn,
-};
+use crate::aws::{ATTEMPT_TIMEOUT, RetryExpired, budget::Budget, chain, retry_partition};
+use crate::failure::{ElbError, ElbErrorKind, action};
+use crate::target::TargetGroupArn;
 
 /// ELBv2 in all Regions.
 #[derive(Debug)]
@@ -34,8 +29,7 @@ pub(crate) struct Elb {
     budget: Arc<Budget>,
 }
 
-/// What calls a Region, and how many more calls it may make meanwhile: one that hangs shall not
-/// hold up the others.
+/// What calls a Region, and how many more calls it may make meanwhile.
 #[derive(Clone, Debug)]
 pub(crate) struct Regional {
     pub(crate) client: Client,
@@ -55,31 +49,25 @@ impl Elb {
 
     /// What calls this Region.
     pub(crate) fn in_region(&self, region: &str) -> Regional {
+        let new = |region: &String| {
+            let config = Builder::from(&self.sdk)
+                .region(Region::new(region.clone()))
+                .retry_partition(retry_partition())
+                .retry_classifier(RetryExpired)
+                .interceptor(CountRetries(Arc::clone(&self.budget)))
+                .interceptor(ReadToTheEnd);
+            Regional { client: Client::from_conf(config.build()), open: Arc::new(Semaphore::new(MAX_OPEN_REQUESTS)) }
+        };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients
-            .entry(region.to_owned())
-            .or_insert_with(|| {
-                let config = Builder::from(&self.sdk)
-                    .region(Region::new(region.to_owned()))
-                    .retry_partition(retry_partition())
-                    .retry_classifier(RetryExpired)
-                    .interceptor(CountRetries(Arc::clone(&self.budget)))
-                    .interceptor(ReadToTheEnd);
-                Regional {
-                    client: Client::from_conf(config.build()),
-                    open: Arc::new(Semaphore::new(MAX_OPEN_REQUESTS)),
-                }
-            })
-            .clone()
+        clients.entry(region.to_owned()).or_insert_with_key(new).clone()
     }
 }
 
 impl Regional {
     /// Calls ELBv2 when fewer requests are open than may be. The caller has waited for the budget.
     ///
-    /// What the SDK needs for a call takes 5 KB of the future that makes it, and of each around that once or twice
-    /// more. So it is boxed, before there is a future that could hold it, which spares a run over a thousand target
-    /// groups 18 of 64 MiB.
+    /// The SDK's future takes 5 KB. It is boxed before another one could hold it, which spares a run over a thousand
+    /// target groups 18 of 64 MiB.
     pub(crate) fn call<T, E: Error + ProvideErrorMetadata + 'static>(
         &self,
         operation: &'static str,
@@ -107,46 +95,42 @@ pub(crate) fn elb_error<E: Error + ProvideErrorMetadata + 'static>(
     operation: &'static str,
     error: &SdkError<E>,
 ) -> ElbError {
-    let is_theirs = |status: u16| status >= 500;
-    let (kind, problem) = match (error, error.code()) {
-        (SdkError::ServiceError(service), Some(code)) => {
-            let message = error.message().unwrap_or("(no message)");
-            let kind = match kind(operation, code, message) {
-                ElbErrorKind::Failed if is_theirs(service.raw().status().as_u16()) => ElbErrorKind::Unavailable,
-                kind => kind,
-            };
-            (kind, format!("{code}: {message}{}", hint(operation, code)))
-        }
-        (SdkError::ServiceError(service), None) => {
-            let status = service.raw().status().as_u16();
-            let kind = if is_theirs(status) { ElbErrorKind::Unavailable } else { ElbErrorKind::Failed };
-            (kind, format!("an error reply that can't be read, HTTP status {status}"))
-        }
-        (SdkError::TimeoutError(_), _) => (
-            ElbErrorKind::TimedOut,
-            "no reply in time; a function in a VPC reaches AWS through a NAT gateway or interface endpoints".to_owned(),
-        ),
-        _ => (ElbErrorKind::Failed, chain(error)),
+    let SdkError::ServiceError(reply) = error else {
+        let is_time = matches!(error, SdkError::TimeoutError(_));
+        let kind = if is_time { ElbErrorKind::TimedOut } else { ElbErrorKind::Failed };
+        return ElbError { operation, kind, problem: if is_time { NO_REPLY.to_owned() } else { chain(error) } };
     };
-    ElbError { operation, kind, problem }
+    let status = reply.raw().status().as_u16();
+    let (mut kind, problem) = match (error.code(), error.message().unwrap_or("(no message)")) {
+        (Some(code), message) => (kind(operation, code, message), format!("{code}: {message}")),
+        (None, _) => (ElbErrorKind::Failed, format!("an error reply that can't be read, HTTP status {status}")),
+    };
+    if kind == ElbErrorKind::Failed && status >= 500 {
+        kind = ElbErrorKind::Unavailable;
+    }
+    // What to do, where AWS's own message leaves the user alone.
+    let hint = match error.code() {
+        Some("TargetGroupNotFound" | "TargetGroupNotFoundException") => {
+            " (was the target group deleted, or does its ARN name another account or Region?)".to_owned()
+        }
+        _ if kind == ElbErrorKind::Denied => format!(" (the function's role must allow {})", action(operation)),
+        _ => String::new(),
+    };
+    ElbError { operation, kind, problem: problem + &hint }
 }
 
 /// What an error reply means. ValidationError is not modelled by the API, and only its text tells what is the matter.
 fn kind(operation: &str, code: &str, message: &str) -> ElbErrorKind {
-    let is_of_targets = operation == "RegisterTargets" || operation == "DeregisterTargets";
     match code {
         "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => ElbErrorKind::Denied,
-        "Throttling"
-        | "ThrottlingException"
-        | "ThrottledException"
-        | "RequestLimitExceeded"
-        | "TooManyRequestsException" => ElbErrorKind::Throttled,
+        "Throttling" | "ThrottlingException" | "ThrottledException" => ElbErrorKind::Throttled,
+        "RequestLimitExceeded" | "TooManyRequestsException" => ElbErrorKind::Throttled,
         "LoadBalancerNotFound" | "TargetGroupNotFound" | "TargetGroupNotFoundException" => ElbErrorKind::NotFound,
         "TooManyTargets" => ElbErrorKind::QuotaReached,
         "InvalidTarget" | "ValidationError" if OUTSIDE_VPC.iter().any(|phrase| message.contains(phrase)) => {
             ElbErrorKind::OutsideVpc
         }
-        "InvalidTarget" | "TooManyRegistrationsForTargetId" | "ValidationError" if is_of_targets => {
+        "InvalidTarget" | "TooManyRegistrationsForTargetId" | "ValidationError" if operation.ends_with("Targets") => {
             ElbErrorKind::TargetRefused
         }
         _ => ElbErrorKind::Failed,
@@ -175,9 +159,8 @@ impl Intercept for CountRetries {
     }
 }
 
-/// Lets no reply pass for a success that is not ELBv2's, or was cut short. Where a reply says no
-/// more than that, as those to all writes do, the SDK does not read it: a proxy's page with status
-/// 200 would be a registration, after which stale targets go.
+/// Lets no reply pass for a success that is not ELBv2's, or was cut short. The SDK does not read those to writes: a proxy's
+/// page with status 200 would be a registration, after which stale targets go.
 #[derive(Debug)]
 struct ReadToTheEnd;
 
@@ -200,29 +183,16 @@ impl Intercept for ReadToTheEnd {
     }
 }
 
-/// What to do about an error, where AWS's own message leaves the user alone.
-fn hint(operation: &str, code: &str) -> String {
-    match code {
-        "AccessDenied" | "AccessDeniedException" => {
-            format!(" (the function's role must allow {})", action(operation))
-        }
-        "TargetGroupNotFound" | "TargetGroupNotFoundException" => {
-            " (was the target group deleted, or does its ARN name another account or Region?)".to_owned()
-        }
-        _ => String::new(),
-    }
-}
+const NO_REPLY: &str = "no reply in time; a function in a VPC reaches AWS through a NAT gateway or interface endpoints";
 
-/// What the messages hold by which AWS says that an address needs an Availability Zone: one is
-/// for addresses outside the VPC, one for those that are in one of its networks but in no subnet
-/// (aws-load-balancer-controller, issues 3084 and 3714, and what its own code looks for).
+/// What the messages hold by which AWS says that an address needs an Availability Zone: it lies outside the VPC, or in no
+/// subnet of it (aws-load-balancer-controller, issues 3084 and 3714, and what its own code looks for).
 const OUTSIDE_VPC: [&str; 3] = ["outside the VPC", "not in the VPC", "ou must specify an Availability Zone"];
 
 /// The root element of a reply is `ACTIONResponse`
 /// ([AWS Query protocol](https://smithy.io/2.0/aws/protocols/aws-query-protocol.html)).
 const END_OF_REPLY: &[u8] = b"Response>";
 
-/// Requests under way in a Region at once, each on a connection of its own, not counting those that
-/// hang. With 128 MB of memory a function has a fourteenth of a processor: more TLS handshakes at
-/// once would outlast the time that an attempt has.
+/// Requests under way in a Region at once, each on a connection of its own, not counting those that hang. More TLS
+/// handshakes at once would outlast an attempt where 128 MB of memory give a fourteenth of a processor.
 const MAX_OPEN_REQUESTS: usize = 32;

@@ -1,10 +1,7 @@
 //! Asks ELBv2 about many things with as few calls as possible.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
-    time::Instant,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::{hash::Hash, time::Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout_at;
@@ -41,11 +38,8 @@ pub(crate) async fn read_many<K: Clone + Eq + Hash, V>(
         while let Some(parts) = calls.next().await {
             for (mut read, keys) in parts {
                 all.extend(keys.into_iter().map(|key| {
-                    let value = match &mut read {
-                        Ok(found) => found.remove(&key).ok_or_else(missing),
-                        Err(error) => Err(error.clone()),
-                    };
-                    (key, value)
+                    let value = read.as_mut().map(|found| found.remove(&key).ok_or_else(missing));
+                    (key, value.unwrap_or_else(|error| Err(error.clone())))
                 }));
             }
         }

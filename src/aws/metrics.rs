@@ -1,86 +1,56 @@
 //! The metrics edge: a run's numbers, to CloudWatch or to stdout.
 
-use std::{
-    io::{self, Write},
-    time::{Duration, Instant, SystemTime},
-};
+use std::io::{self, Write};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_config::SdkConfig;
-use aws_sdk_cloudwatch::{
-    Client,
-    config::timeout::TimeoutConfig,
-    primitives::DateTime,
-    types::{Dimension, MetricDatum, StandardUnit},
-};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use aws_sdk_cloudwatch::config::{Builder, timeout::TimeoutConfig};
+use aws_sdk_cloudwatch::types::{Dimension, MetricDatum, StandardUnit};
+use aws_sdk_cloudwatch::{Client, primitives::DateTime};
+use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout_at;
 use tracing::warn;
 
-use crate::{
-    aws::{RetryExpired, chain, retry_partition},
-    report::{GroupReport, Outcome},
-    settings::environment::MetricsDestination,
-};
+use crate::aws::{RetryExpired, chain, retry_partition};
+use crate::report::{GroupReport, Outcome};
+use crate::settings::environment::MetricsDestination;
 
 /// Publishes the metrics of runs.
 #[derive(Debug)]
-pub struct Metrics {
-    destination: Destination,
+pub(crate) struct Metrics {
+    destination: MetricsDestination,
     namespace: String,
+    client: Client,
 }
-
-#[derive(Debug)]
-enum Destination {
-    CloudWatch(Client),
-    Emf,
-    Off,
-}
-
-/// The name and value of a metric, which is a count.
-type Metric = (&'static str, usize);
 
 impl Metrics {
-    /// Publishes to `destination` under `namespace`.
-    pub fn new(destination: MetricsDestination, namespace: &str, sdk: &SdkConfig) -> Self {
-        Self {
-            destination: match destination {
-                MetricsDestination::CloudWatch => {
-                    let timeouts = TimeoutConfig::builder()
-                        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-                        .operation_timeout(OPERATION_TIMEOUT);
-                    let config = aws_sdk_cloudwatch::config::Builder::from(sdk)
-                        .retry_partition(retry_partition())
-                        .retry_classifier(RetryExpired)
-                        .timeout_config(timeouts.build());
-                    Destination::CloudWatch(Client::from_conf(config.build()))
-                }
-                MetricsDestination::Emf => Destination::Emf,
-                MetricsDestination::Off => Destination::Off,
-            },
-            namespace: namespace.to_owned(),
-        }
+    pub(crate) fn new(destination: MetricsDestination, namespace: &str, sdk: &SdkConfig) -> Self {
+        let timeouts =
+            TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).operation_timeout(OPERATION_TIMEOUT);
+        let config = Builder::from(sdk)
+            .retry_partition(retry_partition())
+            .retry_classifier(RetryExpired)
+            .timeout_config(timeouts.build());
+        Self { destination, namespace: namespace.to_owned(), client: Client::from_conf(config.build()) }
     }
 
     /// Publishes what `reports` say, until `deadline` at the latest. What can't be sent is a logged warning: the targets
     /// are right, and that is what counts.
-    pub async fn publish(&self, reports: &[GroupReport], deadline: Instant) {
-        match &self.destination {
-            Destination::CloudWatch(client) => {
-                if timeout_at(deadline.into(), self.put(client, reports)).await.is_err() {
-                    warn!("not all metrics were sent: no reply to PutMetricData before the deadline");
-                }
-            }
-            Destination::Emf => {
-                if let Err(error) = self.print(reports) {
-                    warn!(%error, "metrics were not written to stdout");
-                }
-            }
-            Destination::Off => {}
+    pub(crate) async fn publish(&self, reports: &[GroupReport], deadline: Instant) {
+        let problem = match self.destination {
+            MetricsDestination::CloudWatch => timeout_at(deadline.into(), self.put(reports))
+                .await
+                .unwrap_or_else(|_| Err("no reply in time".to_owned())),
+            MetricsDestination::Emf => self.print(reports).map_err(|error| error.to_string()),
+            MetricsDestination::Off => Ok(()),
+        };
+        if let Err(problem) = problem {
+            warn!(problem, "not all metrics were sent");
         }
     }
 
-    async fn put(&self, client: &Client, reports: &[GroupReport]) {
+    async fn put(&self, reports: &[GroupReport]) -> Result<(), String> {
         let now = DateTime::from(SystemTime::now());
         let data = reports.iter().flat_map(|report| {
             let dimension = Dimension::builder().name(DIMENSION).value(report.target_group_arn.dimension()).build();
@@ -92,37 +62,32 @@ impl Metrics {
         let data: Vec<_> = data.collect();
         // At the same time, because little is left of a run in which something hung.
         let calls = data.chunks(METRICS_IN_A_CALL).map(|data| {
-            client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data.to_vec())).send()
+            self.client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data.to_vec())).send()
         });
-        let sent: Vec<_> = calls.collect::<FuturesUnordered<_>>().collect().await;
-        if let Some(error) = sent.into_iter().find_map(Result::err) {
-            warn!(error = chain(&error), "not all metrics were sent: PutMetricData failed");
-        }
+        let sent = join_all(calls).await.into_iter().find_map(Result::err);
+        sent.map_or(Ok(()), |error| Err(format!("PutMetricData failed: {}", chain(&error))))
     }
 
     fn print(&self, reports: &[GroupReport]) -> io::Result<()> {
-        let timestamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-        let timestamp = u64::try_from(timestamp).unwrap_or(u64::MAX);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let mut stdout = io::stdout().lock();
         for report in reports {
             let metrics = metrics(report);
-            let names: Vec<_> =
-                metrics.iter().map(|(name, _)| json!({"Name": name, "Unit": StandardUnit::Count.as_str()})).collect();
+            let names: Vec<_> = metrics.iter().map(|(name, _)| json!({"Name": name, "Unit": "Count"})).collect();
             let directive = json!({"Namespace": self.namespace, "Dimensions": [[DIMENSION]], "Metrics": names});
-            let mut document = Map::from_iter([
-                ("_aws".to_owned(), json!({"Timestamp": timestamp, "CloudWatchMetrics": [directive]})),
-                (DIMENSION.to_owned(), report.target_group_arn.dimension().into()),
-            ]);
-            document.extend(metrics.iter().map(|(name, value)| ((*name).to_owned(), (*value as f64).into())));
+            let counts = metrics.iter().map(|(name, value)| ((*name).to_owned(), json!(*value as f64)));
+            let mut document: Map<_, _> = counts.collect();
+            document.insert("_aws".to_owned(), json!({"Timestamp": now, "CloudWatchMetrics": [directive]}));
+            document.insert(DIMENSION.to_owned(), report.target_group_arn.dimension().into());
             writeln!(stdout, "{}", Value::Object(document))?;
         }
         stdout.flush()
     }
 }
 
-/// What is unknown is left out: a failed look must not read as an empty target group. So is what is 0 in a steady run,
-/// because CloudWatch bills each metric by the hour in which it is sent.
-fn metrics(report: &GroupReport) -> Vec<Metric> {
+/// The names and values of counts. What is unknown is left out: a failed look must not read as an empty target group. So is
+/// what is 0 in a steady run, because CloudWatch bills each metric by the hour in which it is sent.
+fn metrics(report: &GroupReport) -> Vec<(&'static str, usize)> {
     let mut metrics = vec![("Failures", usize::from(report.outcome == Outcome::Failed))];
     if let Some(held) = report.targets {
         metrics.extend([("RegisteredTargets", held.registered), ("HealthyTargets", held.healthy)]);
@@ -144,8 +109,6 @@ const DIMENSION: &str = "TargetGroup";
 /// takes 1,000 metrics and 1 MB in a request; as many of ours are about 200 KB.
 const METRICS_IN_A_CALL: usize = 1000;
 
-/// How long to wait for a reply: the sync is done by then, and Lambda bills the wait.
+/// How long to wait for a reply, and with all retries: the sync is done by then, and Lambda bills the wait.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1500);
-
-/// How long to wait with all retries.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);

@@ -1,24 +1,19 @@
 //! How the AWS SDK is set up, and how its errors read.
 
-pub mod budget;
+pub(crate) mod budget;
 pub(crate) mod elb;
-pub mod inspection;
+pub(crate) mod inspection;
 pub(crate) mod many;
-pub mod metrics;
-pub mod tagging;
-pub mod target_group;
+pub(crate) mod metrics;
+pub(crate) mod tagging;
+pub(crate) mod target_group;
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, iter::successors, time::Duration};
 
-use aws_config::{
-    BehaviorVersion, ConfigLoader,
-    retry::{RetryConfig, RetryMode},
-    timeout::TimeoutConfig,
-};
-use aws_smithy_http_client::{
-    Builder as HttpClientBuilder,
-    tls::{Provider, rustls_provider::CryptoMode},
-};
+use aws_config::retry::{RetryConfig, RetryMode};
+use aws_config::{BehaviorVersion, ConfigLoader, timeout::TimeoutConfig};
+use aws_smithy_http_client::Builder as HttpClientBuilder;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
 use aws_smithy_runtime_api::client::{
     interceptors::context::InterceptorContext,
@@ -27,12 +22,7 @@ use aws_smithy_runtime_api::client::{
 
 use crate::settings::environment::Config;
 
-/// The AWS SDK's settings: credentials, Region and endpoints as its environment says, time-outs
-/// and retries set here.
-///
-/// One attempt that hangs is given up after [`ATTEMPT_TIMEOUT`], all of a call's after
-/// [`OPERATION_TIMEOUT`], so that a dead endpoint is named in an error before a function with a
-/// time-out of 15 s or more is ended.
+/// The AWS SDK's settings: credentials, Region and endpoints as its environment says, time-outs and retries set here.
 pub fn sdk_config(config: &Config) -> ConfigLoader {
     let mode = if config.adaptive_retries { RetryMode::Adaptive } else { RetryMode::Standard };
     let retries = RetryConfig::standard()
@@ -55,14 +45,14 @@ pub fn sdk_config(config: &Config) -> ConfigLoader {
 
 /// Gives each call its own retries. The SDK lets all calls share a bucket of them, which one target group whose calls
 /// always fail would empty for all others.
-pub fn retry_partition() -> RetryPartition {
+pub(crate) fn retry_partition() -> RetryPartition {
     RetryPartition::custom("a call's own").token_bucket(TokenBucket::unlimited()).build()
 }
 
 /// Has what AWS refuses as expired signed and sent again: a clock moved, or the process was thawed with a signed request at
 /// hand.
 #[derive(Debug)]
-pub struct RetryExpired;
+pub(crate) struct RetryExpired;
 
 impl ClassifyRetry for RetryExpired {
     fn name(&self) -> &'static str {
@@ -71,10 +61,9 @@ impl ClassifyRetry for RetryExpired {
 
     /// Each service writes its errors in another format, and all of them name the code and the message in plain text.
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let Some(reply) = context.response().filter(|reply| reply.status().is_client_error()) else {
-            return RetryAction::NoActionIndicated;
-        };
-        let body = String::from_utf8_lossy(reply.body().bytes().unwrap_or_default());
+        let reply = context.response().filter(|reply| reply.status().is_client_error());
+        let body = reply.and_then(|reply| reply.body().bytes()).unwrap_or_default();
+        let body = String::from_utf8_lossy(body);
         if EXPIRED.iter().any(|word| body.contains(word)) {
             RetryAction::transient_error()
         } else {
@@ -84,14 +73,9 @@ impl ClassifyRetry for RetryExpired {
 }
 
 /// An error with its causes: the SDK's own text stops at `dispatch failure`.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let causes = successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -101,8 +85,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long one attempt of a call may take.
-pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// How long a call may take: a dead endpoint is named before a function with a time-out of 15 s is ended.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The SDK's own is a second; ELBv2 regains ten requests in that time.

@@ -20,11 +20,11 @@ use crate::{
 
 /// The target groups of the function's own account and Region that have tags.
 #[derive(Debug)]
-pub struct Tagging(Client);
+pub(crate) struct Tagging(Client);
 
 impl Tagging {
     /// Asks with `sdk`'s credentials and settings, in its Region.
-    pub fn new(sdk: &SdkConfig) -> Self {
+    pub(crate) fn new(sdk: &SdkConfig) -> Self {
         // A lost reply leaves time for another attempt.
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
         let config = Builder::from(sdk).timeout_config(timeouts).retry_partition(retry_partition());
@@ -32,14 +32,13 @@ impl Tagging {
         Self(Client::from_conf(config.build()))
     }
 
-    /// The target groups that have a tag of hostnames, with all their tags.
-    ///
-    /// What was tagged or deleted moments ago may be listed as it was before.
+    /// The target groups that have a tag of hostnames, with all their tags. What was tagged or deleted moments ago may be
+    /// listed as it was before.
     ///
     /// # Errors
     ///
     /// Where a call fails, or the list takes longer than `patience`: a part of it is none.
-    pub async fn tagged(&self, patience: Duration) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
+    pub(crate) async fn tagged(&self, patience: Duration) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
         let problem = || format!("given up after {:.1} s", patience.as_secs_f64());
         let listed = timeout(patience, self.all_pages()).await;
         listed.unwrap_or_else(|_| Err(failure(ElbErrorKind::TimedOut, &problem())))
@@ -47,22 +46,16 @@ impl Tagging {
 
     async fn all_pages(&self) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
         let mut tagged = BTreeMap::new();
-        let request = self
-            .0
-            .get_resources()
-            .resource_type_filters("elasticloadbalancing:targetgroup")
-            .tag_filters(TagFilter::builder().key(format!("{PREFIX}hostname")).build())
-            .resources_per_page(LONGEST_PAGE);
+        let filter = TagFilter::builder().key(format!("{PREFIX}hostname")).build();
+        let request = self.0.get_resources().resource_type_filters("elasticloadbalancing:targetgroup");
         // A page may be empty and not the last.
-        let mut pages = request.into_paginator().send();
+        let mut pages = request.tag_filters(filter).resources_per_page(LONGEST_PAGE).into_paginator().send();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| elb_error(GET_RESOURCES, &error))?;
             let is_last = page.pagination_token().is_none_or(str::is_empty);
             // An empty object is what the SDK makes of an empty reply, too.
-            let listed = page
-                .resource_tag_mapping_list
-                .ok_or_else(|| failure(ElbErrorKind::Failed, "a reply that can't be read: it holds no list"))?;
-            tagged.extend(listed.iter().filter_map(read));
+            let unreadable = || failure(ElbErrorKind::Failed, "a reply that can't be read: it holds no list");
+            tagged.extend(page.resource_tag_mapping_list.ok_or_else(unreadable)?.iter().filter_map(read));
             if !is_last {
                 sleep(PAUSE).await;
             }
@@ -75,16 +68,8 @@ impl Tagging {
 fn read(mapping: &ResourceTagMapping) -> Option<(TargetGroupArn, Tags)> {
     let arn = mapping.resource_arn()?;
     let tags: Tags = mapping.tags().iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect();
-    if !tags.contains_key(&format!("{PREFIX}hostname")) {
-        return None;
-    }
-    match arn.parse() {
-        Ok(arn) => Some((arn, tags)),
-        Err(error) => {
-            warn!(%error, "GetResources lists what is no target group");
-            None
-        }
-    }
+    let arn = arn.parse().inspect_err(|error| warn!(error, "GetResources lists what is no target group")).ok()?;
+    tags.contains_key(&format!("{PREFIX}hostname")).then_some((arn, tags))
 }
 
 fn failure(kind: ElbErrorKind, problem: &str) -> ElbError {
