@@ -136,6 +136,9 @@ pub struct GroupReport {
     /// What DNS gave for each hostname that resolved; of a dry run alone.
     #[serde(skip)]
     pub answers: BTreeMap<Hostname, BTreeSet<IpAddr>>,
+    /// The registered targets that are not healthy; of a dry run alone.
+    #[serde(skip)]
+    pub sick: Vec<RegisteredTarget>,
     /// The hostnames that were seen to rotate.
     #[serde(skip)]
     pub rotating: BTreeSet<Hostname>,
@@ -243,6 +246,7 @@ impl GroupReport {
             kind: None,
             left_out: BTreeMap::new(),
             answers: BTreeMap::new(),
+            sick: Vec::new(),
             rotating: BTreeSet::new(),
             failures: Vec::new(),
             warnings: Vec::new(),
@@ -284,6 +288,8 @@ impl GroupReport {
             let answers =
                 answers.filter_map(|(name, answer)| Some((name.clone(), answer.as_ref().ok()?.addresses.clone())));
             report.answers = answers.collect();
+            let is_sick = |shown: &RegisteredTarget| shown.state.is_registered() && shown.state != TargetState::Healthy;
+            report.sick = plan.shown.iter().filter(|shown| is_sick(shown)).cloned().collect();
         }
         report.is_missing_any = known.listed.is_some() && !plan.register.is_empty();
         report.resolved = plan.look.resolved;

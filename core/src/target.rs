@@ -44,12 +44,26 @@ pub struct RegisteredTarget {
     pub availability_zone: Option<String>,
     /// Its health.
     pub state: TargetState,
+    /// Why it is not healthy, by AWS's code; empty where AWS gives none.
+    pub reason: String,
+    /// The same in AWS's words.
+    pub description: String,
+    /// The port that health checks go to.
+    pub check_port: NonZeroU16,
 }
 
 impl RegisteredTarget {
     /// A target that was registered just now.
     pub fn new(target: Target) -> Self {
-        Self { target, id: target.address.to_string(), availability_zone: None, state: TargetState::Initial }
+        Self {
+            id: target.address.to_string(),
+            availability_zone: None,
+            state: TargetState::Initial,
+            reason: String::new(),
+            description: String::new(),
+            check_port: target.port,
+            target,
+        }
     }
 }
 

@@ -2,27 +2,24 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    num::NonZeroU16,
     time::Instant,
 };
 
-use aws_sdk_elasticloadbalancingv2::types::{
-    Action, Listener as ListenerDescription, LoadBalancer as LoadBalancerDescription, LoadBalancerSchemeEnum,
-    TargetGroup, TargetHealthDescription,
-};
+use aws_sdk_elasticloadbalancingv2::types::{self, Action, LoadBalancerSchemeEnum, TargetGroup};
 use futures_util::future::{OptionFuture, join_all};
 use tokio::{join, sync::OnceCell, time::timeout_at};
 
 use crate::{
     aws::{
+        elb::Regional,
         many::read_many,
         target_group::{DESCRIBE_TARGET_GROUPS, TargetGroups},
     },
     binding::Group,
     failure::{ElbError, ElbErrorKind},
     report::GroupReport,
-    set_up::{Attributes, Health, Listener, LoadBalancer, SetUp, Settings},
-    target::{Target, TargetGroupArn},
+    set_up::{Attributes, Listener, LoadBalancer, SetUp, Settings},
+    target::TargetGroupArn,
 };
 
 /// What the target groups of a check have in common: what can be read of many at once, and the load balancers, each of
@@ -52,7 +49,7 @@ impl<'a> Inspection<'a> {
         let describe = async |arns: &[TargetGroupArn]| inspection.describe_groups(arns).await;
         inspection.settings = read_many(DESCRIBE_TARGET_GROUPS, arns, TargetGroupArn::region, describe, until).await;
         let described = inspection.settings.values().flatten();
-        let arns: BTreeSet<_> = described.flat_map(|settings| settings.load_balancers.iter().cloned()).collect();
+        let arns: BTreeSet<_> = described.flat_map(|settings| settings.load_balancer_arns.iter().cloned()).collect();
         let describe = async |arns: &[String]| inspection.describe_load_balancers(arns).await;
         let described = read_many("DescribeLoadBalancers", arns, |arn| region(arn), describe, until).await;
         let shared = |described| Shared { described, details: OnceCell::new() };
@@ -71,26 +68,24 @@ impl<'a> Inspection<'a> {
         let arn = &report.target_group_arn;
         let settings = self.settings.get(arn)?;
         let mut shared = Vec::new();
-        for arn in settings.iter().flat_map(|settings| &settings.load_balancers) {
+        for arn in settings.iter().flat_map(|settings| &settings.load_balancer_arns) {
             let own = self.load_balancers.get(arn)?;
             // One that was deleted may still be named.
             if !matches!(&own.described, Err(error) if error.kind == ElbErrorKind::NotFound) {
                 shared.push((arn, own));
             }
         }
-        let is_there = !matches!(settings, Err(error) if is_of_one(error));
-        let is_sick = report.targets.is_some_and(|counts| counts.healthy < counts.registered);
-        let (attributes, targets, details) = join!(
+        let is_gone = |error: &ElbError| matches!(error.kind, ElbErrorKind::Failed | ElbErrorKind::NotFound);
+        let is_there = !settings.as_ref().is_err_and(is_gone);
+        let (attributes, details) = join!(
             OptionFuture::from(is_there.then(|| self.attributes_of_group(arn))),
-            OptionFuture::from(is_sick.then(|| self.health(arn))),
             join_all(shared.iter().map(|(arn, own)| self.details(arn, own))),
         );
         let mut set_up = SetUp::default();
         set_up.attributes = attributes.and_then(|read| set_up.take(arn.as_str(), read));
-        set_up.targets = targets.and_then(|read| set_up.take(arn.as_str(), read));
-        let load_balancers = shared.iter().map(|(arn, _)| (*arn).clone()).collect();
-        let settings = settings.clone().map(|settings| Settings { load_balancers, ..settings });
-        set_up.settings = set_up.take(arn.as_str(), settings);
+        let load_balancer_arns = shared.iter().map(|(arn, _)| (*arn).clone()).collect();
+        set_up.settings = set_up.take(arn.as_str(), settings.clone());
+        set_up.settings = set_up.settings.map(|settings| Settings { load_balancer_arns, ..settings });
         for ((arn, own), details) in shared.into_iter().zip(details) {
             let Some(mut load_balancer) = set_up.take(arn, own.described.clone()) else { continue };
             if let Some((attributes, listeners)) = details {
@@ -116,8 +111,7 @@ impl<'a> Inspection<'a> {
     }
 
     async fn describe_load_balancers(&self, arns: &[String]) -> Result<HashMap<String, LoadBalancer>, ElbError> {
-        self.turn().await;
-        let regional = self.target_groups.elb.in_region(arns.first().map_or("", |arn| region(arn)));
+        let regional = self.turn(arns.first().map_or("", String::as_str)).await;
         let request = regional.client.describe_load_balancers().set_load_balancer_arns(Some(arns.to_vec()));
         let reply = regional.call("DescribeLoadBalancers", request.send()).await?;
         let read = |described| load_balancer(described).map(|known| (known.arn.clone(), known));
@@ -125,16 +119,14 @@ impl<'a> Inspection<'a> {
     }
 
     async fn attributes_of_group(&self, arn: &TargetGroupArn) -> Result<Attributes, ElbError> {
-        self.turn().await;
-        let regional = self.target_groups.elb.regional(arn);
+        let regional = self.turn(arn.as_str()).await;
         let request = regional.client.describe_target_group_attributes().target_group_arn(arn.as_str());
         let reply = regional.call("DescribeTargetGroupAttributes", request.send()).await?;
         Ok(attributes(reply.attributes().iter().map(|one| (one.key(), one.value()))))
     }
 
     async fn attributes_of_load_balancer(&self, arn: &str) -> Result<Attributes, ElbError> {
-        self.turn().await;
-        let regional = self.target_groups.elb.in_region(region(arn));
+        let regional = self.turn(arn).await;
         let request = regional.client.describe_load_balancer_attributes().load_balancer_arn(arn);
         let reply = regional.call("DescribeLoadBalancerAttributes", request.send()).await?;
         Ok(attributes(reply.attributes().iter().map(|one| (one.key(), one.value()))))
@@ -150,22 +142,11 @@ impl<'a> Inspection<'a> {
         Ok(self.target_groups.all_pages(page).await?.iter().map(listener).collect())
     }
 
-    async fn health(&self, arn: &TargetGroupArn) -> Result<Vec<Health>, ElbError> {
-        self.turn().await;
-        let regional = self.target_groups.elb.regional(arn);
-        let request = regional.client.describe_target_health().target_group_arn(arn.as_str());
-        let reply = regional.call("DescribeTargetHealth", request.send()).await?;
-        Ok(reply.target_health_descriptions().iter().filter_map(health).collect())
-    }
-
-    async fn turn(&self) {
+    /// Waits for the budget; then a call about this may go out.
+    async fn turn(&self, arn: &str) -> Regional {
         self.target_groups.budget.acquire().await;
+        self.target_groups.elb.in_region(region(arn))
     }
-}
-
-/// Whether a call may fail for one alone of those that it names.
-fn is_of_one(error: &ElbError) -> bool {
-    matches!(error.kind, ElbErrorKind::Failed | ElbErrorKind::NotFound)
 }
 
 fn region(arn: &str) -> &str {
@@ -183,64 +164,46 @@ fn attributes<'a>(pairs: impl Iterator<Item = (Option<&'a str>, Option<&'a str>)
 
 fn settings(group: &TargetGroup) -> Settings {
     Settings {
-        target_type: text(group.target_type().map(|kind| kind.as_str())),
-        protocol: text(group.protocol().map(|protocol| protocol.as_str())),
+        target_type: text(group.target_type().map(types::TargetTypeEnum::as_str)),
+        protocol: text(group.protocol().map(types::ProtocolEnum::as_str)),
         port: group.port(),
-        health_check_protocol: text(group.health_check_protocol().map(|protocol| protocol.as_str())),
+        health_check_protocol: text(group.health_check_protocol().map(types::ProtocolEnum::as_str)),
         health_check_port: text(group.health_check_port()),
-        health_check_interval: group.health_check_interval_seconds().unwrap_or_default(),
-        unhealthy_threshold: group.unhealthy_threshold_count().unwrap_or_default(),
-        load_balancers: group.load_balancer_arns().to_vec(),
+        health_check_interval_seconds: group.health_check_interval_seconds().unwrap_or_default(),
+        unhealthy_threshold_count: group.unhealthy_threshold_count().unwrap_or_default(),
+        load_balancer_arns: group.load_balancer_arns().to_vec(),
     }
 }
 
-fn load_balancer(described: &LoadBalancerDescription) -> Option<LoadBalancer> {
+fn load_balancer(described: &types::LoadBalancer) -> Option<LoadBalancer> {
     let zones = described.availability_zones();
     let state = described.state();
+    let code = state.and_then(|state| state.code()).map(types::LoadBalancerStateEnum::as_str);
     Some(LoadBalancer {
         arn: described.load_balancer_arn()?.to_owned(),
-        kind: text(described.r#type().map(|kind| kind.as_str())),
-        state: (
-            text(state.and_then(|state| state.code()).map(|code| code.as_str())),
-            text(state.and_then(|state| state.reason())),
-        ),
+        kind: text(described.r#type().map(types::LoadBalancerTypeEnum::as_str)),
+        state: (text(code), text(state.and_then(|state| state.reason()))),
         is_internet_facing: described.scheme() == Some(&LoadBalancerSchemeEnum::InternetFacing),
         security_groups: described.security_groups().to_vec(),
         enforces_inbound_rules: described.enforce_security_group_inbound_rules_on_private_link_traffic() != Some("off"),
-        zones: zones.iter().filter_map(|zone| zone.zone_name().map(ToOwned::to_owned)).collect(),
-        subnets: zones.iter().filter_map(|zone| zone.subnet_id().map(ToOwned::to_owned)).collect(),
-        attributes: None,
-        listeners: None,
+        zones: zones.iter().filter_map(|zone| zone.zone_name.clone()).collect(),
+        subnets: zones.iter().filter_map(|zone| zone.subnet_id.clone()).collect(),
+        ..LoadBalancer::default()
     })
 }
 
 /// A network load balancer's listener has default actions only, of which one forwards.
-fn listener(described: &ListenerDescription) -> Listener {
+fn listener(described: &types::Listener) -> Listener {
     let forwards = described.default_actions().iter().flat_map(|action: &Action| {
         let several = action.forward_config().map(|forward| forward.target_groups()).unwrap_or_default();
-        let weighted =
-            several.iter().filter_map(|group| Some((group.target_group_arn()?, group.weight().unwrap_or(1))));
-        let single = action.target_group_arn().filter(|_| several.is_empty()).map(|arn| (arn, 1));
-        weighted.chain(single).map(|(arn, weight)| (arn.to_owned(), weight))
+        let weighted = several.iter().map(|group| (group.target_group_arn(), group.weight().unwrap_or(1)));
+        let single = several.is_empty().then(|| (action.target_group_arn(), 1));
+        weighted.chain(single).filter_map(|(arn, weight)| Some((arn?.to_owned(), weight)))
     });
     Listener {
         arn: text(described.listener_arn()),
-        protocol: text(described.protocol().map(|protocol| protocol.as_str())),
+        protocol: text(described.protocol().map(types::ProtocolEnum::as_str)),
         port: described.port().unwrap_or_default(),
         forwards: forwards.collect(),
     }
-}
-
-fn health(described: &TargetHealthDescription) -> Option<Health> {
-    let target = described.target()?;
-    let port = NonZeroU16::new(u16::try_from(target.port()?).ok()?)?;
-    let health = described.target_health()?;
-    Some(Health {
-        target: Target { address: target.id()?.parse().ok()?, port },
-        zone: target.availability_zone().map(ToOwned::to_owned),
-        check_port: described.health_check_port().and_then(|port| port.parse().ok()).unwrap_or_else(|| port.get()),
-        state: health.state()?.as_str().to_owned(),
-        reason: text(health.reason().map(|reason| reason.as_str())),
-        description: text(health.description()),
-    })
 }

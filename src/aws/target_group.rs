@@ -299,12 +299,16 @@ impl TargetGroups {
 /// Strict, because the SDK takes a reply that was cut short for a shorter list whose last member may be half there.
 fn registered_target(description: &TargetHealthDescription) -> Option<RegisteredTarget> {
     let target = description.target()?;
-    let port = target.port().and_then(|port| u16::try_from(port).ok())?;
+    let port = target.port().and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new)?;
+    let health = description.target_health()?;
     Some(RegisteredTarget {
-        target: Target { address: target.id()?.parse().ok()?, port: NonZeroU16::new(port)? },
+        target: Target { address: target.id()?.parse().ok()?, port },
+        check_port: description.health_check_port().and_then(|port| port.parse().ok()).unwrap_or(port),
+        reason: health.reason().map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
+        description: health.description().unwrap_or_default().to_owned(),
         id: target.id()?.to_owned(),
         availability_zone: target.availability_zone().map(ToOwned::to_owned),
-        state: match description.target_health()?.state()? {
+        state: match health.state()? {
             TargetHealthStateEnum::Draining => TargetState::Draining,
             TargetHealthStateEnum::Healthy => TargetState::Healthy,
             TargetHealthStateEnum::Initial => TargetState::Initial,

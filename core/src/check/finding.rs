@@ -9,7 +9,7 @@ pub struct Finding {
     pub severity: Severity,
     /// A stable word for it.
     pub code: Code,
-    /// What it is about: an ARN, a hostname or a target.
+    /// An ARN, a hostname or a target.
     pub subject: String,
     /// What is so.
     pub message: String,
@@ -39,7 +39,7 @@ pub enum Severity {
 
 /// Makes [`Code`] of the table below.
 macro_rules! codes {
-    ($($severity:ident { $($code:ident = $name:literal,)* })*) => {
+    ($($severity:ident: $($code:ident = $name:literal),*;)*) => {
         /// What there is to find, in the order of the reply; docs/rules.md says where each is found.
         #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
         pub enum Code { $($(#[doc = $name] $code,)*)* }
@@ -59,39 +59,15 @@ macro_rules! codes {
 }
 
 codes! {
-    Error {
-        Permission = "permission",
-        Failed = "failed",
-        NotChecked = "not-checked",
-        Unresolved = "unresolved",
-        RefusedAddress = "refused-address",
-        PublicAddress = "public-address",
-        TargetType = "target-type",
-        Unused = "unused",
-        LoadBalancerType = "load-balancer-type",
-        LoadBalancerState = "load-balancer-state",
-        Scheme = "scheme",
-        Protocol = "protocol",
-        ProxyProtocol = "proxy-protocol",
-        ClientIp = "client-ip",
-        SecurityGroupRules = "security-group-rules",
-        NoHealthyTarget = "no-healthy-target",
-    }
-    Warning {
-        OutOfStep = "out-of-step",
-        MissingTarget = "missing-target",
-        Flapping = "flapping",
-        RotatingName = "rotating-name",
-        UnhealthyTarget = "unhealthy-target",
-        ZoneNotEnabled = "zone-not-enabled",
-        HealthCheck = "health-check",
-        CrossZone = "cross-zone",
-        Stickiness = "stickiness",
-    }
-    Info {
-        SlowDrain = "slow-drain",
-        SlowHealthCheck = "slow-health-check",
-    }
+    Error: Permission = "permission", Failed = "failed", NotChecked = "not-checked", Unresolved = "unresolved",
+        RefusedAddress = "refused-address", PublicAddress = "public-address", TargetType = "target-type",
+        Unused = "unused", LoadBalancerType = "load-balancer-type", LoadBalancerState = "load-balancer-state",
+        Scheme = "scheme", Protocol = "protocol", ProxyProtocol = "proxy-protocol", ClientIp = "client-ip",
+        SecurityGroupRules = "security-group-rules", NoHealthyTarget = "no-healthy-target";
+    Warning: OutOfStep = "out-of-step", MissingTarget = "missing-target", Flapping = "flapping",
+        RotatingName = "rotating-name", UnhealthyTarget = "unhealthy-target", ZoneNotEnabled = "zone-not-enabled",
+        HealthCheck = "health-check", CrossZone = "cross-zone", Stickiness = "stickiness";
+    Info: SlowDrain = "slow-drain", SlowHealthCheck = "slow-health-check";
 }
 
 impl Serialize for Code {

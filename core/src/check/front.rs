@@ -10,7 +10,16 @@ use crate::failure::{ElbErrorKind, Failure};
 
 impl Check<'_> {
     pub(super) fn of_front(&self) -> Vec<Finding> {
-        let mut findings: Vec<_> = self.of_target_type().into_iter().chain(self.of_use()).collect();
+        let mut findings = Vec::new();
+        if self.is_not_ip() {
+            let kind = self.set_up.settings.as_ref().map_or("another", |settings| settings.target_type.as_str());
+            let message =
+                format!("the target group is of type `{kind}`, and only one of type `ip` can follow a hostname");
+            findings.push(self.of_group(Code::TargetType, message, CREATE_GROUP));
+        }
+        if let Some((severity, message, advice)) = self.misuse() {
+            findings.push(Finding { severity, ..self.of_group(Code::Unused, message, advice) });
+        }
         findings.extend(self.set_up.load_balancers.iter().flat_map(|known| self.of_load_balancer(known)));
         if let Some(settings) = &self.set_up.settings {
             findings.extend(self.of_protocol(settings));
@@ -26,22 +35,11 @@ impl Check<'_> {
             || self.report.failures.iter().any(is_told)
     }
 
-    fn of_target_type(&self) -> Option<Finding> {
-        let kind = self.set_up.settings.as_ref().map_or("another", |settings| settings.target_type.as_str());
-        let message = format!("the target group is of type `{kind}`, and only one of type `ip` can follow a hostname");
-        self.is_not_ip().then(|| self.of_group(Code::TargetType, message, CREATE_GROUP))
-    }
-
-    fn of_use(&self) -> Option<Finding> {
-        let (severity, message, advice) = self.misuse()?;
-        Some(Finding { severity, ..self.of_group(Code::Unused, message, advice) })
-    }
-
     /// Why nothing comes to the group, and what to do; `None` where something may come.
     pub(super) fn misuse(&self) -> Option<(Severity, String, String)> {
         let settings = self.set_up.settings.as_ref()?;
         let mut idle = Vec::new();
-        for arn in &settings.load_balancers {
+        for arn in &settings.load_balancer_arns {
             // What is not known, or has rules as an application load balancer has, may forward to it.
             let known = self.set_up.load_balancers.iter().find(|known| known.arn == *arn && known.is_network())?;
             for listener in known.listeners.as_ref()? {
@@ -55,24 +53,20 @@ impl Check<'_> {
         if let Some(listener) = idle.first() {
             // Beside a group that gets all, somebody wanted it so.
             let is_wanted = idle.iter().flat_map(|listener| listener.forwards.values()).any(|weight| *weight > 0);
-            return Some((
-                if is_wanted { Severity::Warning } else { Severity::Error },
-                format!("the listener on port {} gives the target group the weight 0", listener.port),
-                format!(
-                    "Give it another weight in the default action of that listener: aws elbv2 modify-listener \
-                     --listener-arn {} --default-actions ACTION",
-                    listener.arn
-                ),
-            ));
+            let severity = if is_wanted { Severity::Warning } else { Severity::Error };
+            let message = format!("the listener on port {} gives the target group the weight 0", listener.port);
+            let advice = format!("Give it another weight: {MODIFY_LISTENER} {} --default-actions ACTION", listener.arn);
+            return Some((severity, message, advice));
         }
-        let message = match settings.load_balancers.first() {
+        let first = settings.load_balancer_arns.first();
+        let message = match first {
             None => "no load balancer has the target group".to_owned(),
             Some(arn) => format!("no listener of {arn} forwards to the target group"),
         };
         let advice = format!(
-            "Create a listener that forwards to it: aws elbv2 create-listener --load-balancer-arn {} --protocol TCP --port \
-             {} --default-actions Type=forward,TargetGroupArn={}",
-            settings.load_balancers.first().map_or("LOAD_BALANCER_ARN", String::as_str),
+            "Create a listener: aws elbv2 create-listener --load-balancer-arn {} --protocol TCP --port {} \
+             --default-actions Type=forward,TargetGroupArn={}",
+            first.map_or("LOAD_BALANCER_ARN", String::as_str),
             settings.port.map_or_else(|| "PORT".to_owned(), |port| port.to_string()),
             self.arn()
         );
@@ -92,48 +86,44 @@ impl Check<'_> {
 
     fn of_load_balancer(&self, load_balancer: &LoadBalancer) -> Vec<Finding> {
         let LoadBalancer { arn, kind, state: (state, reason), security_groups, .. } = load_balancer;
+        let create = |why: &str| {
+            format!(
+                "{why}: aws elbv2 create-load-balancer --type network --scheme internal --name NAME --subnets SUBNET SUBNET"
+            )
+        };
         let mut findings = Vec::new();
         let mut found = |code, message: String, advice: String| findings.push(Finding::new(code, arn, message, advice));
         if !load_balancer.is_network() {
-            found(
-                Code::LoadBalancerType,
-                format!("the load balancer is of type `{kind}`, and databases need a network load balancer"),
-                format!(
-                    "Put the target group behind one (template: parameters VpcId and SubnetIds): {CREATE_INTERNAL}"
-                ),
-            );
+            let message = format!("the load balancer is of type `{kind}`, and databases need a network load balancer");
+            let advice = create("Put the target group behind one (template: parameters VpcId and SubnetIds)");
+            found(Code::LoadBalancerType, message, advice);
         }
         if !state.is_empty() && state != "active" {
             let advice = match state.as_str() {
                 "provisioning" => "Check again in some minutes".to_owned(),
                 "active_impaired" => "Free addresses in its subnets, of which it needs eight in each".to_owned(),
-                _ => format!("Create another one in its place: {CREATE_INTERNAL}"),
+                _ => create("Create another one in its place"),
             };
             found(Code::LoadBalancerState, format!("the load balancer is `{state}`, not `active`. {reason}"), advice);
         }
         if load_balancer.is_internet_facing {
-            found(
-                Code::Scheme,
-                "the load balancer is internet-facing: it offers the database to the internet".to_owned(),
-                format!("Its scheme can't be changed. Create an internal one in its place: {CREATE_INTERNAL}"),
-            );
+            let message = "the load balancer is internet-facing: it offers the database to the internet".to_owned();
+            found(Code::Scheme, message, create("Its scheme can't be changed. Create an internal one in its place"));
         }
         // By default they apply to it
         // ([API](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_SetSecurityGroups.html)).
         if load_balancer.is_network() && load_balancer.enforces_inbound_rules && !security_groups.is_empty() {
-            found(
-                Code::SecurityGroupRules,
-                format!(
-                    "the inbound rules of {} apply to traffic of PrivateLink, too. It comes from addresses of the \
-                     consumers' networks, which they don't know",
-                    list(security_groups)
-                ),
-                format!(
-                    "aws elbv2 set-security-groups --load-balancer-arn {arn} --security-groups {} \
-                     --enforce-security-group-inbound-rules-on-private-link-traffic off",
-                    security_groups.join(" ")
-                ),
+            let message = format!(
+                "the inbound rules of {} apply to traffic of PrivateLink, too, which comes from addresses of the \
+                 consumers' networks",
+                list(security_groups)
             );
+            let advice = format!(
+                "aws elbv2 set-security-groups --load-balancer-arn {arn} --security-groups {} \
+                 --enforce-security-group-inbound-rules-on-private-link-traffic off",
+                security_groups.join(" ")
+            );
+            found(Code::SecurityGroupRules, message, advice);
         }
         // The group's own setting goes before the load balancer's, which is off by default.
         let is_inherited = |group| value(group, CROSS_ZONE, INHERITED) == INHERITED;
@@ -141,14 +131,11 @@ impl Check<'_> {
         if self.set_up.attributes.as_ref().is_some_and(is_inherited)
             && load_balancer.attributes.as_ref().is_some_and(is_off)
         {
-            found(
-                Code::CrossZone,
-                format!("cross-zone load balancing is off at the load balancer, {ONE_ZONE}"),
-                format!(
-                    "aws elbv2 modify-load-balancer-attributes --load-balancer-arn {arn} --attributes \
-                     Key={CROSS_ZONE},Value=true"
-                ),
+            let message = format!("cross-zone load balancing is off at the load balancer: {ONE_ZONE}");
+            let advice = format!(
+                "aws elbv2 modify-load-balancer-attributes --load-balancer-arn {arn} --attributes Key={CROSS_ZONE},Value=true"
             );
+            found(Code::CrossZone, message, advice);
         }
         findings
     }
@@ -164,7 +151,7 @@ impl Check<'_> {
         let (who, advice) = if subject == self.arn() {
             ("target group", format!("Its protocol can't be changed. {CREATE_GROUP}"))
         } else {
-            ("listener", format!("aws elbv2 modify-listener --listener-arn {subject} --protocol TCP"))
+            ("listener", format!("{MODIFY_LISTENER} {subject} --protocol TCP"))
         };
         let (severity, meaning) = match datagrams {
             Some(_) => (Severity::Error, "and databases speak TCP"),
@@ -176,48 +163,28 @@ impl Check<'_> {
         Some(Finding { severity, ..Finding::new(Code::Protocol, subject, message, advice) })
     }
 
-    /// The defaults are AWS's, of a TCP target group of type `ip`.
     fn of_attributes(&self, attributes: &Attributes) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let mut found = |code, message: &str, values: &[(&str, &str)]| {
-            let values: Vec<_> = values.iter().map(|(key, value)| format!("Key={key},Value={value}")).collect();
-            let advice = format!(
-                "aws elbv2 modify-target-group-attributes --target-group-arn {} --attributes {}",
-                self.arn(),
-                values.join(" ")
-            );
-            findings.push(self.of_group(code, message, advice));
-        };
-        // With datagrams, client IP preservation can't be turned off.
-        let speaks_datagrams =
-            self.set_up.settings.as_ref().is_some_and(|settings| DATAGRAMS.contains(&settings.protocol.as_str()));
-        let is_on = |key| value(attributes, key, OFF) == ON;
-        if is_on(PROXY_PROTOCOL) {
-            let message = "proxy protocol v2 is on: databases take the header before each connection's first byte for a \
-                           broken handshake";
-            found(Code::ProxyProtocol, message, &[(PROXY_PROTOCOL, OFF)]);
-        }
-        if is_on(CLIENT_IP) && !speaks_datagrams {
-            let message = "client IP preservation is on: it has no effect on traffic of PrivateLink, and targets outside \
-                           the VPC, load balancers and endpoints get no traffic with it";
-            found(Code::ClientIp, message, &[(CLIENT_IP, OFF)]);
-        }
-        if is_on(STICKINESS) {
-            let message = "stickiness is on: all consumers come from a few addresses of the load balancer, and so stay on \
-                           one target";
-            found(Code::Stickiness, message, &[(STICKINESS, OFF)]);
-        }
-        if value(attributes, CROSS_ZONE, INHERITED) == OFF {
-            let message = format!("cross-zone load balancing is off at the target group, {ONE_ZONE}");
-            found(Code::CrossZone, &message, &[(CROSS_ZONE, ON)]);
-        }
+        let is = |key: &str, wanted: &str| attributes.get(key).is_some_and(|value| value == wanted);
+        let protocol = self.set_up.settings.as_ref().map_or("", |settings| settings.protocol.as_str());
+        let set = |values: &str| self.modify("target-group-attributes", &format!("--attributes {values}"));
+        let wrong = ATTRIBUTES.iter().filter(|(code, key, bad, _)| {
+            // With datagrams, client IP preservation can't be turned off.
+            is(key, bad) && !(*code == Code::ClientIp && DATAGRAMS.contains(&protocol))
+        });
+        let mut findings: Vec<_> = wrong
+            .map(|(code, key, bad, meaning)| {
+                let good = if *bad == ON { OFF } else { ON };
+                let message = format!("`{key}` is `{bad}`: {meaning}");
+                self.of_group(*code, message, set(&format!("Key={key},Value={good}")))
+            })
+            .collect();
         let delay = value(attributes, DELAY, "300");
-        let is_long = delay.parse().is_ok_and(|seconds: i32| seconds > LONGEST_SECONDS);
-        let ends = is_on(TERMINATION);
-        if is_long || !ends {
+        let ends = is(TERMINATION, ON);
+        if !ends || delay.parse().is_ok_and(|seconds: i32| seconds > LONGEST_SECONDS) {
             let fate = if ends { "and are cut then" } else { "and are not cut then" };
             let message = format!("after a failover, connections to the old target live on for {delay} s, {fate}");
-            found(Code::SlowDrain, &message, &[(DELAY, "0"), (TERMINATION, ON)]);
+            let advice = set(&format!("Key={DELAY},Value=0 Key={TERMINATION},Value=true"));
+            findings.push(self.of_group(Code::SlowDrain, message, advice));
         }
         findings
     }
@@ -225,26 +192,20 @@ impl Check<'_> {
     fn of_health_check(&self, settings: &Settings) -> Vec<Finding> {
         let mut findings = Vec::new();
         let mut found = |code, message: String, options: &str| {
-            let advice = format!("aws elbv2 modify-target-group --target-group-arn {} {options}", self.arn());
-            findings.push(self.of_group(code, message, advice));
+            findings.push(self.of_group(code, message, self.modify("target-group", options)));
         };
-        let (interval, threshold) = (settings.health_check_interval, settings.unhealthy_threshold);
+        let (interval, threshold) = (settings.health_check_interval_seconds, settings.unhealthy_threshold_count);
         let seconds = interval.saturating_mul(threshold);
         if seconds > LONGEST_SECONDS {
-            let message = format!(
-                "a dead target is found after {seconds} s: {threshold} health checks must fail, with {interval} s between \
-                 two"
-            );
+            let message =
+                format!("a dead target is found after {seconds} s: {threshold} health checks, {interval} s apart");
             found(Code::SlowHealthCheck, message, "--health-check-interval-seconds 10 --unhealthy-threshold-count 2");
         }
         let (protocol, port) = (settings.health_check_protocol.as_str(), settings.health_check_port.as_str());
-        let is_tcp = matches!(protocol, "" | "TCP");
         let is_own = matches!(port, "" | "traffic-port") || port.parse().ok() == settings.port;
-        if !(is_tcp && is_own || self.is_not_ip()) {
-            let message = format!(
-                "the health check is by {protocol} on port `{port}`: it does not tell whether the database's own port \
-                 takes connections"
-            );
+        if !(matches!(protocol, "" | "TCP") && is_own || self.is_not_ip()) {
+            let message =
+                format!("the health check is by {protocol} on port `{port}`, not by TCP on the database's own");
             found(Code::HealthCheck, message, "--health-check-protocol TCP --health-check-port traffic-port");
         }
         findings
@@ -256,23 +217,26 @@ fn value<'a>(attributes: &'a Attributes, key: &str, default: &'a str) -> &'a str
     attributes.get(key).map_or(default, String::as_str)
 }
 
+/// What follows where an attribute of the group has this value, which is not its default.
+const ATTRIBUTES: [(Code, &str, &str, &str); 4] = [
+    (Code::ProxyProtocol, "proxy_protocol_v2.enabled", ON, "databases take its header for a broken handshake"),
+    (Code::ClientIp, "preserve_client_ip.enabled", ON, "targets outside the VPC get no traffic"),
+    (Code::Stickiness, "stickiness.enabled", ON, "consumers share the load balancer's addresses, and so one target"),
+    (Code::CrossZone, CROSS_ZONE, OFF, ONE_ZONE),
+];
+
+const ONE_ZONE: &str = "PrivateLink connections stay in their zone, and where that has no target, they reach none";
+
 const CREATE_GROUP: &str = "Create one of type `ip` and bind that (template: parameter TargetGroupArn): aws elbv2 \
      create-target-group --name NAME --target-type ip --protocol TCP --port PORT --vpc-id VPC";
 
-const CREATE_INTERNAL: &str =
-    "aws elbv2 create-load-balancer --type network --scheme internal --name NAME --subnets SUBNET SUBNET";
-
-const ONE_ZONE: &str = "so that a consumer in a zone without a target reaches none: PrivateLink connections stay in \
-     their zone";
+const MODIFY_LISTENER: &str = "aws elbv2 modify-listener --listener-arn";
 
 /// Protocols that carry datagrams, alone or beside TCP.
 const DATAGRAMS: [&str; 4] = ["UDP", "TCP_UDP", "QUIC", "TCP_QUIC"];
 
-const CLIENT_IP: &str = "preserve_client_ip.enabled";
 const CROSS_ZONE: &str = "load_balancing.cross_zone.enabled";
 const DELAY: &str = "deregistration_delay.timeout_seconds";
-const PROXY_PROTOCOL: &str = "proxy_protocol_v2.enabled";
-const STICKINESS: &str = "stickiness.enabled";
 const TERMINATION: &str = "deregistration_delay.connection_termination.enabled";
 
 const INHERITED: &str = "use_load_balancer_configuration";

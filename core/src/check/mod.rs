@@ -11,9 +11,13 @@ mod front;
 pub mod set_up;
 mod targets;
 
-use std::{fmt::Display, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    net::IpAddr,
+};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     binding::Group,
@@ -24,6 +28,7 @@ use crate::{
     plan::HoldReason,
     policy::Ownership,
     report::GroupReport,
+    target::Target,
 };
 use finding::{Code, Finding};
 use set_up::SetUp;
@@ -53,7 +58,7 @@ impl Check<'_> {
             findings.push(self.of_group(Code::NotChecked, message, MORE_TIME));
         }
         for (hostname, addresses) in &self.report.answers {
-            findings.extend(self.of_answer(hostname, addresses.iter().copied()));
+            findings.extend(self.of_answer(hostname, addresses));
         }
         findings.extend(self.of_names());
         findings.extend(self.of_front());
@@ -76,6 +81,11 @@ impl Check<'_> {
         Finding::new(code, self.arn(), message, advice)
     }
 
+    /// What changes the target group: `what` is `target-group` or `target-group-attributes`.
+    fn modify(&self, what: &str, options: &str) -> String {
+        format!("aws elbv2 modify-{what} --target-group-arn {} {options}", self.arn())
+    }
+
     /// The first of many findings of a code, and how many more there are.
     fn first(&self, code: Code, mut findings: impl Iterator<Item = Finding>) -> Vec<Finding> {
         let mut first: Vec<_> = findings.by_ref().take(MOST_FINDINGS).collect();
@@ -88,56 +98,50 @@ impl Check<'_> {
 
     /// Why a run fails.
     fn of_failure(&self, failure: &Failure) -> Option<Finding> {
-        let arn = self.arn();
+        let (arn, message) = (self.arn(), failure.to_string());
         Some(match failure {
             // Of such a group the targets have no addresses, and so can't be read.
             Failure::Elb(ElbError { kind: ElbErrorKind::Failed | ElbErrorKind::NotIp, .. }) if self.is_not_ip() => {
                 return None;
             }
             Failure::Elb(error) => of_call(arn, error),
-            Failure::Unresolved { hostname, error } => Finding::new(
-                Code::Unresolved,
-                hostname,
-                format!("DNS gives {hostname} no address: {error}"),
-                advice_on_dns(hostname, error),
-            ),
+            Failure::Unresolved { hostname, error } => {
+                Finding::new(Code::Unresolved, hostname, message, advice_on_dns(hostname, error))
+            }
             // The answers tell it, where they are known.
             Failure::NoUsableAddress { hostname, .. } if self.report.answers.contains_key(hostname) => return None,
             Failure::NoUsableAddress { hostname, is_public: true, .. } => {
-                Finding::new(Code::PublicAddress, hostname, failure.to_string(), ADVICE_ON_PUBLIC)
+                Finding::new(Code::PublicAddress, hostname, message, ADVICE_ON_PUBLIC)
             }
             Failure::NoUsableAddress { hostname, .. } => {
-                Finding::new(Code::RefusedAddress, hostname, failure.to_string(), self.advice_on_networks())
+                Finding::new(Code::RefusedAddress, hostname, message, self.advice_on_networks())
             }
-            Failure::Deadline(_) => self.of_group(Code::NotChecked, failure.to_string(), MORE_TIME),
+            Failure::Deadline(_) => self.of_group(Code::NotChecked, message, MORE_TIME),
             Failure::Tag { tag, .. } => {
                 let advice = format!(
                     "Correct it: aws elbv2 add-tags --resource-arns {arn} --tags Key={tag},Value=VALUE; or take it away: \
                      aws elbv2 remove-tags --resource-arns {arn} --tag-keys {tag}"
                 );
-                self.of_group(Code::Failed, failure.to_string(), advice)
+                self.of_group(Code::Failed, message, advice)
             }
-            _ => self.of_group(Code::Failed, failure.to_string(), "Mend what the message names, and check again"),
+            _ => self.of_group(Code::Failed, message, "Mend what the message names, and check again"),
         })
     }
 
     /// Addresses that can't become targets.
-    fn of_answer(&self, hostname: &Hostname, addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = Finding> {
-        let refused = addresses.filter(|address| self.allowed.refusal(*address).is_some());
-        let (public, refused): (Vec<_>, Vec<_>) = refused.partition(|address| is_public(*address));
-        let public = (!public.is_empty()).then(|| {
-            let message =
-                format!("DNS gives {hostname} the public address {}, which is outside ALLOWED_CIDRS", list(&public));
-            Finding::new(Code::PublicAddress, hostname, message, ADVICE_ON_PUBLIC)
-        });
-        let refused = refused.first().map(|first| {
-            let reason = self.allowed.refusal(*first).unwrap_or_default();
-            let message =
-                format!("DNS gives {hostname} the address {}, which may not be a target: {reason}", list(&refused));
-            let advice = if is_nat64(*first) { ADVICE_ON_DNS64.to_owned() } else { self.advice_on_networks() };
-            Finding::new(Code::RefusedAddress, hostname, message, advice)
-        });
-        public.into_iter().chain(refused)
+    fn of_answer(&self, hostname: &Hostname, addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item = Finding> {
+        let refused = addresses.iter().filter_map(|address| Some((address, self.allowed.refusal(*address)?)));
+        let (public, refused): (Vec<_>, Vec<_>) = refused.partition(|(address, _)| is_public(**address));
+        let find = |code, refused: Vec<(&IpAddr, String)>, advice| {
+            let reason = &refused.first()?.1;
+            let addresses = list(refused.iter().map(|(address, _)| address));
+            let message = format!("DNS gives {hostname} {addresses}, which may not be a target: {reason}");
+            Some(Finding::new(code, hostname, message, advice))
+        };
+        let is_made = refused.first().is_some_and(|(address, _)| is_nat64(**address));
+        let advice = if is_made { ADVICE_ON_DNS64.to_owned() } else { self.advice_on_networks() };
+        let public = find(Code::PublicAddress, public, ADVICE_ON_PUBLIC.to_owned());
+        public.into_iter().chain(find(Code::RefusedAddress, refused, advice))
     }
 
     fn advice_on_networks(&self) -> String {
@@ -151,10 +155,9 @@ impl Check<'_> {
     /// Names that are not what their bindings say.
     fn of_names(&self) -> Vec<Finding> {
         let rotating = self.report.rotating.iter().map(|hostname| {
-            let message =
-                format!("the answers of {hostname} rotate: addresses come back that were missing for a while");
-            let advice = "State `deregister_after_seconds` in its binding: 300, say, where an answer holds some of its \
-                          addresses; 0 where it holds all, so that each that is missing is gone";
+            let message = format!("the answers of {hostname} rotate: addresses go and come back");
+            let advice = "State `deregister_after_seconds` in its binding: 300 where an answer holds some of its \
+                          addresses, 0 where it holds all";
             Finding::new(Code::RotatingName, hostname, message, advice)
         });
         let flapping = self.report.kinds.iter().filter_map(|settings| {
@@ -162,21 +165,18 @@ impl Check<'_> {
             // A load balancer's answer of fewer addresses than it can hold does hold all.
             let holds_all = kind == HostnameKind::LoadBalancer
                 && self.report.answers.get(hostname).is_some_and(|addresses| addresses.len() < LARGEST_ANSWER);
-            let stated = [
-                (self.group.lookups.get(hostname) == Some(&1)).then_some("`lookups` 1"),
-                (self.group.deregister_after_seconds == Some(0)).then_some("`deregister_after_seconds` 0"),
-            ];
-            let stated: Vec<_> = stated.into_iter().flatten().collect();
-            if kind.lookups() == 1 || holds_all || stated.is_empty() {
-                return None;
-            }
+            let stated = match (self.group.lookups.get(hostname), self.group.deregister_after_seconds) {
+                _ if kind.lookups() == 1 || holds_all => return None,
+                (Some(1), Some(0)) => "`lookups` 1 and `deregister_after_seconds` 0",
+                (Some(1), _) => "`lookups` 1",
+                (_, Some(0)) => "`deregister_after_seconds` 0",
+                _ => return None,
+            };
             let message = format!(
-                "an answer of {hostname} holds some of its addresses, and {} takes it for all of them: live targets come \
-                 and go",
-                stated.join(" and ")
+                "an answer of {hostname} holds some of its addresses, and {stated} takes it for all of them: live targets \
+                 come and go"
             );
-            let advice = "Leave that out of its binding, so that the defaults of such a name count";
-            Some(Finding::new(Code::Flapping, hostname, message, advice))
+            Some(Finding::new(Code::Flapping, hostname, message, "Leave that out of its binding"))
         });
         rotating.chain(flapping).collect()
     }
@@ -185,9 +185,8 @@ impl Check<'_> {
         let lists = [("register", &self.report.registered), ("deregister", &self.report.deregistered)];
         let changes = lists.into_iter().filter(|(_, targets)| !targets.is_empty());
         let changes: Vec<_> = changes.map(|(verb, targets)| format!("{verb} {}", list(targets))).collect();
-        (!changes.is_empty()).then(|| {
-            self.of_group(Code::OutOfStep, format!("a run would {} now", changes.join(" and ")), self.run_it())
-        })
+        let message = format!("a run would {} now", changes.join(" and "));
+        (!changes.is_empty()).then(|| self.of_group(Code::OutOfStep, message, self.run_it()))
     }
 
     /// Targets that stay although DNS no longer gives them. Others' are as they should be, and what DNS fails to give or
@@ -196,15 +195,12 @@ impl Check<'_> {
         let is_told =
             |reason| matches!(reason, HoldReason::Foreign | HoldReason::RefusedAddress | HoldReason::Unresolved);
         let missing = self.report.held.iter().filter(|held| !is_told(held.reason)).map(|held| {
-            let target = held.target;
-            let message = format!("DNS no longer gives {target}, and it stays: {}", held.reason.as_str());
+            let (Target { address, port }, arn) = (held.target, self.arn());
+            let message = format!("DNS no longer gives {}, and it stays: {}", held.target, held.reason.as_str());
             let advice = format!(
-                "If it has to go now: aws elbv2 deregister-targets --target-group-arn {} --targets Id={},Port={}",
-                self.arn(),
-                target.address,
-                target.port
+                "If it has to go now: aws elbv2 deregister-targets --target-group-arn {arn} --targets Id={address},Port={port}"
             );
-            Finding::new(Code::MissingTarget, target, message, advice)
+            Finding::new(Code::MissingTarget, held.target, message, advice)
         });
         self.first(Code::MissingTarget, missing)
     }
@@ -212,29 +208,25 @@ impl Check<'_> {
     /// A run of this target group alone, by the bindings that were checked.
     fn run_it(&self) -> String {
         let function = if self.function.is_empty() { "FUNCTION" } else { self.function };
-        let payload = json!({ "bindings": bindings(self.group) });
+        let group = self.group;
+        let bindings = group.members.iter().map(|(hostname, port)| {
+            let ownership = Some(group.ownership).filter(|ownership| *ownership != Ownership::default());
+            let fields = [
+                ("hostname", json!(hostname)),
+                ("target_group_arn", json!(group.arn)),
+                ("port", json!(port)),
+                ("deregister_after_seconds", json!(group.deregister_after_seconds)),
+                ("ownership", json!(ownership)),
+                ("lookups", json!(group.lookups.get(hostname))),
+            ];
+            fields.into_iter().filter(|(_, value)| !value.is_null()).collect()
+        });
+        let payload = json!({ "bindings": bindings.collect::<Vec<BTreeMap<_, _>>>() });
         format!(
             "Run the function for this target group: aws lambda invoke --function-name {function} --cli-binary-format \
              raw-in-base64-out --payload '{payload}' /dev/stdout"
         )
     }
-}
-
-/// The bindings of a target group, as an event takes them.
-fn bindings(group: &Group) -> Value {
-    let bindings = group.members.iter().map(|(hostname, port)| {
-        let fields = [
-            ("hostname", Some(json!(hostname))),
-            ("target_group_arn", Some(json!(group.arn))),
-            ("port", port.map(|port| json!(port))),
-            ("deregister_after_seconds", group.deregister_after_seconds.map(Value::from)),
-            ("ownership", (group.ownership != Ownership::default()).then(|| json!(group.ownership))),
-            ("lookups", group.lookups.get(hostname).copied().map(Value::from)),
-        ];
-        let stated = fields.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?)));
-        Value::Object(stated.collect())
-    });
-    bindings.collect()
 }
 
 /// What kept the function from finding target groups by their tags.
@@ -248,21 +240,17 @@ fn of_call(subject: &str, error: &ElbError) -> Finding {
         ElbErrorKind::Denied => {
             let action = error.action();
             let message = format!("the function's role may not call {action}. {}", error.problem);
-            let advice = format!(
-                "Allow {action} on `*` in the policy of the function's role; `make policies` prints \
-                 all that it needs"
-            );
+            let advice =
+                format!("Allow {action} on `*` in the policy of the role; `make policies` prints all that it needs");
             return Finding::new(Code::Permission, subject, message, advice);
         }
         ElbErrorKind::Throttled => "Check again in a minute, or fewer target groups at once: name them in `bindings`",
         ElbErrorKind::TimedOut => {
-            "Give the function a way to AWS: NAT, or the interface endpoint (template: parameter \
-             CreateInterfaceEndpoints)"
+            "Give the function a way to AWS: NAT, or the endpoint (template: parameter CreateInterfaceEndpoints)"
         }
         ElbErrorKind::Unavailable => "Check again in some minutes: it is AWS itself that fails",
         _ if error.operation == GET_RESOURCES => {
-            "Mend what AWS names, and check again. What there is, tells aws resourcegroupstaggingapi get-resources \
-             --resource-type-filters elasticloadbalancing:targetgroup"
+            "Mend what AWS names, and check again. What there is, tells aws resourcegroupstaggingapi get-resources"
         }
         _ => "Mend what AWS names, and check again. What there is, tells aws elbv2 describe-target-groups",
     };
@@ -270,27 +258,26 @@ fn of_call(subject: &str, error: &ElbError) -> Finding {
 }
 
 fn advice_on_dns(hostname: &Hostname, error: &ResolveError) -> String {
-    match error.failures.last() {
-        Some((server, DnsFailure::NxDomain)) => format!(
+    let Some((server, failure)) = error.failures.last() else {
+        return "Check again: there was no time to ask a name server".to_owned();
+    };
+    match failure {
+        DnsFailure::NxDomain => format!(
             "If `dig {hostname}` finds it in the database's VPC, run the function there (template: parameters VpcId and \
-             FunctionSubnetIds), because {server} does not know it; if not, correct the hostname (parameter Hostname)"
+             FunctionSubnetIds); if not, correct the hostname (parameter Hostname)"
         ),
-        Some((_, DnsFailure::NoData(_))) => format!(
-            "Bind a name that has such a record, or a target group of the other address family (template: parameter \
-             IpAddressType): dig {hostname} A; dig {hostname} AAAA"
+        DnsFailure::NoData(_) => format!(
+            "Bind a target group of the other address family (template: parameter IpAddressType), or a name that has such \
+             a record: dig {hostname} A; dig {hostname} AAAA"
         ),
-        Some((server, failure)) if failure.is_silence() => format!(
-            "Let the function reach {server} on port {} of UDP and TCP, or name a server that it can reach in DNS_SERVERS \
-             (template: parameter Settings)",
-            server.port()
-        ),
-        Some((server, _)) => format!(
-            "Find out why {server} does not answer, or name another server in DNS_SERVERS (template: parameter Settings): \
-             dig @{} -p {} {hostname}",
-            server.ip(),
-            server.port()
-        ),
-        None => "Check again: there was no time to ask a name server".to_owned(),
+        _ => {
+            let (address, port) = (server.ip(), server.port());
+            let cause = match failure.is_silence() {
+                true => format!("Let the function reach {server} on port {port} of UDP and TCP"),
+                false => format!("Find out why {server} does not answer (dig @{address} -p {port} {hostname})"),
+            };
+            format!("{cause}, or name another server in DNS_SERVERS (template: parameter Settings)")
+        }
     }
 }
 
@@ -305,12 +292,12 @@ fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     names.join(", ")
 }
 
-const ADVICE_ON_PUBLIC: &str = "If it is a publicly accessible database, run the function in its VPC, where its name \
-     gives the private address (template: parameters VpcId and FunctionSubnetIds). If the VPC itself has such a range, \
-     state ALLOWED_CIDRS with that range in it (template: parameter Settings)";
+const ADVICE_ON_PUBLIC: &str = "If it is a publicly accessible database, run the function in its VPC (template: \
+     parameters VpcId and FunctionSubnetIds). If the VPC itself has such a range, state ALLOWED_CIDRS with that range in \
+     it (template: parameter Settings)";
 
 const ADVICE_ON_DNS64: &str = "The name has no IPv6 address: bind it to a target group of IPv4 (template: parameter \
-     IpAddressType), or give the database an IPv6 address; DNS64 can be turned off at the function's subnets";
+     IpAddressType), or give the database an IPv6 address";
 
 const MORE_TIME: &str = "Check again, or fewer target groups at once: name them in `bindings`. If it stays so, give the \
      function more time (template: WATCH_SECONDS in parameter Settings)";
