@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     fs,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -56,17 +56,16 @@ impl Resolver {
         if servers.is_empty() {
             return Err(NoNameServer("names none that can be used".to_owned()));
         }
-        let servers = servers.into_iter().map(|address| Server { address, lacks_edns: AtomicBool::default() });
-        let burst = QUERIES_PER_SECOND as usize / 2;
-        let interval = Duration::from_secs(1) / QUERIES_PER_SECOND;
+        let servers =
+            servers.into_iter().map(|address| Server { address, lacks_edns: AtomicBool::default() }).collect();
+        let (burst, interval) = (QUERIES_PER_SECOND as usize / 2, Duration::from_secs(1) / QUERIES_PER_SECOND);
         let budget = RateLimiter::builder().initial(burst).max(burst).refill(1).interval(interval).build();
-        Ok(Self { servers: servers.collect(), open: Semaphore::new(MOST_OPEN), budget })
+        Ok(Self { servers, open: Semaphore::new(MOST_OPEN), budget })
     }
 
-    /// Asks for the addresses of `hostname` in one family, until `until` at the latest.
-    ///
-    /// The servers are asked in their order, until one answers or says that there is no such name or record. Those that
-    /// were silent or could not find out are then asked once more, all at once, so that a dead one costs no more time.
+    /// Asks for the addresses of `hostname` in one family, until `until` at the latest: the servers in their order, until one
+    /// answers or says that there is no such name or record. Those that were silent or could not find out are then asked
+    /// once more, all at once, so that a dead one costs no more time.
     ///
     /// # Errors
     ///
@@ -164,28 +163,22 @@ impl Resolver {
 fn system_servers() -> Result<Vec<SocketAddr>, NoNameServer> {
     let text = fs::read(RESOLV_CONF).map_err(|error| NoNameServer(format!("can't be read ({error})")))?;
     let (config, _) = resolv_conf::Config::parse_with_errors(&text);
+    let usable = config.nameservers.into_iter().filter(|server| !matches!(server, ScopedIp::V6(_, Some(_))));
     let mut seen = BTreeSet::new();
-    let usable = config.nameservers.into_iter().filter_map(|server| match server {
-        ScopedIp::V4(address) => Some(IpAddr::V4(address)),
-        ScopedIp::V6(address, None) => Some(IpAddr::V6(address)),
-        ScopedIp::V6(_, Some(_)) => None,
-    });
-    Ok(usable.map(|address| SocketAddr::new(address, DNS_PORT)).filter(|server| seen.insert(*server)).collect())
+    Ok(usable.map(|server| SocketAddr::new(server.into(), DNS_PORT)).filter(|server| seen.insert(*server)).collect())
 }
 
 /// There is no name server to ask.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "no name server: DNS_SERVERS is not set, and {RESOLV_CONF} {0}; set DNS_SERVERS to the IP address of a name server"
-)]
+#[error("no name server: {RESOLV_CONF} {0}; set DNS_SERVERS to the IP address of a name server")]
 pub struct NoNameServer(String);
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 const DNS_PORT: u16 = 53;
 
-/// How long a name server may be silent, in all ways, before the next one is asked. The VPC resolver answers from its
-/// cache within milliseconds, and asks on for at most a second or two.
+/// How long a name server may be silent, in all ways, before the next one is asked. The VPC resolver asks on for at most a
+/// second or two.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// How long the last one may be, for which no other waits.

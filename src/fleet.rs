@@ -19,8 +19,8 @@ use nlb_hostname_targets_core::{run::dns_cutoff, watch::Watch};
 use tokio::{select, time::sleep_until};
 
 use crate::{
-    answer::Answers, aws::inspection::Inspection, binding::Group, dns::QUERIES_PER_SECOND, failure::Failure,
-    memory::Memory, network::AllowedNetworks, policy::Ownership, report::GroupReport, target::TargetGroupArn,
+    answer::Answers, aws::inspection::Inspection, binding::Group, binding::Ownership, dns::QUERIES_PER_SECOND,
+    failure::Failure, memory::Memory, network::AllowedNetworks, report::GroupReport, target::TargetGroupArn,
     world::Edges,
 };
 

@@ -20,7 +20,7 @@ use crate::{
     aws::{budget::Budget, metrics::Metrics, tagging::Tagging, target_group::TargetGroups},
     binding::{Group, InvalidJson},
     check::of_discovery,
-    discovery::finder::Finder,
+    discovery::Finder,
     dns::{NoNameServer, Resolver},
     failure::Undiscovered,
     finding::Severity,

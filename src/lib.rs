@@ -28,8 +28,8 @@ pub mod settings;
 pub mod world;
 
 pub use nlb_hostname_targets_core::{
-    answer, binding, check, clock, failure, finding, hostname, kind, memory, network, plan, policy, report, set_up,
-    tag_bindings, tags, target, text,
+    answer, binding, check, clock, failure, finding, hostname, kind, memory, network, plan, report, set_up,
+    tag_bindings, tags, target,
 };
 
 /// The version, which replies and the log tell.

@@ -9,39 +9,42 @@ use std::{
 };
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
 
 use crate::{
+    failure::one_line,
     hostname::{AllowedHostnames, Hostname},
-    policy::Ownership,
     target::TargetGroupArn,
-    text::one_line,
 };
 
-/// Ties one hostname to one target group.
-///
-/// The contract's word for word from a JSON object; a field that is not listed is refused by name, and so is `null`.
+/// Ties one hostname to one target group: the contract's fields, of which an unknown one and `null` are refused.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
+#[allow(missing_docs, reason = "docs/reference.md has the fields")]
 pub struct Binding {
-    /// The name to resolve.
     pub hostname: Hostname,
-    /// The target group to keep in step with it.
     pub target_group_arn: TargetGroupArn,
-    /// The port to register addresses on; the target group's own where it is left out.
     #[serde(default, deserialize_with = "port")]
     pub port: Option<NonZeroU16>,
-    /// How long, in seconds, an address must be missing from DNS before its target goes.
     #[serde(default, deserialize_with = "seconds")]
     pub deregister_after_seconds: Option<u32>,
-    /// Whose targets may be deregistered.
     #[serde(default, deserialize_with = "ownership")]
     pub ownership: Option<Ownership>,
-    /// How many answers one run collects.
     #[serde(default, deserialize_with = "lookups")]
     pub lookups: Option<u32>,
+}
+
+/// Whose targets may be deregistered.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ownership {
+    /// The group holds what DNS says and nothing else.
+    #[default]
+    Exclusive,
+    /// Only targets that this function registered, or whose address DNS gave it, are ever deregistered.
+    Shared,
 }
 
 impl<'de> Deserialize<'de> for Binding {
@@ -68,30 +71,23 @@ impl<'de> Visitor<'de> for Object {
 /// A target group with all the hostnames that are bound to it, which are reconciled together.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Group {
-    /// The target group.
+    /// Its ARN.
     pub arn: TargetGroupArn,
-    /// Whose targets may be deregistered.
+    /// As stated, or the default.
     pub ownership: Ownership,
-    /// How long, in seconds, an address must be missing from DNS before its target goes; `None`:
-    /// by the kinds of the hostnames.
+    /// As stated; `None`: by the kinds of the hostnames.
     pub deregister_after_seconds: Option<u32>,
-    /// How many answers a run collects, for hostnames of which a binding says so.
+    /// Those that are stated.
     pub lookups: BTreeMap<Hostname, u32>,
-    /// What is bound to it: a hostname, and the port to register its addresses on (`None`: the
-    /// target group's own).
+    /// Each hostname, and the port to register its addresses on (`None`: the target group's own).
     pub members: BTreeSet<(Hostname, Option<NonZeroU16>)>,
 }
 
 impl Group {
     /// A target group that nothing is bound to.
     pub fn without_members(arn: TargetGroupArn) -> Self {
-        Self {
-            arn,
-            ownership: Ownership::default(),
-            deregister_after_seconds: None,
-            lookups: BTreeMap::new(),
-            members: BTreeSet::new(),
-        }
+        let (ownership, lookups, members) = (Ownership::default(), BTreeMap::new(), BTreeSet::new());
+        Self { arn, ownership, deregister_after_seconds: None, lookups, members }
     }
 
     /// Groups bindings by the target group that they name, in the order of first mention.
@@ -111,18 +107,19 @@ impl Group {
                 groups.push(Self::without_members(arn.clone()));
             }
             let Some(group) = groups.get_mut(*position) else { continue };
-            let disagreement = |field: &str| {
+            let agree = [
+                ("ownership", agree(ownership, binding.ownership)),
+                (
+                    "deregister_after_seconds",
+                    agree(&mut group.deregister_after_seconds, binding.deregister_after_seconds),
+                ),
+            ];
+            if let Some((field, _)) = agree.iter().find(|(_, agrees)| !agrees) {
                 let problem = format!(
                     "bindings of one target_group_arn state different values for {field}, which belongs to the target \
                      group: state it once for {arn}"
                 );
-                Err(InvalidJson::new(source, problem))
-            };
-            if !agree(ownership, binding.ownership) {
-                return disagreement("ownership");
-            }
-            if !agree(&mut group.deregister_after_seconds, binding.deregister_after_seconds) {
-                return disagreement("deregister_after_seconds");
+                return Err(InvalidJson::new(source, problem));
             }
             group.ownership = ownership.unwrap_or_default();
             group.members.insert((binding.hostname.clone(), binding.port));
@@ -179,15 +176,15 @@ fn agree<T: Copy + PartialEq>(stated: &mut Option<T>, another: Option<T>) -> boo
 }
 
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU16>, D::Error> {
-    integer(deserializer, PORTS).map(NonZeroU16::new)
+    integer(deserializer, PORTS)
 }
 
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    integer(deserializer, SECONDS).map(Some)
+    integer(deserializer, SECONDS)
 }
 
 fn lookups<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    integer(deserializer, LOOKUPS).map(Some)
+    integer(deserializer, LOOKUPS)
 }
 
 fn ownership<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ownership>, D::Error> {
@@ -204,37 +201,39 @@ pub(crate) fn ownership_of(text: &str) -> Result<Ownership, String> {
 }
 
 /// An integer within bounds; anything else, `null` included, is refused with the bounds named.
-pub fn integer<'de, D, N>(deserializer: D, bounds: RangeInclusive<N>) -> Result<N, D::Error>
-where
-    D: Deserializer<'de>,
-    N: Display + PartialOrd + TryFrom<u64>,
-{
+pub fn integer<'de, D: Deserializer<'de>, N: Display + FromStr + PartialOrd>(
+    deserializer: D,
+    bounds: RangeInclusive<N>,
+) -> Result<Option<N>, D::Error> {
     deserializer.deserialize_u64(Integer(bounds))
 }
 
 struct Integer<N>(RangeInclusive<N>);
 
-impl<N: Display + PartialOrd + TryFrom<u64>> Visitor<'_> for Integer<N> {
-    type Value = N;
+impl<N: Display + FromStr + PartialOrd> Visitor<'_> for Integer<N> {
+    type Value = Option<N>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "an integer from {} to {}", self.0.start(), self.0.end())
+        formatter.write_str(&accepted(&self.0))
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<N, E> {
-        let converted = N::try_from(number).ok().filter(|number| self.0.contains(number));
-        converted.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Option<N>, E> {
+        let read = integer_of(&number.to_string(), &self.0);
+        read.map(Some).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
     }
 }
 
-/// The same of a text: plain digits only, because `+5` and `5.0` are more likely mistakes than meant. The error says
-/// what is accepted.
-pub fn integer_of<N: Display + FromStr + PartialOrd>(text: &str, bounds: &RangeInclusive<N>) -> Result<N, String> {
+/// The same of a text: plain digits only, because `+5` and `5.0` are more likely mistakes than meant.
+pub fn integer_of<N: FromStr + PartialOrd>(text: &str, bounds: &RangeInclusive<N>) -> Option<N> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse().ok().filter(|number| is_plain && bounds.contains(number));
-    number.ok_or_else(|| format!("an integer from {} to {}", bounds.start(), bounds.end()))
+    text.parse().ok().filter(|number| is_plain && bounds.contains(number))
 }
 
-pub(crate) const PORTS: RangeInclusive<u16> = 1..=u16::MAX;
+/// What is accepted, for a message.
+pub fn accepted<N: Display>(bounds: &RangeInclusive<N>) -> String {
+    format!("an integer from {} to {}", bounds.start(), bounds.end())
+}
+
+pub(crate) const PORTS: RangeInclusive<NonZeroU16> = NonZeroU16::MIN..=NonZeroU16::MAX;
 pub(crate) const SECONDS: RangeInclusive<u32> = 0..=u32::MAX;
 pub(crate) const LOOKUPS: RangeInclusive<u32> = 1..=50;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{hostname::Hostname, target::Target, text::one_line};
+use crate::{hostname::Hostname, target::Target};
 
 /// Why a target group is not in step.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -310,6 +310,12 @@ impl DnsFailure {
             Self::Transport(_) | Self::Truncated => "dns_transport",
         }
     }
+}
+
+/// `text` with its control characters escaped: a message that repeats what an event or a variable holds must not let it
+/// begin a line of its own in the log.
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
 }
 
 /// An operation as IAM names it.

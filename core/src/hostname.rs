@@ -6,10 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::kind::HostnameKind;
 
-/// A name to resolve. It is always fully qualified: no search list is ever applied to it.
-///
-/// It is shown as it was written; compared, it is without the trailing dot and in lower case, as
-/// DNS compares names (RFC 4343).
+/// A name to resolve, always fully qualified. It is shown as it was written, and compared without the trailing dot and in
+/// lower case, as DNS compares names (RFC 4343).
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Hostname {
@@ -62,14 +60,14 @@ impl From<Hostname> for String {
 }
 
 impl TryFrom<String> for Hostname {
-    type Error = InvalidHostname;
+    type Error = String;
 
-    fn try_from(written: String) -> Result<Self, Self::Error> {
+    fn try_from(written: String) -> Result<Self, String> {
         let name = written.strip_suffix('.').unwrap_or(&written);
-        if let Some(reason) = problem(name) {
-            return Err(InvalidHostname { written, reason });
+        match problem(name) {
+            Some(reason) => Err(format!("`{written}` is not a DNS name: {reason}")),
+            None => Ok(Self { canonical: name.to_ascii_lowercase(), written }),
         }
-        Ok(Self { canonical: name.to_ascii_lowercase(), written })
     }
 }
 
@@ -97,28 +95,17 @@ fn problem(name: &str) -> Option<&'static str> {
     })
 }
 
-/// A text that is not a hostname.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
-#[error("`{written}` is not a DNS name: {reason}")]
-pub struct InvalidHostname {
-    written: String,
-    reason: &'static str,
-}
-
-/// The hostnames that may be bound: those of `ALLOWED_HOSTNAMES`.
+/// The hostnames that may be bound, or `None` for any: names, and whether each stands for all names under it, however many
+/// labels they have before it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct AllowedHostnames(
-    /// Names, and whether each stands for all names under it, however many labels they have before it. `None`: any.
-    Option<Vec<(Hostname, bool)>>,
-);
+pub struct AllowedHostnames(Option<Vec<(Hostname, bool)>>);
 
 impl AllowedHostnames {
     /// Why `hostname` must not be bound, or `None` if it may be.
     pub fn refusal(&self, hostname: &Hostname) -> Option<String> {
-        let allows = |(name, is_suffix): &(Hostname, bool)| match hostname.canonical().strip_suffix(name.canonical()) {
-            Some(before) if *is_suffix => before.ends_with('.'),
-            Some(before) => before.is_empty(),
-            None => false,
+        let allows = |(name, is_suffix): &(Hostname, bool)| {
+            let before = hostname.canonical().strip_suffix(name.canonical());
+            before.is_some_and(|before| if *is_suffix { before.ends_with('.') } else { before.is_empty() })
         };
         // The list is not repeated: a thousand groups may be refused.
         (!self.0.as_ref()?.iter().any(allows)).then(|| format!("`{hostname}` is outside ALLOWED_HOSTNAMES"))
@@ -126,9 +113,9 @@ impl AllowedHostnames {
 }
 
 impl FromStr for AllowedHostnames {
-    type Err = InvalidHostname;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let read = |item: &str| {
             let suffix = item.strip_prefix("*.");
             Ok((suffix.unwrap_or(item).to_owned().try_into()?, suffix.is_some()))

@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-/// What a hostname belongs to, as far as names tell. Names answer differently: some with all their addresses, some with
-/// a sample of them.
+/// What a hostname belongs to, as far as names tell: some answer with all their addresses, some with a sample of them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostnameKind {

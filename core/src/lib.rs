@@ -35,14 +35,12 @@ pub mod kind;
 pub mod memory;
 pub mod network;
 pub mod plan;
-pub mod policy;
 pub mod report;
 pub mod run;
 pub mod samples;
 pub mod tag_bindings;
 pub mod tags;
 pub mod target;
-pub mod text;
 pub mod watch;
 pub mod world;
 

@@ -8,10 +8,10 @@ use std::{
 
 use crate::{
     answer::{Answers, Look},
+    binding::Ownership,
     clock::{Now, Timestamp},
     hostname::Hostname,
     plan::Plan,
-    policy::Ownership,
     run::{Known, Task},
     samples::Samples,
     tags::{State, rotating_name},

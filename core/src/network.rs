@@ -2,17 +2,14 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 /// The networks that an answer's addresses may lie in.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AllowedNetworks(Vec<IpNet>);
 
 impl AllowedNetworks {
-    /// Why `address` must not be registered, or `None` if it may be.
-    ///
-    /// Loopback, link-local, multicast, unspecified, broadcast and NAT64 addresses are refused whatever the list says: no
-    /// database answers there.
+    /// Why `address` must not be registered, or `None` if it may be. Some are refused whatever the list says.
     pub fn refusal(&self, address: IpAddr) -> Option<String> {
         if is_nat64(address) {
             return Some(
@@ -22,21 +19,16 @@ impl AllowedNetworks {
         if let Some(kind) = never_a_target(address.to_canonical()) {
             return Some(format!("{kind} addresses are never registered"));
         }
+        let kind = if is_public(address) { "a public address, " } else { "" };
         // The list is not repeated: an answer may hold thousands of addresses.
-        match self.0.iter().any(|network| network.contains(&address)) {
-            true => None,
-            false if is_public(address) => Some("it is a public address, outside ALLOWED_CIDRS".to_owned()),
-            false => Some("it is outside ALLOWED_CIDRS".to_owned()),
-        }
+        let is_allowed = self.0.iter().any(|network| network.contains(&address));
+        (!is_allowed).then(|| format!("it is {kind}outside ALLOWED_CIDRS"))
     }
 }
 
 impl fmt::Display for AllowedNetworks {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, network) in self.0.iter().enumerate() {
-            write!(formatter, "{}{network}", if position == 0 { "" } else { ", " })?;
-        }
-        Ok(())
+        formatter.write_str(&self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -45,25 +37,17 @@ impl Default for AllowedNetworks {
     /// ([target groups](https://docs.aws.amazon.com/elasticloadbalancing/latest/network/load-balancer-target-groups.html#target-type)),
     /// and for IPv6 the unicast ranges that a VPC can hold: global and unique local addresses.
     fn default() -> Self {
-        let v4 = [([10, 0, 0, 0], 8), ([172, 16, 0, 0], 12), ([192, 168, 0, 0], 16), ([100, 64, 0, 0], 10)];
-        let v6 = [(0x2000, 3), (0xfc00, 7)];
-        let v4 = v4.into_iter().map(|(ip, length)| IpNet::V4(Ipv4Net::new_assert(ip.into(), length)));
-        let v6 = v6
-            .into_iter()
-            .map(|(first, length)| IpNet::V6(Ipv6Net::new_assert([first, 0, 0, 0, 0, 0, 0, 0].into(), length)));
-        Self(v4.chain(v6).collect())
+        let networks = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "2000::/3", "fc00::/7"];
+        Self(networks.into_iter().filter_map(network).collect())
     }
 }
 
 impl FromStr for AllowedNetworks {
-    type Err = InvalidNetwork;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.split(',')
-            .map(str::trim)
-            .map(|item| network(item).ok_or_else(|| InvalidNetwork(item.to_owned())))
-            .collect::<Result<_, _>>()
-            .map(Self)
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = |item: &str| network(item).ok_or_else(|| format!("`{item}` is not a network"));
+        text.split(',').map(|item| read(item.trim())).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -75,20 +59,14 @@ fn network(text: &str) -> Option<IpNet> {
     IpNet::new(address.parse().ok()?, length.parse().ok().filter(|_| plain)?).ok()
 }
 
-/// A text that is not a network in CIDR notation.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
-#[error("`{0}` is not a network")]
-pub struct InvalidNetwork(String);
-
-/// Whether `address` is routed on the public internet, as those are that the name of a publicly
-/// accessible database resolves to outside its VPC.
+/// Whether `address` is routed on the public internet, as those are that the name of a publicly accessible database
+/// resolves to outside its VPC.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             let [first, second, ..] = v4.octets();
-            let shared = first == 100 && (64..128).contains(&second);
-            let reserved = first == 0 || first >= 240;
-            !v4.is_private() && !shared && !reserved && never_a_target(address).is_none()
+            let is_reserved = first == 0 || first >= 240 || (first == 100 && (64..128).contains(&second));
+            !v4.is_private() && !is_reserved && never_a_target(address).is_none()
         }
         IpAddr::V6(v6) => v6.segments().first().is_some_and(|first| first & 0xe000 == 0x2000),
     }
@@ -101,17 +79,16 @@ pub fn is_nat64(address: IpAddr) -> bool {
 }
 
 fn never_a_target(address: IpAddr) -> Option<&'static str> {
-    let (link_local, broadcast) = match address {
+    let (is_link_local, is_broadcast) = match address {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.is_broadcast()),
         IpAddr::V6(v6) => (v6.is_unicast_link_local(), false),
     };
-    [
+    let kinds = [
         (address.is_loopback(), "loopback"),
-        (link_local, "link-local"),
+        (is_link_local, "link-local"),
         (address.is_multicast(), "multicast"),
         (address.is_unspecified(), "unspecified"),
-        (broadcast, "broadcast"),
-    ]
-    .into_iter()
-    .find_map(|(found, kind)| found.then_some(kind))
+        (is_broadcast, "broadcast"),
+    ];
+    kinds.into_iter().find_map(|(is_so, kind)| is_so.then_some(kind))
 }

@@ -10,7 +10,7 @@ use serde::{Serialize, ser::Error as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    binding::Group,
+    binding::{Group, Ownership},
     check::finding::Finding,
     clock::{Now, Timestamp},
     failure::Failure,
@@ -18,7 +18,6 @@ use crate::{
     kind::HostnameKind,
     memory::Memory,
     plan::{Hold, HoldReason, Plan},
-    policy::Ownership,
     run::{Known, Mode, Task},
     target::{RegisteredTarget, Target, TargetGroupArn, TargetState},
 };

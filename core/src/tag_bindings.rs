@@ -11,11 +11,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroU16,
+    fmt::Display,
+    ops::RangeInclusive,
+    str::FromStr,
 };
 
 use crate::{
-    binding::{Group, LOOKUPS, PORTS, SECONDS, integer_of, ownership_of},
+    binding::{Group, LOOKUPS, PORTS, SECONDS, accepted, integer_of, ownership_of},
     failure::Failure,
     hostname::{AllowedHostnames, Hostname},
     tags::{Field, PREFIX, Subject, Tags},
@@ -62,24 +64,17 @@ fn group(arn: &TargetGroupArn, tags: &Tags, allowed: &AllowedHostnames) -> Resul
     let (mut port, mut lookups) = (None, None);
     let mut failures = Vec::new();
     for (tag, value) in tags {
-        let accepts = |accepted| format!("accepted is {accepted}");
         let text = value.trim();
         let read = match Subject::of(tag) {
             None | Some(Subject::State) => Ok(()),
             Some(Subject::Unknown) => Err(format!("there is no such tag; known are {KNOWN} after {PREFIX}")),
-            Some(Subject::Binding(Field::Hostnames)) => {
-                read_hostnames(text, allowed).map(|names| hostnames.extend(names))
-            }
-            Some(Subject::Binding(Field::DeregisterAfterSeconds)) => integer_of(text, &SECONDS)
-                .map(|seconds| group.deregister_after_seconds = Some(seconds))
-                .map_err(accepts),
-            Some(Subject::Binding(Field::Lookups)) => {
-                integer_of(text, &LOOKUPS).map(|number| lookups = Some(number)).map_err(accepts)
-            }
-            Some(Subject::Binding(Field::Port)) => {
-                integer_of(text, &PORTS).map(|number| port = NonZeroU16::new(number)).map_err(accepts)
-            }
-            Some(Subject::Binding(Field::Ownership)) => ownership_of(text).map(|ownership| group.ownership = ownership),
+            Some(Subject::Binding(field)) => match field {
+                Field::Hostnames => read_hostnames(text, allowed).map(|names| hostnames.extend(names)),
+                Field::DeregisterAfterSeconds => read_integer(text, &SECONDS, &mut group.deregister_after_seconds),
+                Field::Lookups => read_integer(text, &LOOKUPS, &mut lookups),
+                Field::Port => read_integer(text, &PORTS, &mut port),
+                Field::Ownership => ownership_of(text).map(|ownership| group.ownership = ownership),
+            },
         };
         if let Err(problem) = read {
             failures.push(Failure::Tag { tag: tag.clone(), value: value.clone(), problem });
@@ -95,13 +90,22 @@ fn group(arn: &TargetGroupArn, tags: &Tags, allowed: &AllowedHostnames) -> Resul
     Ok(group)
 }
 
+fn read_integer<N: Display + FromStr + PartialOrd>(
+    text: &str,
+    bounds: &RangeInclusive<N>,
+    into: &mut Option<N>,
+) -> Result<(), String> {
+    *into = Some(integer_of(text, bounds).ok_or_else(|| format!("accepted is {}", accepted(bounds)))?);
+    Ok(())
+}
+
 /// The hostnames of a tag, or what is wrong with the first that may not be bound.
 fn read_hostnames(text: &str, allowed: &AllowedHostnames) -> Result<Vec<Hostname>, String> {
     if text.is_empty() {
         return Err("it holds no hostname".to_owned());
     }
     let read = |name: &str| {
-        let hostname = Hostname::try_from(name.to_owned()).map_err(|error| error.to_string())?;
+        let hostname = Hostname::try_from(name.to_owned())?;
         allowed.refusal(&hostname).map_or(Ok(hostname), Err)
     };
     text.split_whitespace().map(read).collect()

@@ -9,14 +9,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// A target: the pair (address, port), which is what Elastic Load Balancing identifies a target by.
-///
-/// It is written `10.0.1.10:5432` or `[fd00::10]:5432`.
+/// A target: the pair (address, port), written `10.0.1.10:5432` or `[fd00::10]:5432`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Target {
-    /// The IP address.
+    /// Its IP address.
     pub address: IpAddr,
-    /// The TCP or UDP port.
+    /// Its port.
     pub port: NonZeroU16,
 }
 
@@ -39,8 +37,7 @@ pub struct RegisteredTarget {
     pub target: Target,
     /// The id as it was shown: an IPv6 address can be written in more than one way.
     pub id: String,
-    /// The Availability Zone that was shown; sent back when the target is deregistered, as
-    /// aws-load-balancer-controller does.
+    /// As it was shown; sent back when the target is deregistered, as aws-load-balancer-controller does.
     pub availability_zone: Option<String>,
     /// Its health.
     pub state: TargetState,
@@ -55,15 +52,9 @@ pub struct RegisteredTarget {
 impl RegisteredTarget {
     /// A target that was registered just now.
     pub fn new(target: Target) -> Self {
-        Self {
-            id: target.address.to_string(),
-            availability_zone: None,
-            state: TargetState::Initial,
-            reason: String::new(),
-            description: String::new(),
-            check_port: target.port,
-            target,
-        }
+        let (id, state) = (target.address.to_string(), TargetState::Initial);
+        let (reason, description) = Default::default();
+        Self { target, id, availability_zone: None, state, reason, description, check_port: target.port }
     }
 }
 
@@ -93,8 +84,7 @@ pub enum TargetState {
 }
 
 impl TargetState {
-    /// Whether a target in this state is registered. A draining one is not: should DNS return to
-    /// it, it has to be registered again.
+    /// Whether it is that of a registered target. Should DNS return to a draining one, it is registered again.
     pub fn is_registered(self) -> bool {
         self != Self::Draining
     }
@@ -154,45 +144,46 @@ impl From<TargetGroupArn> for String {
 }
 
 impl TryFrom<String> for TargetGroupArn {
-    type Error = InvalidTargetGroupArn;
+    type Error = String;
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
+    fn try_from(text: String) -> Result<Self, String> {
+        if is_of_target_group(&text).unwrap_or_default() {
+            return Ok(Self(text));
+        }
+        Err(format!(
+            "`{text}` is not the ARN of a target group: expected \
+             arn:PARTITION:elasticloadbalancing:REGION:ACCOUNT:targetgroup/NAME/ID"
+        ))
     }
 }
 
 impl FromStr for TargetGroupArn {
-    type Err = InvalidTargetGroupArn;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidTargetGroupArn(text.to_owned());
-        let [arn, partition, service, region, account, resource] =
-            <[&str; 6]>::try_from(text.splitn(6, ':').collect::<Vec<_>>()).map_err(|_| invalid())?;
-        let [kind, name, id] = <[&str; 3]>::try_from(resource.split('/').collect::<Vec<_>>()).map_err(|_| invalid())?;
-        let made_of = |part: &str, allowed: fn(char) -> bool| !part.is_empty() && part.chars().all(allowed);
-        let lower_case = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        let well_formed = arn == "arn"
-            && (partition == "aws" || partition.starts_with("aws-"))
-            && made_of(partition, lower_case)
-            && service == "elasticloadbalancing"
-            && made_of(region, lower_case)
-            && account.len() == 12
-            && made_of(account, |c| c.is_ascii_digit())
-            && kind == "targetgroup"
-            && name.len() <= 32
-            && made_of(name, |c| c.is_ascii_alphanumeric() || c == '-')
-            && made_of(id, |c| c.is_ascii_alphanumeric());
-        if !well_formed {
-            return Err(invalid());
-        }
-        Ok(Self(text.to_owned()))
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.to_owned().try_into()
     }
 }
 
-/// A text that is not the ARN of a target group.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "`{0}` is not the ARN of a target group: expected \
-     arn:PARTITION:elasticloadbalancing:REGION:ACCOUNT:targetgroup/NAME/ID"
-)]
-pub struct InvalidTargetGroupArn(String);
+fn is_of_target_group(text: &str) -> Option<bool> {
+    let [arn, partition, service, region, account, resource] = parts(text.splitn(6, ':'))?;
+    let [kind, name, id] = parts(resource.split('/'))?;
+    let made_of = |part: &str, allowed: fn(char) -> bool| !part.is_empty() && part.chars().all(allowed);
+    let lower_case = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    Some(
+        (arn, service, kind) == ("arn", "elasticloadbalancing", "targetgroup")
+            && (partition == "aws" || partition.starts_with("aws-"))
+            && made_of(partition, lower_case)
+            && made_of(region, lower_case)
+            && account.len() == 12
+            && made_of(account, |c| c.is_ascii_digit())
+            && name.len() <= 32
+            && made_of(name, |c| c.is_ascii_alphanumeric() || c == '-')
+            && made_of(id, |c| c.is_ascii_alphanumeric()),
+    )
+}
+
+/// Just so many.
+fn parts<'a, const COUNT: usize>(parts: impl Iterator<Item = &'a str>) -> Option<[&'a str; COUNT]> {
+    parts.collect::<Vec<_>>().try_into().ok()
+}

@@ -32,9 +32,8 @@ impl Tagging {
         Self(Client::from_conf(config.build()))
     }
 
-    /// The target groups that have a tag of hostnames, with all their tags.
-    ///
-    /// What was tagged or deleted moments ago may be listed as it was before.
+    /// The target groups that have a tag of hostnames, with all their tags. What was tagged or deleted moments ago may be
+    /// listed as it was before.
     ///
     /// # Errors
     ///
@@ -47,22 +46,16 @@ impl Tagging {
 
     async fn all_pages(&self) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
         let mut tagged = BTreeMap::new();
-        let request = self
-            .0
-            .get_resources()
-            .resource_type_filters("elasticloadbalancing:targetgroup")
-            .tag_filters(TagFilter::builder().key(format!("{PREFIX}hostname")).build())
-            .resources_per_page(LONGEST_PAGE);
+        let filter = TagFilter::builder().key(format!("{PREFIX}hostname")).build();
+        let request = self.0.get_resources().resource_type_filters("elasticloadbalancing:targetgroup");
         // A page may be empty and not the last.
-        let mut pages = request.into_paginator().send();
+        let mut pages = request.tag_filters(filter).resources_per_page(LONGEST_PAGE).into_paginator().send();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| elb_error(GET_RESOURCES, &error))?;
             let is_last = page.pagination_token().is_none_or(str::is_empty);
             // An empty object is what the SDK makes of an empty reply, too.
-            let listed = page
-                .resource_tag_mapping_list
-                .ok_or_else(|| failure(ElbErrorKind::Failed, "a reply that can't be read: it holds no list"))?;
-            tagged.extend(listed.iter().filter_map(read));
+            let unreadable = || failure(ElbErrorKind::Failed, "a reply that can't be read: it holds no list");
+            tagged.extend(page.resource_tag_mapping_list.ok_or_else(unreadable)?.iter().filter_map(read));
             if !is_last {
                 sleep(PAUSE).await;
             }
@@ -75,16 +68,8 @@ impl Tagging {
 fn read(mapping: &ResourceTagMapping) -> Option<(TargetGroupArn, Tags)> {
     let arn = mapping.resource_arn()?;
     let tags: Tags = mapping.tags().iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect();
-    if !tags.contains_key(&format!("{PREFIX}hostname")) {
-        return None;
-    }
-    match arn.parse() {
-        Ok(arn) => Some((arn, tags)),
-        Err(error) => {
-            warn!(%error, "GetResources lists what is no target group");
-            None
-        }
-    }
+    let arn = arn.parse().inspect_err(|error| warn!(error, "GetResources lists what is no target group")).ok()?;
+    tags.contains_key(&format!("{PREFIX}hostname")).then_some((arn, tags))
 }
 
 fn failure(kind: ElbErrorKind, problem: &str) -> ElbError {

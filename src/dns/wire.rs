@@ -47,10 +47,10 @@ pub(super) async fn look_up(
     let (addresses, names, at) = (BTreeSet::new(), Vec::new(), Instant::now());
     let mut answer = Answer { addresses, names, ttl: LONGEST_TTL, longest_ttl: Duration::ZERO, at };
     let mut seen = BTreeSet::new();
+    let record_type = if family == IpFamily::V4 { RecordType::A } else { RecordType::AAAA };
     for _ in 0..MOST_REPLIES {
         let mut query = Message::new(id, MessageType::Query, OpCode::Query);
         query.metadata.recursion_desired = true;
-        let record_type = if family == IpFamily::V4 { RecordType::A } else { RecordType::AAAA };
         query.add_query(Query::query(asked.clone(), record_type));
         if way == Way::UdpWithEdns {
             query.edns.insert(Edns::new()).set_max_payload(LARGEST_DATAGRAM);
@@ -88,9 +88,7 @@ fn follow(
     for record in records.iter().filter(|record| record.dns_class == DNSClass::IN) {
         owned.entry(&record.name).or_default().push(record);
     }
-    let mut is_loop = false;
-    let mut next = None;
-    let mut ends = vec![asked];
+    let (mut is_loop, mut next, mut ends) = (false, None, vec![asked]);
     while let Some(owner) = ends.pop() {
         let Some(records) = owned.get(owner) else {
             next = Some(owner);

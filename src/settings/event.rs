@@ -19,13 +19,13 @@ use crate::{
 pub struct Request {
     /// What invoked the function.
     pub trigger: Trigger,
-    /// Target groups to reconcile in place of those of `BINDINGS`.
+    /// In place of those of `BINDINGS`.
     pub groups: Option<Vec<Group>>,
-    /// Whether to say what would be done, and write nothing anywhere. A check does so, too.
+    /// Whether to write nothing anywhere. A check does so, too.
     pub dry_run: bool,
     /// Whether to say what is wrong with the set-up.
     pub check: bool,
-    /// Whether to keep asking DNS after the run. Never together with `dry_run`.
+    /// Never together with `dry_run`.
     pub watch: WatchRequest,
 }
 
@@ -36,8 +36,7 @@ pub enum WatchRequest {
     No,
     /// For so many seconds, 900 at most: a direct request asks for it.
     Seconds(NonZeroU32),
-    /// Until the answer has changed and stayed the same for a while: an event of RDS says that it
-    /// may change, but comes up to minutes before it does.
+    /// Until the answer has changed and stayed the same for a while, which may be minutes after an event of RDS.
     UntilStable,
 }
 
@@ -46,8 +45,8 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// Where it is neither an event that is known nor a well-formed direct request. A mistyped
-    /// `dryrun` must never change anything, so what is unknown is refused by name.
+    /// Where it is neither an event that is known nor a well-formed direct request. What is unknown is refused by name: a
+    /// mistyped `dryrun` must never change anything.
     pub fn from_event(event: Value) -> Result<Self, InvalidJson> {
         let of_event = |starts_watch: Option<bool>| Self {
             trigger: if starts_watch.is_some() { Trigger::RdsEvent } else { Trigger::Schedule },
@@ -68,27 +67,25 @@ impl Request {
         let envelope = if is_of_eventbridge { "source" } else { "Records" };
         let Some(records) = fields.get(envelope) else { return Self::from_direct(&event) };
         if let Some(field) = DIRECT_FIELDS.iter().find(|field| fields.contains_key(**field)) {
-            return refused(format!(
-                "`{envelope}` makes it an event of AWS, which has no `{field}`: leave one of them out"
-            ));
+            return refused(format!("`{envelope}` makes it an event of AWS, which has no `{field}`: leave one out"));
         }
         if is_of_eventbridge {
             return Ok(of_event(eventbridge_starts_watch(&event)));
         }
-        let starts_watch = sns_starts_watch(records);
-        let starts_watch =
-            starts_watch.map_err(|problem| InvalidJson::new("Records", format!("{problem}; {ACCEPTED}")))?;
-        Ok(of_event(Some(starts_watch)))
+        match sns_starts_watch(records) {
+            Ok(starts_watch) => Ok(of_event(Some(starts_watch))),
+            Err(problem) => Err(InvalidJson::new("Records", format!("{problem}; {ACCEPTED}"))),
+        }
     }
 
     fn from_direct(event: &Value) -> Result<Self, InvalidJson> {
         let DirectRequest { bindings, check, dry_run, watch_seconds } = from_json(EVENT, event)?;
         if bindings.as_ref().is_some_and(Vec::is_empty) {
-            let problem = "it is empty: give at least one binding, or leave it out to use those of BINDINGS";
+            let problem = "it is empty: give at least one binding, or leave it out";
             return Err(InvalidJson::new("bindings", problem));
         }
         if check && watch_seconds.is_some() {
-            let problem = "a check looks once, so there is nothing to watch: leave out `watch_seconds`, or `check`";
+            let problem = "a check looks once: leave out `watch_seconds`, or `check`";
             return Err(InvalidJson::new("watch_seconds", problem));
         }
         // A dry run applies nothing, so one look tells all that it can tell.
@@ -124,7 +121,7 @@ fn bindings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Bin
 }
 
 fn watch_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    integer(deserializer, 0..=LONGEST_INVOCATION).map(Some)
+    integer(deserializer, 0..=LONGEST_INVOCATION)
 }
 
 /// What a message calls the event as a whole.

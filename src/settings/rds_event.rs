@@ -1,8 +1,6 @@
-//! Which events of Amazon RDS start a watch.
-//!
-//! Polling in vain costs next to nothing, and a failover that nobody watches is an outage: an event starts a watch
-//! unless the kind of its source or its categories are known to leave DNS alone. Events of Amazon Neptune and Amazon
-//! DocumentDB come as those of RDS.
+//! Which events of Amazon RDS start a watch, and those of Neptune and DocumentDB, which come as its own: all but those
+//! whose source or categories are known to leave DNS alone. Polling in vain costs next to nothing; a failover that nobody
+//! watches is an outage.
 
 use serde_json::Value;
 
@@ -34,9 +32,7 @@ pub(super) fn sns_starts_watch(records: &Value) -> Result<bool, String> {
 fn record_starts_watch(record: &Value) -> Result<bool, String> {
     let service = record.get("EventSource").or_else(|| record.get("eventSource")).unwrap_or(&Value::Null);
     if *service != "aws:sns" {
-        return Err(format!(
-            "it is a record of {service}, not an SNS record that carries an RDS notification{CONNECT}"
-        ));
+        return Err(format!("it is a record of {service}, not of SNS{CONNECT}"));
     }
     let text = record.pointer("/Sns/Message").and_then(Value::as_str).unwrap_or_default();
     if text.starts_with(GREETING) {
@@ -76,19 +72,11 @@ const QUIET_CATEGORIES: [&str; 4] = ["backtrack", "backup", "low storage", "secu
 /// ([reference](https://docs.aws.amazon.com/eventbridge/latest/ref/events-ref-rds.html)), then the `Event Source` of a
 /// notification, which is a
 /// [`SourceType`](https://docs.aws.amazon.com/sdk-for-python/v4/reference/clients/rds/enums/SourceType/).
+#[rustfmt::skip]
 const WITHOUT_ENDPOINT: [&str; 12] = [
-    "RDS Custom Engine Version Event",
-    "RDS DB Cluster Snapshot Event",
-    "RDS DB Parameter Group Event",
-    "RDS DB Security Group Event",
-    "RDS DB Snapshot Event",
-    "RDS Zero ETL Event",
-    "custom-engine-version",
-    "db-cluster-snapshot",
-    "db-parameter-group",
-    "db-security-group",
-    "db-snapshot",
-    "zero-etl",
+    "RDS Custom Engine Version Event", "RDS DB Cluster Snapshot Event", "RDS DB Parameter Group Event",
+    "RDS DB Security Group Event", "RDS DB Snapshot Event", "RDS Zero ETL Event",
+    "custom-engine-version", "db-cluster-snapshot", "db-parameter-group", "db-security-group", "db-snapshot", "zero-etl",
 ];
 
 /// How the plain text begins that RDS sends once, when a subscription is made

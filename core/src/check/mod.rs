@@ -20,13 +20,12 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    binding::Group,
+    binding::{Group, Ownership},
     failure::{DnsFailure, ElbError, ElbErrorKind, Failure, GET_RESOURCES, ResolveError, Undiscovered},
     hostname::Hostname,
     kind::HostnameKind,
     network::{AllowedNetworks, is_nat64, is_public},
     plan::HoldReason,
-    policy::Ownership,
     report::GroupReport,
     target::Target,
 };

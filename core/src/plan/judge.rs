@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Hold, HoldReason};
 use crate::{
     answer::Look,
+    binding::Ownership,
     clock::{Now, Timestamp},
     hostname::Hostname,
     memory::Memory,
-    policy::Ownership,
     run::{Known, Task},
     samples::{Samples, Verdict},
     tags::{State, rotating_name},

@@ -12,13 +12,12 @@ use std::{
 
 use nlb_hostname_targets_core::{
     answer::{Answer, Answers},
-    binding::Group,
+    binding::{Group, Ownership},
     clock::{Now, Timestamp},
     failure::{DnsFailure, ElbError, ElbErrorKind, ResolveError},
     hostname::Hostname,
     memory::Memory,
     network::AllowedNetworks,
-    policy::Ownership,
     report::GroupReport,
     run::{Known, Mode, Task},
     tags::{TagChanges, Tags},

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use nlb_hostname_targets_core::policy::Ownership;
+use nlb_hostname_targets_core::binding::Ownership;
 
 use crate::universe::{Fault, Happening, Happening::*, History, How, Kind, Setting, Stage, Universe, happen, target};
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use nlb_hostname_targets_core::{policy::Ownership, tags::Tags};
+use nlb_hostname_targets_core::{binding::Ownership, tags::Tags};
 
 use crate::universe::{Fault, Happening, How, Kind, Setting, Stage, Universe, target};
 

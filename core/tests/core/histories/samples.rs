@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeSet};
 
-use nlb_hostname_targets_core::policy::Ownership;
+use nlb_hostname_targets_core::binding::Ownership;
 
 use crate::universe::{Happening, Kind, Setting, Stage, Universe, target};
 

@@ -22,13 +22,12 @@ use std::{
 use fastrand::Rng;
 use nlb_hostname_targets_core::{
     answer::{Answer, Answers},
-    binding::Group,
+    binding::{Group, Ownership},
     clock::{Now, Timestamp},
     failure::{DnsFailure, ElbError, ElbErrorKind, Failure, ResolveError},
     hostname::Hostname,
     memory::Memory,
     network::AllowedNetworks,
-    policy::Ownership,
     report::GroupReport,
     run::{Known, Mode, Task, dns_cutoff},
     tags::{MOST_TAGS, State, TagChanges, Tags},

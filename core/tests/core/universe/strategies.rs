@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nlb_hostname_targets_core::{policy::Ownership, tags::MOST_TAGS};
+use nlb_hostname_targets_core::{binding::Ownership, tags::MOST_TAGS};
 use proptest::{collection::vec, prelude::*};
 
 use super::{Fault, Happening, History, How, Kind, Setting};

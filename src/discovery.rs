@@ -1,4 +1,4 @@
-//! Finds target groups by their tags, before a run, and remembers them for the next ones.
+//! Target groups that say by their tags what they follow: found before a run, and remembered for the next ones.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ pub struct Finder {
 }
 
 /// What an execution environment knows of the tags.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Known {
     found: Arc<Found>,
     /// When it was asked for; `None` where that failed the last time, or never was.
@@ -40,19 +40,15 @@ impl Finder {
         Self { tagging, given, allowed, clock, known: Mutex::default() }
     }
 
-    /// What the tags bind, asked for if that is due, and why it could not be had if so: then it is what was known before.
-    /// The run, whose time is over at `cutoff`, waits for this.
+    /// What the tags bind, asked for if that is due; where it can't be had, what was known before, and why. The run, whose
+    /// time is over at `cutoff`, waits for this.
     pub async fn search(&self, cutoff: Instant) -> (Arc<Found>, Option<Undiscovered>) {
         let asked_at = (self.clock)();
-        let known = {
-            let known = self.known();
-            // It is due, too, where the clock was set back.
-            let age = known.asked_at.map(|at| asked_at.duration_since(at).unwrap_or(INTERVAL));
-            if age.is_some_and(|age| age < INTERVAL) {
-                return (Arc::clone(&known.found), None);
-            }
-            Arc::clone(&known.found)
-        };
+        let Known { found: known, asked_at: before } = self.known().clone();
+        // It is due, too, where the clock was set back.
+        if before.is_some_and(|at| asked_at.duration_since(at).is_ok_and(|age| age < INTERVAL)) {
+            return (known, None);
+        }
         let patience = PATIENCE.min(cutoff.saturating_duration_since(Instant::now()) / 2);
         match self.tagging.tagged(patience).await {
             Ok(tagged) => {

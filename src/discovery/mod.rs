@@ -1,3 +1,0 @@
-//! Target groups that say by their tags what they follow.
-
-pub mod finder;
