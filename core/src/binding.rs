@@ -107,14 +107,10 @@ impl Group {
                 groups.push(Self::without_members(arn.clone()));
             }
             let Some(group) = groups.get_mut(*position) else { continue };
-            let agree = [
-                ("ownership", agree(ownership, binding.ownership)),
-                (
-                    "deregister_after_seconds",
-                    agree(&mut group.deregister_after_seconds, binding.deregister_after_seconds),
-                ),
-            ];
-            if let Some((field, _)) = agree.iter().find(|(_, agrees)| !agrees) {
+            let seconds = &mut group.deregister_after_seconds;
+            let disagreement = disagree("ownership", ownership, binding.ownership)
+                .or_else(|| disagree("deregister_after_seconds", seconds, binding.deregister_after_seconds));
+            if let Some(field) = disagreement {
                 let problem = format!(
                     "bindings of one target_group_arn state different values for {field}, which belongs to the target \
                      group: state it once for {arn}"
@@ -169,10 +165,10 @@ impl InvalidJson {
     }
 }
 
-/// Takes in what another binding states, and says whether it is what was stated before.
-fn agree<T: Copy + PartialEq>(stated: &mut Option<T>, another: Option<T>) -> bool {
-    *stated = stated.or(another);
-    another.is_none() || *stated == another
+/// Takes in what another binding states of a field, and names it where another value was stated before.
+fn disagree<T: Copy + PartialEq>(name: &'static str, stated: &mut Option<T>, other: Option<T>) -> Option<&'static str> {
+    *stated = stated.or(other);
+    (other.is_some() && *stated != other).then_some(name)
 }
 
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU16>, D::Error> {

@@ -28,14 +28,8 @@ use crate::{
 pub struct Inspection<'a> {
     target_groups: &'a TargetGroups,
     settings: HashMap<TargetGroupArn, Result<Settings, ElbError>>,
-    load_balancers: HashMap<String, Shared>,
-}
-
-/// A load balancer, whose attributes and listeners are read once, when the first of its groups has its turn.
-#[derive(Debug)]
-struct Shared {
-    described: Result<LoadBalancer, ElbError>,
-    details: OnceCell<Details>,
+    /// The details of each are read once, when the first of its groups has its turn.
+    load_balancers: HashMap<String, (Result<LoadBalancer, ElbError>, OnceCell<Details>)>,
 }
 
 type Details = (Result<Attributes, ElbError>, Result<Vec<Listener>, ElbError>);
@@ -45,15 +39,19 @@ impl<'a> Inspection<'a> {
     /// latest. The facts of the groups are known to `target_groups` afterwards.
     pub async fn begin(target_groups: &'a TargetGroups, groups: &[Group], until: Instant) -> Self {
         let mut inspection = Self { target_groups, settings: HashMap::new(), load_balancers: HashMap::new() };
+        let describe = async |arns: &[TargetGroupArn]| {
+            let described = target_groups.describe(arns).await?;
+            let read = |group: &TargetGroup| Some((group.target_group_arn()?.parse().ok()?, settings(group)));
+            Ok(described.iter().filter_map(read).collect())
+        };
         let arns = groups.iter().map(|group| group.arn.clone());
-        let describe = async |arns: &[TargetGroupArn]| inspection.describe_groups(arns).await;
         inspection.settings = read_many(DESCRIBE_TARGET_GROUPS, arns, TargetGroupArn::region, describe, until).await;
         let described = inspection.settings.values().flatten();
         let arns: BTreeSet<_> = described.flat_map(|settings| settings.load_balancer_arns.iter().cloned()).collect();
         let describe = async |arns: &[String]| inspection.describe_load_balancers(arns).await;
         let described = read_many("DescribeLoadBalancers", arns, |arn| region(arn), describe, until).await;
-        let shared = |described| Shared { described, details: OnceCell::new() };
-        inspection.load_balancers = described.into_iter().map(|(arn, described)| (arn, shared(described))).collect();
+        let begun = described.into_iter().map(|(arn, described)| (arn, (described, OnceCell::new())));
+        inspection.load_balancers = begun.collect();
         inspection
     }
 
@@ -67,27 +65,30 @@ impl<'a> Inspection<'a> {
     async fn read(&self, report: &GroupReport) -> Option<SetUp> {
         let arn = &report.target_group_arn;
         let settings = self.settings.get(arn)?;
-        let mut shared = Vec::new();
+        let mut known = Vec::new();
         for arn in settings.iter().flat_map(|settings| &settings.load_balancer_arns) {
-            let own = self.load_balancers.get(arn)?;
+            let (described, details) = self.load_balancers.get(arn)?;
             // One that was deleted may still be named.
-            if !matches!(&own.described, Err(error) if error.kind == ElbErrorKind::NotFound) {
-                shared.push((arn, own));
+            if !matches!(described, Err(error) if error.kind == ElbErrorKind::NotFound) {
+                known.push((arn, described, details));
             }
         }
         let is_gone = |error: &ElbError| matches!(error.kind, ElbErrorKind::Failed | ElbErrorKind::NotFound);
         let is_there = !settings.as_ref().is_err_and(is_gone);
-        let (attributes, details) = join!(
-            OptionFuture::from(is_there.then(|| self.attributes_of_group(arn))),
-            join_all(shared.iter().map(|(arn, own)| self.details(arn, own))),
-        );
+        let details = known.iter().map(async |(arn, described, details)| {
+            let read = async || join!(self.attributes_of_load_balancer(arn), self.listeners(arn));
+            let is_network = described.as_ref().is_ok_and(LoadBalancer::is_network);
+            OptionFuture::from(is_network.then(|| details.get_or_init(read))).await
+        });
+        let attributes = OptionFuture::from(is_there.then(|| self.attributes_of_group(arn)));
+        let (attributes, details) = join!(attributes, join_all(details));
         let mut set_up = SetUp::default();
         set_up.attributes = attributes.and_then(|read| set_up.take(arn.as_str(), read));
-        let load_balancer_arns = shared.iter().map(|(arn, _)| (*arn).clone()).collect();
-        set_up.settings = set_up.take(arn.as_str(), settings.clone());
-        set_up.settings = set_up.settings.map(|settings| Settings { load_balancer_arns, ..settings });
-        for ((arn, own), details) in shared.into_iter().zip(details) {
-            let Some(mut load_balancer) = set_up.take(arn, own.described.clone()) else { continue };
+        let load_balancer_arns = known.iter().map(|(arn, ..)| (*arn).clone()).collect();
+        let settings = settings.clone().map(|settings| Settings { load_balancer_arns, ..settings });
+        set_up.settings = set_up.take(arn.as_str(), settings);
+        for ((arn, described, _), details) in known.into_iter().zip(details) {
+            let Some(mut load_balancer) = set_up.take(arn, described.clone()) else { continue };
             if let Some((attributes, listeners)) = details {
                 load_balancer.attributes = set_up.take(arn, attributes.clone());
                 load_balancer.listeners = set_up.take(arn, listeners.clone());
@@ -95,19 +96,6 @@ impl<'a> Inspection<'a> {
             set_up.load_balancers.push(load_balancer);
         }
         Some(set_up)
-    }
-
-    /// Of a network load balancer, its attributes and listeners.
-    async fn details<'s>(&self, arn: &str, shared: &'s Shared) -> Option<&'s Details> {
-        let is_network = shared.described.as_ref().is_ok_and(LoadBalancer::is_network);
-        let read = async || join!(self.attributes_of_load_balancer(arn), self.listeners(arn));
-        OptionFuture::from(is_network.then(|| shared.details.get_or_init(read))).await
-    }
-
-    async fn describe_groups(&self, arns: &[TargetGroupArn]) -> Result<HashMap<TargetGroupArn, Settings>, ElbError> {
-        let described = self.target_groups.describe(arns).await?;
-        let read = |group: &TargetGroup| Some((group.target_group_arn()?.parse().ok()?, settings(group)));
-        Ok(described.iter().filter_map(read).collect())
     }
 
     async fn describe_load_balancers(&self, arns: &[String]) -> Result<HashMap<String, LoadBalancer>, ElbError> {

@@ -9,8 +9,7 @@ use super::{
 use crate::failure::{ElbErrorKind, Failure};
 
 impl Check<'_> {
-    pub(super) fn of_front(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
+    pub(super) fn of_front(&self, findings: &mut Vec<Finding>) {
         if self.is_not_ip() {
             let kind = self.set_up.settings.as_ref().map_or("another", |settings| settings.target_type.as_str());
             let message =
@@ -20,13 +19,12 @@ impl Check<'_> {
         if let Some((severity, message, advice)) = self.misuse() {
             findings.push(Finding { severity, ..self.of_group(Code::Unused, message, advice) });
         }
-        findings.extend(self.set_up.load_balancers.iter().flat_map(|known| self.of_load_balancer(known)));
+        self.set_up.load_balancers.iter().for_each(|known| self.of_load_balancer(known, findings));
+        self.set_up.attributes.iter().for_each(|attributes| self.of_attributes(attributes, findings));
         if let Some(settings) = &self.set_up.settings {
             findings.extend(self.of_protocol(settings));
-            findings.extend(self.of_health_check(settings));
+            self.of_health_check(settings, findings);
         }
-        findings.extend(self.set_up.attributes.iter().flat_map(|attributes| self.of_attributes(attributes)));
-        findings
     }
 
     pub(super) fn is_not_ip(&self) -> bool {
@@ -84,14 +82,13 @@ impl Check<'_> {
         all.iter().filter(|known| !is_known || forwards(known)).collect()
     }
 
-    fn of_load_balancer(&self, load_balancer: &LoadBalancer) -> Vec<Finding> {
+    fn of_load_balancer(&self, load_balancer: &LoadBalancer, findings: &mut Vec<Finding>) {
         let LoadBalancer { arn, kind, state: (state, reason), security_groups, .. } = load_balancer;
         let create = |why: &str| {
             format!(
                 "{why}: aws elbv2 create-load-balancer --type network --scheme internal --name NAME --subnets SUBNET SUBNET"
             )
         };
-        let mut findings = Vec::new();
         let mut found = |code, message: String, advice: String| findings.push(Finding::new(code, arn, message, advice));
         if !load_balancer.is_network() {
             let message = format!("the load balancer is of type `{kind}`, and databases need a network load balancer");
@@ -137,7 +134,6 @@ impl Check<'_> {
             );
             found(Code::CrossZone, message, advice);
         }
-        findings
     }
 
     /// What the group and the listeners that forward to it speak; the worst counts.
@@ -163,7 +159,7 @@ impl Check<'_> {
         Some(Finding { severity, ..Finding::new(Code::Protocol, subject, message, advice) })
     }
 
-    fn of_attributes(&self, attributes: &Attributes) -> Vec<Finding> {
+    fn of_attributes(&self, attributes: &Attributes, findings: &mut Vec<Finding>) {
         let is = |key: &str, wanted: &str| attributes.get(key).is_some_and(|value| value == wanted);
         let protocol = self.set_up.settings.as_ref().map_or("", |settings| settings.protocol.as_str());
         let set = |values: &str| self.modify("target-group-attributes", &format!("--attributes {values}"));
@@ -171,13 +167,11 @@ impl Check<'_> {
             // With datagrams, client IP preservation can't be turned off.
             is(key, bad) && !(*code == Code::ClientIp && DATAGRAMS.contains(&protocol))
         });
-        let mut findings: Vec<_> = wrong
-            .map(|(code, key, bad, meaning)| {
-                let good = if *bad == ON { OFF } else { ON };
-                let message = format!("`{key}` is `{bad}`: {meaning}");
-                self.of_group(*code, message, set(&format!("Key={key},Value={good}")))
-            })
-            .collect();
+        findings.extend(wrong.map(|(code, key, bad, meaning)| {
+            let good = if *bad == ON { OFF } else { ON };
+            let message = format!("`{key}` is `{bad}`: {meaning}");
+            self.of_group(*code, message, set(&format!("Key={key},Value={good}")))
+        }));
         let delay = value(attributes, DELAY, "300");
         let ends = is(TERMINATION, ON);
         if !ends || delay.parse().is_ok_and(|seconds: i32| seconds > LONGEST_SECONDS) {
@@ -186,11 +180,9 @@ impl Check<'_> {
             let advice = set(&format!("Key={DELAY},Value=0 Key={TERMINATION},Value=true"));
             findings.push(self.of_group(Code::SlowDrain, message, advice));
         }
-        findings
     }
 
-    fn of_health_check(&self, settings: &Settings) -> Vec<Finding> {
-        let mut findings = Vec::new();
+    fn of_health_check(&self, settings: &Settings, findings: &mut Vec<Finding>) {
         let mut found = |code, message: String, options: &str| {
             findings.push(self.of_group(code, message, self.modify("target-group", options)));
         };
@@ -208,7 +200,6 @@ impl Check<'_> {
                 format!("the health check is by {protocol} on port `{port}`, not by TCP on the database's own");
             found(Code::HealthCheck, message, "--health-check-protocol TCP --health-check-port traffic-port");
         }
-        findings
     }
 }
 

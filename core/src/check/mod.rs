@@ -1,10 +1,5 @@
-//! The check: what a dry run and the settings of the load balancers tell, turned into findings.
-//!
-//! | module | what it judges |
-//! |---|---|
-//! | here | why a run fails, what DNS gives, and what a run would do |
-//! | `front` | the target group's settings, its load balancers and their listeners |
-//! | `targets` | the health of the targets |
+//! The check: what a dry run and the settings of the load balancers tell, turned into findings. Here is why a run fails,
+//! what DNS gives, and what a run would do.
 
 pub mod finding;
 mod front;
@@ -60,12 +55,12 @@ impl Check<'_> {
             findings.extend(self.of_answer(hostname, addresses));
         }
         findings.extend(self.of_names());
-        findings.extend(self.of_front());
+        self.of_front(&mut findings);
         // Where the targets are not known, what a run would do is but a guess.
         if let Some(counts) = self.report.targets.filter(|_| !self.is_not_ip()) {
             findings.extend(self.of_step());
-            findings.extend(self.of_held());
-            findings.extend(self.of_targets(counts));
+            self.of_held(&mut findings);
+            self.of_targets(counts, &mut findings);
         }
         findings.sort();
         findings.dedup();
@@ -86,13 +81,16 @@ impl Check<'_> {
     }
 
     /// The first of many findings of a code, and how many more there are.
-    fn first(&self, code: Code, mut findings: impl Iterator<Item = Finding>) -> Vec<Finding> {
-        let mut first: Vec<_> = findings.by_ref().take(MOST_FINDINGS).collect();
-        let more = findings.count();
+    fn first(&self, code: Code, mut all: impl Iterator<Item = Finding>, findings: &mut Vec<Finding>) {
+        findings.extend(all.by_ref().take(MOST_FINDINGS));
+        let more = all.count();
         if more > 0 {
-            first.push(self.of_group(code, format!("so are {more} more targets"), "Begin with those that are named"));
+            findings.push(self.of_group(
+                code,
+                format!("so are {more} more targets"),
+                "Begin with those that are named",
+            ));
         }
-        first
     }
 
     /// Why a run fails.
@@ -190,7 +188,7 @@ impl Check<'_> {
 
     /// Targets that stay although DNS no longer gives them. Others' are as they should be, and what DNS fails to give or
     /// gives in vain has a finding of its own.
-    fn of_held(&self) -> Vec<Finding> {
+    fn of_held(&self, findings: &mut Vec<Finding>) {
         let is_told =
             |reason| matches!(reason, HoldReason::Foreign | HoldReason::RefusedAddress | HoldReason::Unresolved);
         let missing = self.report.held.iter().filter(|held| !is_told(held.reason)).map(|held| {
@@ -201,7 +199,7 @@ impl Check<'_> {
             );
             Finding::new(Code::MissingTarget, held.target, message, advice)
         });
-        self.first(Code::MissingTarget, missing)
+        self.first(Code::MissingTarget, missing, findings);
     }
 
     /// A run of this target group alone, by the bindings that were checked.

@@ -11,9 +11,13 @@ use crate::{
 };
 
 impl Check<'_> {
-    pub(super) fn of_targets(&self, counts: TargetCounts) -> Vec<Finding> {
+    pub(super) fn of_targets(&self, counts: TargetCounts, findings: &mut Vec<Finding>) {
         if counts.registered == 0 {
-            return vec![self.of_group(Code::NoHealthyTarget, "the target group holds no target", self.run_it())];
+            return findings.push(self.of_group(
+                Code::NoHealthyTarget,
+                "the target group holds no target",
+                self.run_it(),
+            ));
         }
         let (zoneless, sick): (Vec<_>, Vec<_>) = self.report.sick.iter().partition(|shown| self.is_zoneless(shown));
         // What was registered moments ago will say more soon.
@@ -23,9 +27,10 @@ impl Check<'_> {
             Finding::new(code, shown.target, message, advice)
         };
         let of_zone = zoneless.iter().map(|shown| find(Code::ZoneNotEnabled, shown));
-        let mut findings = self.first(Code::ZoneNotEnabled, of_zone);
+        self.first(Code::ZoneNotEnabled, of_zone, findings);
         if counts.healthy > 0 {
-            findings.extend(self.first(Code::UnhealthyTarget, dead.map(|shown| find(Code::UnhealthyTarget, shown))));
+            let unhealthy = dead.map(|shown| find(Code::UnhealthyTarget, shown));
+            self.first(Code::UnhealthyTarget, unhealthy, findings);
         } else if let Some(shown) = dead.next().or_else(|| zoneless.iter().chain(&sick).next().copied()) {
             let (message, advice) = self.explain(shown);
             let severity = match self.misuse() {
@@ -36,7 +41,6 @@ impl Check<'_> {
             let message = format!("none of the {} targets is healthy. {message}", counts.registered);
             findings.push(Finding { severity, ..self.of_group(Code::NoHealthyTarget, message, advice) });
         }
-        findings
     }
 
     /// Whether the target's zone is not enabled at the load balancer. The reason says so, or that nothing forwards to the
@@ -74,17 +78,17 @@ impl Check<'_> {
             }
             "Target.IpUnusable" => plain(
                 "the address is reserved for a load balancer",
-                "Bind the database's own name (template: parameter Hostname), or another target group",
+                "Bind the database's own name (template: parameter Hostname)",
             ),
             NOT_IN_USE if self.is_zoneless(shown) => self.explain_zone(shown),
             NOT_IN_USE => match self.misuse() {
                 Some((_, meaning, advice)) => (meaning, advice),
                 None => plain("nothing forwards to it yet", "Check again in three minutes"),
             },
-            "Target.ResponseCodeMismatch" => (
-                "the health check speaks HTTP, which databases don't".to_owned(),
-                self.modify("target-group", "--health-check-protocol TCP"),
-            ),
+            "Target.ResponseCodeMismatch" => {
+                let advice = self.modify("target-group", "--health-check-protocol TCP");
+                ("the health check speaks HTTP, which databases don't".to_owned(), advice)
+            }
             _ => (
                 "it can't be used".to_owned(),
                 format!("See what AWS says: aws elbv2 describe-target-health --target-group-arn {}", self.arn()),
@@ -100,13 +104,11 @@ impl Check<'_> {
         let lacking = in_front.iter().find(|known| !known.zones.contains(zone)).or_else(|| in_front.first());
         let (arn, subnets) =
             lacking.map_or(("LOAD_BALANCER_ARN", String::new()), |known| (&known.arn, known.subnets.join(" ")));
-        (
-            format!("{zone} is not enabled at the load balancer"),
-            format!(
-                "Add a subnet in {zone} (template: parameter SubnetIds): aws elbv2 set-subnets --load-balancer-arn {arn} \
-                 --subnets {subnets} SUBNET_IN_THE_ZONE"
-            ),
-        )
+        let advice = format!(
+            "Add a subnet in {zone} (template: parameter SubnetIds): aws elbv2 set-subnets --load-balancer-arn {arn} \
+             --subnets {subnets} SUBNET_IN_THE_ZONE"
+        );
+        (format!("{zone} is not enabled at the load balancer"), advice)
     }
 
     /// Where the load balancer has security groups, connections come from those; where it has none, from its subnets.
