@@ -95,7 +95,7 @@ impl Universe {
             assert!(desired.targets.iter().any(is_in), "rule 5: deregisters {going:?}, and nothing replaces it");
         }
         let listed = run.list.as_ref().expect("rule 2: nothing is deregistered without a list");
-        for RegisteredTarget { target, id, availability_zone, state } in going {
+        for RegisteredTarget { target, id, availability_zone, state, .. } in going {
             if let Some(listed) = listed.iter().find(|listed| listed.target == *target) {
                 assert_eq!((&listed.id, &listed.availability_zone), (id, availability_zone), "rule 4: {target}");
             }
