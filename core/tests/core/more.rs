@@ -5,7 +5,7 @@ use std::{
     future::pending,
     pin::pin,
     task::{Context, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nlb_hostname_targets_core::{
@@ -114,7 +114,7 @@ impl World for Hangs<'_> {
         self.0.resolve(names).await
     }
 
-    async fn list(&self) -> Result<Vec<RegisteredTarget>, ElbError> {
+    async fn list(&self) -> (Instant, Result<Vec<RegisteredTarget>, ElbError>) {
         pending().await
     }
 
