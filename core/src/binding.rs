@@ -90,9 +90,8 @@ impl Group {
         Self { arn, ownership, deregister_after_seconds: None, lookups, members }
     }
 
-    /// Groups bindings by the target group that they name, in the order of first mention.
-    ///
-    /// `source` is what the user calls the array: `BINDINGS` or `bindings`.
+    /// Groups bindings by the target group that they name, in the order of first mention. `source` is what the user calls
+    /// the array.
     ///
     /// # Errors
     ///
@@ -127,11 +126,11 @@ impl Group {
         Ok(groups)
     }
 
-    /// Checks the hostnames of `groups`, which the user gave as `source`, against those that may be bound.
+    /// An error where a hostname of `groups`, which the user gave as `source`, may not be bound.
     ///
     /// # Errors
     ///
-    /// Where one may not be.
+    /// It names the first.
     pub fn check_hostnames(source: &str, groups: &[Self], allowed: &AllowedHostnames) -> Result<(), InvalidJson> {
         let refusal = groups.iter().flat_map(Self::hostnames).find_map(|hostname| allowed.refusal(hostname));
         refusal.map_or(Ok(()), |problem| Err(InvalidJson::new(source, problem)))

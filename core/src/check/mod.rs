@@ -238,7 +238,7 @@ fn of_call(subject: &str, error: &ElbError) -> Finding {
             let action = error.action();
             let message = format!("the function's role may not call {action}. {}", error.problem);
             let advice =
-                format!("Allow {action} on `*` in the policy of the role; `make policies` prints all that it needs");
+                format!("Allow {action} on `*` in the role's policy; `make policies` prints all that it needs");
             return Finding::new(Code::Permission, subject, message, advice);
         }
         ElbErrorKind::Throttled => "Check again in a minute, or fewer target groups at once: name them in `bindings`",

@@ -13,11 +13,8 @@ use crate::{
 impl Check<'_> {
     pub(super) fn of_targets(&self, counts: TargetCounts, findings: &mut Vec<Finding>) {
         if counts.registered == 0 {
-            return findings.push(self.of_group(
-                Code::NoHealthyTarget,
-                "the target group holds no target",
-                self.run_it(),
-            ));
+            let message = "the target group holds no target";
+            return findings.push(self.of_group(Code::NoHealthyTarget, message, self.run_it()));
         }
         let (zoneless, sick): (Vec<_>, Vec<_>) = self.report.sick.iter().partition(|shown| self.is_zoneless(shown));
         // What was registered moments ago will say more soon.
