@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::join, stream};
-use hickory_server::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
 use nlb_hostname_targets::function::{Function, RunError};
 use serde_json::{Value, json};
 use support::{

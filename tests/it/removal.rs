@@ -168,7 +168,7 @@ async fn rule_08_what_is_refused_or_unresolved_keeps_what_is_known() {
     world.sync().await.unwrap();
     let tags = world.aws.tags(&arn);
     // Nothing goes while the name does not resolve, even though the grace is over meanwhile.
-    world.dns.set_reply("db.test", hickory_server::proto::rr::RecordType::A, Reply::ServFail);
+    world.dns.set_reply("db.test", hickory_proto::rr::RecordType::A, Reply::ServFail);
     advance(GRACE);
     world.failure(json!({})).await;
     assert_eq!(world.aws.registered(&arn).len(), 2);
@@ -185,7 +185,7 @@ async fn rule_08_what_is_refused_or_unresolved_keeps_what_is_known() {
 async fn rule_08_time_counts_while_dns_fails() {
     let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
     world.sync().await.unwrap();
-    world.dns.set_reply("db.test", hickory_server::proto::rr::RecordType::A, Reply::ServFail);
+    world.dns.set_reply("db.test", hickory_proto::rr::RecordType::A, Reply::ServFail);
     advance(GRACE);
     world.failure(json!({})).await;
     world.dns.set_a("db.test", &["10.0.1.10"]);

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hickory_server::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
 use nlb_hostname_targets::function::Function;
 use serde_json::{Value, json};
 use support::{

@@ -2,7 +2,7 @@
 
 use aws_sdk_elasticloadbalancingv2::primitives::{DateTime, DateTimeFormat};
 use futures_util::future::join_all;
-use hickory_server::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
 use nlb_hostname_targets::{
     function::{Function, RunError},
     kind::HostnameKind,
