@@ -81,10 +81,9 @@ async fn rule_17_a_failover_makes_one_registration_where_reads_lag() {
     // How far reads lag, when DNS moves to which host, how often each target is registered and goes, and who stays. The
     // last one moves back while it is draining, which is not to be seen yet.
     type Case = (u64, &'static [(u64, u8)], [(usize, usize); 2], u8);
-    let cases: [Case; 4] = [
+    let cases: [Case; 3] = [
         (500, &[(1500, 10)], [(0, 1), (1, 0)], 10),
         (5000, &[(1500, 10)], [(0, 1), (1, 0)], 10),
-        (20_000, &[(1500, 10)], [(0, 1), (1, 0)], 10),
         (5000, &[(1500, 10), (4500, 9)], [(1, 1), (1, 1)], 9),
     ];
     let cases = cases.into_iter().flat_map(|case| modes().map(|mode| (case, mode)));
@@ -126,16 +125,18 @@ async fn rule_17_a_watch_sees_what_a_run_beside_it_undid() {
         let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
         world.aws.tolerate(TWICE);
         // The resolver of the run beside holds the old address for a minute.
-        let beside = world.function_with(&[world.dns.resolver().await.address()]).await;
+        let resolver = world.dns.resolver().await;
+        let beside = world.function_with(&[resolver.address()]).await;
         invoke(&beside, json!({})).await.unwrap();
         let world = world.set("POLL_INTERVAL_SECONDS", interval);
         let undoing = async {
             until(&world, &arn, &targets(&[10]), Duration::from_secs(8)).await;
-            sleep(Duration::from_secs(1)).await;
+            // As at AWS, what it registers is not healthy for a while.
+            world.aws.reconfigure(&arn, |group| group.initial_for(Duration::from_secs(600)));
             invoke(&beside, json!({})).await.unwrap();
             assert_eq!(world.aws.registered(&arn), targets(&[9]), "interval {interval}");
             // The change is looked at again 10 s after it was made at the latest.
-            until(&world, &arn, &targets(&[10]), Duration::from_secs(12)).await;
+            until(&world, &arn, &targets(&[9, 10]), Duration::from_secs(12)).await;
         };
         join!(follow(&world, event, 28, &[(1500, 10)]), undoing);
     });
@@ -148,7 +149,8 @@ async fn rule_09_two_runs_at_once_with_different_answers_leave_no_group_empty() 
         let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9", "10.0.1.10"]).await;
         world.aws.tolerate(TWICE);
         world.aws.set_latency(Duration::from_millis(20));
-        let first = world.function_with(&[world.dns.resolver().await.address()]).await;
+        let resolver = world.dns.resolver().await;
+        let first = world.function_with(&[resolver.address()]).await;
         invoke(&first, json!({"dry_run": true})).await.unwrap();
         world.dns.set_a("db.test", &["10.0.1.10"]);
         let second = world.function().await;
