@@ -896,7 +896,7 @@ impl Episode {
                 acceptable: during.ever.clone(),
                 untouchable,
                 unresolved: !during.unresolved.is_empty(),
-                shared: kind.shared && !has_lost_state && !is_double(manner),
+                shared: kind.shared && !has_lost_state,
                 full: group.full,
                 refused: may_refuse,
             };
