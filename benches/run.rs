@@ -26,7 +26,7 @@ use std::{
 
 use ciborium::cbor;
 use flate2::{Compression, write::DeflateEncoder};
-use hickory_server::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 use support::{
     World,

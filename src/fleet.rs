@@ -321,8 +321,9 @@ impl Job<'_> {
 const PATIENCE_FOR_FACTS: Duration = Duration::from_secs(4);
 const PATIENCE_FOR_TAGS: Duration = Duration::from_secs(2);
 
-/// How long to wait for DNS before target groups are put in order: the first name server may be dead.
-const EARLY_LOOK: Duration = Duration::from_secs(3);
+/// How long to wait for DNS, at most, before target groups are put in order: some hundred names at a time may each take 2 s
+/// for a first name server that is dead.
+const EARLY_LOOK: Duration = Duration::from_secs(10);
 
 /// How long before the cut-off no further target group is begun, so that what is begun can end.
 const TIME_FOR_ONE: Duration = Duration::from_secs(5);

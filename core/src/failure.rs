@@ -16,10 +16,10 @@ pub enum Failure {
     )]
     Full { error: ElbError, waiting: usize, draining: usize },
     #[error(
-        "no room in the target group's tags to remember {left_out} targets ({foreign} of {most} tags are others'), which \
-         will not be deregistered: remove tags, or bind the hostnames to several target groups"
+        "no room in the target group's tags, of which it can have {most}, to remember {left_out} targets, which stay for \
+         now: remove tags, or bind the hostnames to several target groups"
     )]
-    NoRoomInTags { left_out: usize, foreign: usize, most: usize },
+    NoRoomInTags { left_out: usize, most: usize },
     #[error("{hostname}: no address of the answer can be registered ({refusals}){}", if *.is_public { RUN_IN_THE_VPC } else { "" })]
     NoUsableAddress { hostname: Hostname, refusals: String, is_public: bool },
     #[error("{operation} refused {target}: {reason}")]

@@ -245,11 +245,9 @@ impl Memory {
         self.noted.clone_from(state);
     }
 
-    /// A run ended, knowing this.
-    pub fn ended(&mut self, known: &Known, is_in_step: bool) {
-        if is_in_step {
-            self.in_step = Some(Box::new(known.clone()));
-        }
+    /// A run ended, and knew this of a group that is in step.
+    pub fn in_step(&mut self, known: &Known) {
+        self.in_step = Some(Box::new(known.clone()));
     }
 
     /// Rule 12: whether newer answers, or the time alone, ask for a change of a group that was in step.

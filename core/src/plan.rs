@@ -16,7 +16,7 @@ use crate::{
     hostname::Hostname,
     memory::Memory,
     run::{Known, Task},
-    tags::{MOST_TAGS, State, TagChanges, is_own, takes_room},
+    tags::{MOST_TAGS, State, TagChanges},
     target::{RegisteredTarget, Target, TargetState},
 };
 
@@ -60,8 +60,6 @@ pub struct Plan {
     /// What makes the tags say `state`, where they are known, and for how many targets there is no room.
     changes: TagChanges,
     left_out: usize,
-    /// How many tags are others'.
-    foreign: usize,
 }
 
 impl Plan {
@@ -109,9 +107,7 @@ impl Plan {
         let tags = known.tags.as_ref().filter(|_| known.state.is_some());
         let changed = tags.map(|tags| state.changes(tags, is_shared, task.function));
         let (changes, left_out) = changed.unwrap_or_default();
-        let foreign =
-            tags.into_iter().flatten().filter(|(key, _)| takes_room(key) && !is_own(key, task.function)).count();
-        Self { register, deregister, held, state, asks_on, shown, is_shared, changes, left_out, foreign, look }
+        Self { register, deregister, held, state, asks_on, shown, is_shared, changes, left_out, look }
     }
 
     /// The change that comes first. In `shared` groups whose the targets are is written before they are registered, so that
@@ -168,11 +164,7 @@ impl Plan {
             let count = |state| self.shown.iter().filter(move |shown| shown.state == state).count();
             Failure::Full { error: error.clone(), waiting: self.register.len(), draining: count(TargetState::Draining) }
         });
-        let no_room = (self.left_out > 0).then_some(Failure::NoRoomInTags {
-            left_out: self.left_out,
-            foreign: self.foreign,
-            most: MOST_TAGS,
-        });
+        let no_room = (self.left_out > 0).then_some(Failure::NoRoomInTags { left_out: self.left_out, most: MOST_TAGS });
         let failures = self.look.failures.iter().cloned().chain(known.failures.iter().cloned());
         failures
             .chain(refused.map(refusal("RegisterTargets")))

@@ -3,7 +3,7 @@
 mod known;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     num::NonZeroU16,
     time::{Duration, Instant},
 };
@@ -12,16 +12,15 @@ use futures_util::future::{join, join3};
 pub use known::Known;
 
 use crate::{
-    answer::Answers,
-    binding::Group,
+    binding::{Group, Ownership},
     clock::Now,
     hostname::Hostname,
     memory::Memory,
     network::AllowedNetworks,
     plan::{Change, Plan},
-    tags::TagChanges,
+    tags::State,
     target::Facts,
-    world::{Changed, World},
+    world::World,
 };
 
 /// What a run is about.
@@ -65,6 +64,7 @@ pub enum Mode {
 pub async fn reconcile(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
     memory.begin_run(task);
     read(world, task, known, memory).await;
+    let mut has_turn = false;
     for _ in 0..MOST_STEPS {
         refresh(world, task, known, memory).await;
         if !known.may_go_on() {
@@ -76,46 +76,73 @@ pub async fn reconcile(world: &impl World, task: &Task<'_>, known: &mut Known, m
         let registers = !plan.register.is_empty() && !matches!(change, None | Some(Change::Deregister(_)));
         if !registers && let Some((pause, hostnames)) = next_look(task, known, &plan, memory, world.now()) {
             world.sleep(pause).await;
-            look(world, task, known, memory, &hostnames).await;
+            known.looks += 1;
+            let answers = world.resolve(&hostnames).await;
+            known.note_answers(answers, true, task, memory, world.now());
             continue;
         }
-        if known.mode == Mode::DryRun || change.is_none() {
-            break;
-        }
+        let Some(change) = change.filter(|_| known.mode != Mode::DryRun) else { break };
         // A turn may take seconds, so the change is decided on what is true after it.
-        world.turn().await;
-        refresh(world, task, known, memory).await;
-        if !known.may_go_on() {
-            return;
+        if !has_turn {
+            world.turn().await;
+        } else {
+            carry_out(world, task, known, memory, change, plan.state).await;
+            known.has_listed_again = false;
         }
-        let plan = Plan::new(task, known, memory, world.now());
-        match plan.next(known) {
-            None => {}
-            Some(Change::Remember(changes)) => remember(world, known, memory, &plan, &changes).await,
-            Some(Change::Register(targets)) => {
-                let changed = world.register(&targets).await;
-                memory.registered(&changed.accepted, world.now().at);
-                known.registrations += changed.accepted.len();
-                known.registered.extend(&changed.accepted);
-                known.take(changed);
-            }
-            Some(Change::Deregister(shown)) => {
-                let changed = world.deregister(&shown).await;
-                let accepted = shown.iter().filter(|shown| changed.accepted.contains(&shown.target));
-                memory.deregistered(accepted, world.now().at);
-                known.deregistrations += changed.accepted.len();
-                known.deregistered.extend(&changed.accepted);
-                known.has_made_room |= known.full.take().is_some();
-                known.stuck.extend(changed.refused.clone());
-                known.take(Changed { refused: BTreeMap::new(), ..changed });
-                // Of two runs that deregister what the other one counts on, the later one sees it.
-                list(world, task, known, memory).await;
-                known.is_doubtful |= Plan::new(task, known, memory, world.now()).register.iter().next().is_some();
-            }
-        }
+        has_turn = !has_turn;
     }
     let failures = Plan::new(task, known, memory, world.now()).failures(known);
-    memory.ended(known, failures.is_empty());
+    if failures.is_empty() {
+        memory.in_step(known);
+    }
+}
+
+async fn carry_out(
+    world: &impl World,
+    task: &Task<'_>,
+    known: &mut Known,
+    memory: &mut Memory,
+    change: Change,
+    state: State,
+) {
+    match change {
+        Change::Remember(changes) => match world.write_tags(&changes).await {
+            Ok(()) => {
+                known.has_written_tags = true;
+                known.tags.iter_mut().for_each(|tags| changes.apply(tags));
+                memory.wrote(&state);
+                known.state = Some(state);
+            }
+            Err(error) => {
+                known.failures.push(error.into());
+                known.state = None;
+            }
+        },
+        Change::Register(targets) => {
+            let changed = world.register(&targets).await;
+            memory.registered(&changed.accepted, world.now().at);
+            known.registered.extend(&changed.accepted);
+            known.refused.extend(changed.refused);
+            known.take(changed.failed);
+            // A run beside this one may have forgotten meanwhile whose these are.
+            if task.group.ownership == Ownership::Shared && known.state.is_some() {
+                let tags = world.read_tags().await;
+                known.note_tags(tags, task, memory);
+            }
+        }
+        Change::Deregister(shown) => {
+            let changed = world.deregister(&shown).await;
+            let accepted = shown.iter().filter(|shown| changed.accepted.contains(&shown.target));
+            memory.deregistered(accepted, world.now().at);
+            known.deregistered.extend(&changed.accepted);
+            known.stuck.extend(changed.refused);
+            known.has_made_room |= known.full.take().is_some();
+            known.take(changed.failed);
+            // Of two runs that deregister what the other one counts on, the later one sees it, and asks DNS anew.
+            list(world, task, known, memory).await;
+            known.is_doubtful |= !Plan::new(task, known, memory, world.now()).register.is_empty();
+        }
+    }
 }
 
 /// The reads that no other waits for, at the same time.
@@ -125,15 +152,15 @@ async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
     let is_known = |hostname: &Hostname| matches!(early.get(hostname), Some(Ok(_)));
     let hostnames: BTreeSet<_> = task.hostnames().into_iter().filter(|hostname| !is_known(hostname)).collect();
     let needs_state = memory.needs_state(task);
-    let mut new = Answers::new();
     let mut tags = None;
     // Each puts away what it has at once: what the others are doing may be given up.
     let Known { answers, took, listed, listed_at, .. } = known;
     join3(
         async {
             if !hostnames.is_empty() {
-                new = world.resolve(&hostnames).await;
+                let new = world.resolve(&hostnames).await;
                 answers.extend(new.clone());
+                memory.answered(task, &new, answers, world.now());
                 *took = Some(world.now().at.saturating_duration_since(asked_at));
             }
         },
@@ -149,7 +176,6 @@ async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
     )
     .await;
     let now = world.now();
-    memory.answered(task, &new, &known.answers, now);
     known.note_list(task, memory, now);
     // What a name of one's own leads to is known only now.
     if tags.is_none() && known.may_go_on() && memory.needs_state(task) {
@@ -160,40 +186,25 @@ async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
     }
 }
 
-/// Asks DNS for more answers. Those of a sample are added to what it gave before.
-async fn look(
-    world: &impl World,
-    task: &Task<'_>,
-    known: &mut Known,
-    memory: &mut Memory,
-    hostnames: &BTreeSet<Hostname>,
-) {
-    known.looks += 1;
-    let answers = world.resolve(hostnames).await;
-    known.note_answers(answers, true, task, memory, world.now());
-}
-
 /// Asks again for what is too old to plan on: what was true when a slow call began must not undo what a newer run has done.
 async fn refresh(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
+    let is_old = |at: Instant| world.now().at.saturating_duration_since(at) > OLDEST;
+    // A list that is slow is old when it comes: it is read again once for each change.
+    if matches!(known.listed, Some(Ok(_))) && is_old(known.listed_at) && !known.has_listed_again {
+        known.has_listed_again = true;
+        list(world, task, known, memory).await;
+    }
     for _ in 0..MOST_REFRESHES {
-        let now = world.now().at;
-        let is_old = |at: Instant| now.saturating_duration_since(at) > OLDEST;
         let answers = known.answers.iter();
         let old =
             answers.filter(|(_, answer)| answer.as_ref().is_ok_and(|answer| known.is_doubtful || is_old(answer.at)));
         let old: BTreeSet<_> = old.map(|(hostname, _)| hostname.clone()).collect();
-        let is_list_old = matches!(known.listed, Some(Ok(_))) && is_old(known.listed_at);
-        if old.is_empty() && !is_list_old {
+        if old.is_empty() {
             return;
         }
-        if !old.is_empty() {
-            known.is_doubtful = false;
-            let answers = world.resolve(&old).await;
-            known.note_answers(answers, false, task, memory, world.now());
-        }
-        if is_list_old {
-            list(world, task, known, memory).await;
-        }
+        known.is_doubtful = false;
+        let answers = world.resolve(&old).await;
+        known.note_answers(answers, false, task, memory, world.now());
     }
 }
 
@@ -208,23 +219,6 @@ async fn list(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
     known.note_list(task, memory, world.now());
     if let Some(tags) = tags {
         known.note_tags(tags, task, memory);
-    }
-}
-
-async fn remember(world: &impl World, known: &mut Known, memory: &mut Memory, plan: &Plan, changes: &TagChanges) {
-    match world.write_tags(changes).await {
-        Ok(()) => {
-            known.has_written_tags = true;
-            if let Some(tags) = &mut known.tags {
-                changes.apply(tags);
-            }
-            memory.wrote(&plan.state);
-            known.state = Some(plan.state.clone());
-        }
-        Err(error) => {
-            known.failures.push(error.into());
-            known.state = None;
-        }
     }
 }
 

@@ -67,7 +67,7 @@ impl State {
         for (key, value) in tags {
             match Key::parse(key) {
                 Some(Key::Missing(target)) => match value.parse() {
-                    Ok(since) => drop(state.missing.insert(target, since)),
+                    Ok(since) => state.note_missing(target, since),
                     Err(error) => {
                         unreadable.push(format!("the tag {key} is `{value}`, which is {error}: it counts as empty"))
                     }
@@ -78,7 +78,7 @@ impl State {
                     let is_released = since.is_some() && words.get(1) == Some(&RELEASED);
                     if owner == tail(function, LONGEST_FUNCTION) {
                         state.owned.insert(target);
-                        state.missing.extend(since.map(|since| (target, since)));
+                        since.into_iter().for_each(|since| state.note_missing(target, since));
                         state.released.extend(is_released.then_some(target));
                     } else if !is_released {
                         state.elsewhere.insert(target);
@@ -92,6 +92,12 @@ impl State {
             }
         }
         (state, unreadable)
+    }
+
+    /// Of two tags of one target, which somebody wrote by hand, the one counts that lets it go later.
+    fn note_missing(&mut self, target: Target, since: Timestamp) {
+        let noted = self.missing.entry(target).or_insert(since);
+        *noted = since.max(*noted);
     }
 
     /// What makes the tags `present` say this, and for how many targets there is no room.

@@ -71,7 +71,13 @@ impl Course {
                 self.run(world, task, memory).await;
                 schedule.ran(task, self, memory, world.now());
             } else if has_other_failures(task, &earlier, &answers) {
-                world.observe(&GroupReport::of(task, &self.known, memory, now));
+                let report = GroupReport {
+                    registrations: 0,
+                    deregistrations: 0,
+                    ..GroupReport::of(task, &self.known, memory, now)
+                };
+                world.observe(&report);
+                self.report = Some(self.joined(report));
             }
         }
         self.is_last = true;
@@ -143,7 +149,7 @@ impl<'a> Schedule<'a> {
         };
         schedule.ran(task, course, memory, now);
         // What the run before the watch changed counts as a change.
-        let has_changed = course.known.registrations + course.known.deregistrations > 0;
+        let has_changed = course.known.has_changed();
         schedule.changed_at = has_changed.then_some(now.at);
         schedule.heed(&course.known.answers);
         schedule
@@ -192,7 +198,7 @@ impl<'a> Schedule<'a> {
         self.retry_at = plan.failures(known).iter().any(is_of_aws).then(|| now.at + RETRY);
         self.due_at = due_at(&plan, now);
         // A run beside this one may have undone what this one changed.
-        let has_changed = known.registrations + known.deregistrations > 0;
+        let has_changed = known.has_changed();
         self.verify_at = has_changed.then(|| now.at + VERIFY_AFTER);
         self.tried = plan.look.desired;
     }

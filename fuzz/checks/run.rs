@@ -5,7 +5,8 @@ use proptest::{
     strategy::ValueTree as _,
     test_runner::{TestRng, TestRunner},
 };
-use support::histories::{
+
+use crate::universe::{
     Happening, History, Setting, happen,
     strategies::{any_kind, extraordinary, ordinary, refusals, setting, settings},
 };

@@ -1,3 +1,6 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::state(input));
+#[path = "../checks/state.rs"]
+mod state;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| state::state(input));

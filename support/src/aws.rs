@@ -287,11 +287,6 @@ impl FakeAws {
         self.state().calls.iter().filter(is_throttled).count()
     }
 
-    /// Caps a page of DescribeTargetGroups, 400 groups unless set.
-    pub fn set_page_size(&self, groups: usize) {
-        self.state().page_size = Some(groups);
-    }
-
     fn group<T>(&self, arn: &str, act: impl FnOnce(&mut Group) -> T) -> T {
         let mut state = self.state();
         act(state.groups.get_mut(arn).expect("an existing target group"))
@@ -481,6 +476,7 @@ pub struct Found {
     pub registered: BTreeSet<String>,
     /// Those of them that were `initial`.
     pub initial: BTreeSet<String>,
+    pub draining: BTreeSet<String>,
     pub tags: BTreeMap<String, String>,
 }
 

@@ -17,13 +17,13 @@ use std::{
 };
 
 use fastrand::Rng;
-use hickory_server::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
 use nlb_hostname_targets::function::{Function, RunError};
 use serde_json::{Value, json};
 use support::{
     World, advance,
     aws::{Call, EVERYTHING, Fault, FaultKind, TWICE, TargetGroup},
-    dns::{Reply, hostile},
+    dns::{Quirk, Reply, hostile},
     front::{Death, Front},
     invoke_within, now,
 };
@@ -31,7 +31,7 @@ use tokio::{join, net::UdpSocket, select, sync::RwLock, time::sleep};
 
 use crate::{
     block_on,
-    matrix::{ACTIONS, Truth, entry, is_accepted, repeated, text},
+    matrix::{ACTIONS, PREFIX, Truth, is_accepted, is_owned, repeated, text},
     threads,
 };
 
@@ -147,6 +147,9 @@ const NARROW: &str = "10.0.0.0/8,fd00::/8";
 const REFUSED_V4_BY_NARROW: &[&str] = &["192.168.1.1", "172.16.0.1", "54.1.2.3", "169.254.169.254"];
 const REFUSED_V6_BY_NARROW: &[&str] = &["2600:1f18:1:100::5", "fc00::1", "fe80::1", "::1"];
 
+/// What a name server may be like. The last two make it slow.
+const QUIRKS: [Quirk; 5] = [Quirk::EdnsFormErr, Quirk::EdnsNotImp, Quirk::Cut, Quirk::EdnsDropped, Quirk::TcpOnly];
+
 /// A target group, and what is true of it.
 struct Group {
     arn: String,
@@ -189,7 +192,7 @@ impl Group {
             ("deregister-after-seconds", kind.grace.to_string()),
             ("lookups", if kind.sampled { "2" } else { "1" }.to_owned()),
         ];
-        let values = values.map(|(name, value)| (format!("nlb-hostname-targets:{name}"), value)).into();
+        let values = values.map(|(name, value)| (format!("{PREFIX}{name}"), value)).into();
         Some(Binding { values, is_bound: false, is_known: false })
     }
 
@@ -221,8 +224,15 @@ impl Group {
         self.hosts.iter().flat_map(Host::targets).collect()
     }
 
-    fn unresolved(&self) -> BTreeSet<String> {
+    /// The names that give nothing that may be registered.
+    fn useless(&self) -> BTreeSet<String> {
         self.hosts.iter().filter(|host| host.given.is_empty()).map(|host| host.name.clone()).collect()
+    }
+
+    /// Those of them that give nothing at all.
+    fn unresolved(&self) -> BTreeSet<String> {
+        let gives = |host: &&Host| matches!(&host.reply, Reply::Addresses(_));
+        self.hosts.iter().filter(|host| host.given.is_empty() && !gives(host)).map(|host| host.name.clone()).collect()
     }
 
     fn foreign(&self) -> BTreeSet<String> {
@@ -257,14 +267,6 @@ impl Group {
             now() - at.elapsed() < seen + INITIAL
         };
         sent.filter(is_hasty).map(|(_, target)| format!("rule 16: {target} went while it was initial")).collect()
-    }
-
-    /// What the tags say is ours.
-    fn owned(&self, world: &World) -> BTreeSet<String> {
-        let tags = world.aws.tags(&self.arn);
-        let ours = tags.iter().filter(|(key, _)| key.starts_with("nlb-hostname-targets:owned-"));
-        let entries = ours.flat_map(|(_, value)| value.split(' '));
-        entries.map(|entry| entry.split('@').next().unwrap_or_default().to_owned()).collect()
     }
 }
 
@@ -364,7 +366,8 @@ struct During {
     at_the_end: BTreeSet<String>,
     /// The hostnames that resolve at no time. Of two that take turns, a slow run may see both resolve.
     unresolved: BTreeSet<String>,
-    unresolved_at_the_end: BTreeSet<String>,
+    useless: BTreeSet<String>,
+    useless_at_the_end: BTreeSet<String>,
     is_slow: bool,
     is_steady: bool,
     /// Whether a watch had time to follow the change.
@@ -381,6 +384,9 @@ impl Episode {
         world.aws.tolerate(EVERYTHING);
         world.dns.set_ttl(1);
         let is_patient = is_patient(seed);
+        if rng.u8(..3) == 0 {
+            world.dns.set_quirks(&[QUIRKS[rng.usize(..if is_patient { QUIRKS.len() } else { 3 })]]);
+        }
         let has_budget = is_patient && rng.u8(..3) == 0;
         let is_narrow = rng.u8(..3) == 0;
         let discovers = rng.u8(..3) == 0;
@@ -557,14 +563,18 @@ impl Episode {
                     story.push(format!("{target} of {} is {state}", group.kind.name));
                 }
                 (3 | 4, _) => aws.finish_draining(arn),
-                (5, _) if !tags.is_empty() => {
-                    let key = rng.choice(&tags).unwrap();
-                    aws.remove_tag(arn, key);
-                    if group.others.remove(key).is_none() {
-                        group.seen_missing.clear();
-                        group.lost_tags = true;
+                (5 | 12, _) if !tags.is_empty() => {
+                    // One of them, or all that are ours.
+                    let (one, is_all) = (rng.choice(&tags).unwrap(), rng.bool());
+                    let is_lost = |key: &&String| *key == one || (is_all && key.starts_with(PREFIX));
+                    for key in tags.iter().filter(is_lost) {
+                        aws.remove_tag(arn, key);
+                        if group.others.remove(key).is_none() {
+                            group.seen_missing.clear();
+                            group.lost_tags = true;
+                        }
+                        story.push(format!("{key} of {} is lost", group.kind.name));
                     }
-                    story.push(format!("{key} of {} is lost", group.kind.name));
                 }
                 (6, _) => {
                     let value = rng.choice(["data", "platform"]).unwrap();
@@ -573,7 +583,7 @@ impl Episode {
                 }
                 (7, _) => {
                     let quota = registered.len().max(1);
-                    aws.reconfigure(arn, |group| group.quota(quota));
+                    aws.reconfigure(arn, |group| group.quota(quota).draining_counts(true));
                     group.full = true;
                     story.push(format!("{} takes {quota} targets", group.kind.name));
                 }
@@ -609,7 +619,9 @@ impl Episode {
 
     fn fault(&mut self) -> FaultKind {
         let error = |status, code| FaultKind::error(status, code, "so it is");
-        match self.rng.u8(..18) {
+        match self.rng.u8(..20) {
+            18 => FaultKind::error(403, "SignatureDoesNotMatch", "Signature expired"),
+            19 => error(400, "ExpiredToken"),
             16 | 17 => {
                 let group = self.rng.choice(&self.groups).unwrap();
                 let registered: Vec<_> = self.world.aws.registered(&group.arn).into_iter().collect();
@@ -688,7 +700,8 @@ impl Episode {
                     at_the_end: given.clone(),
                     always: given,
                     unresolved: group.unresolved(),
-                    unresolved_at_the_end: group.unresolved(),
+                    useless: group.useless(),
+                    useless_at_the_end: group.useless(),
                     is_slow: group.hosts.iter().any(Host::is_slow),
                     is_steady: true,
                     is_followed: false,
@@ -780,15 +793,16 @@ impl Episode {
 
         for (group, during) in self.groups.iter_mut().zip(&mut during) {
             let given = group.given();
-            during.unresolved_at_the_end = group.unresolved();
-            during.is_steady = given == during.always && during.unresolved_at_the_end == during.unresolved;
+            during.useless_at_the_end = group.useless();
+            during.is_steady = given == during.always && during.useless_at_the_end == during.useless;
             during.is_slow |= group.hosts.iter().any(Host::is_slow);
             // The look at the end of a watch holds but a sample.
             during.is_followed = is_watched && !during.is_slow && !group.kind.sampled;
             during.always = &during.always & &given;
             during.ever = &during.ever | &given;
             during.at_the_end = given;
-            during.unresolved = &during.unresolved & &during.unresolved_at_the_end;
+            during.unresolved = &during.unresolved & &group.unresolved();
+            during.useless = &during.useless & &during.useless_at_the_end;
             // Of two runs at once, one may get all samples that hold an address.
             let is_divided = group.kind.sampled && is_double(manner);
             let seen = if is_divided { BTreeSet::new() } else { during.always.clone() };
@@ -845,6 +859,11 @@ impl Episode {
         // Where AWS can't tell the targets, addresses are registered each time that it is asked.
         let is_blind = self.strikes("DescribeTargetHealth", "");
         let forgets = self.strikes("", "TargetGroupNotFound");
+        // Then what DNS gives is registered all the same.
+        let has_lost_state = ["DescribeTags", "AddTags", "RemoveTags"].iter().any(|action| self.strikes(action, ""));
+        let may_refuse = ["InvalidTarget", "TooManyRegistrations", "RefuseTarget"]
+            .iter()
+            .any(|code| self.strikes("RegisterTargets", code));
         // By the SDK; or by a watch that does not see yet what was done, of which it has no reply.
         let may_repeat = (self.has_retries || !self.lag.is_zero()) && self.strikes("DeregisterTargets", "ResetAfter");
         let now = now();
@@ -877,8 +896,9 @@ impl Episode {
                 acceptable: during.ever.clone(),
                 untouchable,
                 unresolved: !during.unresolved.is_empty(),
-                shared: kind.shared,
+                shared: kind.shared && !has_lost_state && !is_double(manner),
                 full: group.full,
+                refused: may_refuse,
             };
             let mut rule = |holds: bool, what: fmt::Arguments<'_>| {
                 if !holds {
@@ -893,8 +913,6 @@ impl Episode {
                     rule(false, format_args!("{what}"));
                 }
             }
-            // Where room is made for others, the last target stays; but it may be the only one that is stale.
-            let is_last = group.full && during.registered.len() == 1;
             let emptied = !during.registered.is_empty() && registered.is_empty();
             // Of two runs at once, the later one puts back what both deregistered, unless AWS refuses that.
             let of_group = calls.iter().rev().filter(|call| call.arn.as_deref() == Some(arn));
@@ -904,11 +922,10 @@ impl Episode {
             };
             let is_refused =
                 is_double(manner) && ["DescribeTargetHealth", "RegisterTargets"].iter().any(is_last_refused);
-            rule(!emptied || is_last || is_refused, format_args!("the group was emptied"));
-            let prefix = "nlb-hostname-targets:";
-            let others = self.world.aws.tags(arn).into_iter().filter(|(key, _)| !key.starts_with(prefix)).collect();
-            rule(group.others == others, format_args!("the tags of others were {:?} and are {others:?}", group.others));
+            rule(!emptied || is_refused, format_args!("the group was emptied"));
             let present = self.world.aws.tags(arn);
+            let others = present.clone().into_iter().filter(|(key, _)| !key.starts_with(PREFIX)).collect();
+            rule(group.others == others, format_args!("the tags of others were {:?} and are {others:?}", group.others));
             if let Some(Binding { values, is_bound: true, .. }) = &group.tags {
                 let is_there = values.iter().all(|(key, value)| present.get(key) == Some(value));
                 rule(is_there, format_args!("tags that bind it were changed: {present:?}"));
@@ -954,8 +971,8 @@ impl Episode {
                 group.seen.extend(during.always.iter().map(|target| (target.clone(), now)));
             }
             if is_well {
-                let unresolved = if during.is_followed { &during.unresolved_at_the_end } else { &during.unresolved };
-                rule(unresolved.is_empty(), format_args!("{unresolved:?} does not resolve, which goes unnoticed"));
+                let useless = if during.is_followed { &during.useless_at_the_end } else { &during.useless };
+                rule(useless.is_empty(), format_args!("{useless:?} gives nothing usable, which goes unnoticed"));
             }
             // The run may have seen what DNS gave at any time of it, which ends an absence.
             group.seen_missing.retain(|target, _| !during.ever.contains(target));
@@ -966,8 +983,7 @@ impl Episode {
                 rule(lacks.is_empty(), format_args!("nobody says that {lacks:?} is not registered"));
                 let surplus: BTreeSet<_> = registered.difference(&during.at_the_end).cloned().collect();
                 let surplus = if kind.shared {
-                    let owned = group.owned(&self.world);
-                    surplus.into_iter().filter(|target| owned.contains(&entry(target))).collect()
+                    surplus.into_iter().filter(|target| is_owned(&present, target)).collect()
                 } else {
                     surplus
                 };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use hickory_server::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
 use nlb_hostname_targets::{
     binding::Group,
     check::Check,

@@ -134,3 +134,38 @@ async fn answers_alternate_by_time() {
         sleep(period).await;
     }
 }
+
+#[tokio::test]
+async fn it_is_as_strict_about_tags_as_elbv2_is() {
+    let world = World::new().await;
+    let (aws, client) = (&world.aws, Client::new(&world.sdk().await));
+    let arns = ["one", "two"].map(|name| aws.create_target_group(TargetGroup::new(name)));
+    let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
+    let (long_key, long_value) = ("k".repeat(128), "v".repeat(256));
+    let rows = [
+        (true, vec![tag("k", ""), tag("a/b:c=d+e-f@g.h_i j", "ä 1")]),
+        (true, vec![tag(&long_key[1..], &long_value[1..])]),
+        (false, vec![]),
+        (false, vec![tag("k", "a,b")]),
+        (false, vec![tag("k", "[fd00::9]")]),
+        (false, vec![tag("k", " a")]),
+        (false, vec![tag("", "a")]),
+        (false, vec![tag("k", &long_value)]),
+        (false, vec![tag(&long_key, "v")]),
+        (false, vec![tag("AWS:k", "v")]),
+        (false, vec![tag("k", "1"), tag("k", "2")]),
+        (false, (0..51).map(|number| tag(&format!("n{number}"), "v")).collect()),
+    ];
+    for (is_right, tags) in rows {
+        let reply = client.add_tags().resource_arns(&arns[0]).set_tags(Some(tags.clone())).send().await;
+        assert_eq!((reply.is_ok(), aws.take_violations().is_empty()), (is_right, is_right), "{tags:?}");
+    }
+    for (is_right, arns, key) in
+        [(false, &arns[..], "k"), (false, &arns[..1], "aws:k"), (true, &arns[..1], "not there")]
+    {
+        let reply = client.remove_tags().set_resource_arns(Some(arns.to_vec())).tag_keys(key).send().await;
+        assert_eq!(reply.is_ok(), is_right, "{key}");
+    }
+    aws.take_violations();
+    assert_eq!(aws.tags(&arns[0]).len(), 3);
+}

@@ -1,333 +1,236 @@
-//! When a target goes: grace periods, ownership, and the state that is kept for them.
+//! When a target goes: kinds of hostnames, grace periods, ownership, and the tags that keep the state of them.
 
-mod kinds; // the rows of the table of kinds in docs/rules.md
-mod sampling; // names whose answers are samples
-mod shared; // ownership
-mod state; // the tags
+use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
+use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 use support::{
     World, advance,
-    aws::{Fault, FaultKind, TWICE, TargetGroup},
+    aws::{Fault, FaultKind, TargetGroup},
     binding,
     dns::Reply,
-    invoke, waiting,
+    invoke, set, targets, waiting,
 };
-use tokio::join;
 
 const READER: &str = "orders.cluster-ro-c9akciq32abc.eu-west-1.rds.amazonaws.com";
 
-/// The grace period of most tests, in seconds. A test that means a time before its end stays 30 s away from it, because
-/// tests take time, too.
+/// The grace period of a test, in seconds. What means a time before its end stays 30 s away from it.
 const GRACE: i64 = 600;
 
-/// The tag that holds the state of an `exclusive` group.
-const MISSING: &str = "nlb-hostname-targets:missing-1";
-
-/// What the keys of the tags begin with that say which targets are ours.
-const OWNED: &str = "nlb-hostname-targets:owned-";
-
-/// A group that is bound to `hostname` with these fields besides.
-async fn bound_to(hostname: &str, addresses: &[&str], registered: &[&str], fields: Value) -> (World, String) {
-    let world = World::new().await;
-    world.dns.set_a(hostname, addresses);
-    let arn = world.aws.create_target_group(TargetGroup::new("db"));
-    for address in registered {
-        world.aws.add_target(&arn, &format!("{address}:5432"), "healthy");
-    }
-    let world = world.set("BINDINGS", json!([with_fields(hostname, &arn, &fields)]));
+/// 10.0.1.9 and 10.0.1.10 are registered, and the name gives the second. The bindings have these fields besides.
+async fn one_is_missing(fields: Value) -> (World, String) {
+    let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9", "10.0.1.10"]).await;
+    let world = world.set("BINDINGS", json!([with(binding("db.test", &arn), &fields)]));
     (world, arn)
 }
 
-/// `db.test` gives 10.0.1.10, and its group holds 10.0.1.9 too.
-async fn one_is_missing(fields: Value) -> (World, String) {
-    bound_to("db.test", &["10.0.1.10"], &["10.0.1.9", "10.0.1.10"], fields).await
-}
-
-fn with_fields(hostname: &str, arn: &str, fields: &Value) -> Value {
-    let mut binding = binding(hostname, arn);
-    for (name, value) in fields.as_object().unwrap() {
-        binding[name] = value.clone();
-    }
+fn with(mut binding: Value, fields: &Value) -> Value {
+    binding.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     binding
 }
 
-#[tokio::test]
-async fn rule_08_a_target_goes_when_its_grace_is_over() {
-    let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["outcome"], "in_sync");
-    assert_eq!(waiting(&group), ["10.0.1.9:5432"]);
-    assert_eq!(world.aws.tags(&arn).len(), 1);
-    assert_eq!(world.aws.registered(&arn).len(), 2);
-    advance(GRACE - 30);
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["deregistered"], json!([]));
-    advance(30);
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
-    assert_eq!(group["waiting"], json!([]));
-    assert_eq!(world.aws.tags(&arn).len(), 0);
+/// The tags under our prefix, without it.
+fn state(world: &World, arn: &str) -> BTreeMap<String, String> {
+    let tags = world.aws.tags(arn).into_iter();
+    tags.filter_map(|(key, value)| Some((key.strip_prefix("nlb-hostname-targets:")?.to_owned(), value))).collect()
 }
 
+/// The name itself or one that leads to it by a CNAME, in each partition: its kind, its grace period and its lookups.
 #[tokio::test]
-async fn rule_08_counting_is_by_time_and_not_by_runs() {
-    let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
-    let function = world.function().await;
-    let (first, second, third) =
-        join!(invoke(&function, json!({})), invoke(&function, json!({})), invoke(&function, json!({})));
-    for reply in [first, second, third] {
-        assert_eq!(waiting(&reply.unwrap()["groups"][0]), ["10.0.1.9:5432"]);
-    }
-    for _ in 0..10 {
-        advance(GRACE / 20);
-        let reply = invoke(&function, json!({})).await.unwrap();
-        assert_eq!(waiting(&reply["groups"][0]), ["10.0.1.9:5432"]);
-    }
-    // After a pause of days, it has been missing for long enough.
-    advance(200_000);
-    invoke(&function, json!({})).await.unwrap();
-    assert_eq!(world.aws.targets(&arn)["10.0.1.9:5432"], "draining");
-}
-
-#[tokio::test]
-async fn rule_08_what_is_stated_wins_over_the_kind() {
-    let fields = json!({"deregister_after_seconds": 0, "lookups": 1});
-    let (world, _) = bound_to(READER, &["10.0.1.10"], &["10.0.1.9"], fields).await;
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["kinds"], json!([{"hostname": READER, "kind": "aurora_reader", "lookups": 1}]));
-    assert_eq!(group["deregister_after_seconds"], 0);
-    assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
-
-    let (world, _) = one_is_missing(json!({"deregister_after_seconds": 4_294_967_295_u32})).await;
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["deregister_after_seconds"], 4_294_967_295_u32);
-    assert_eq!(waiting(&group), ["10.0.1.9:5432"]);
-}
-
-#[tokio::test]
-async fn rule_08_of_several_bindings_the_longest_default_counts_and_what_one_states_counts_for_all() {
-    let proxy = "orders.proxy-c9akciq32abc.eu-west-1.rds.amazonaws.com";
-    let cases = [
-        (vec![("db.test", json!({})), (proxy, json!({}))], 120),
-        (vec![("db.test", json!({})), (proxy, json!({})), (READER, json!({}))], 300),
-        (vec![("db.test", json!({"deregister_after_seconds": 30})), (READER, json!({}))], 30),
-        (vec![(READER, json!({})), ("db.test", json!({"deregister_after_seconds": 0}))], 0),
-        (
-            vec![
-                (READER, json!({"deregister_after_seconds": 45})),
-                (proxy, json!({})),
-                ("db.test", json!({"deregister_after_seconds": 45})),
-            ],
-            45,
-        ),
+async fn rule_08_each_kind_of_hostname_has_its_grace_and_its_lookups() {
+    let (reader, proxy, balancer, other) =
+        (("aurora_reader", 300, 5), ("rds_proxy", 120, 3), ("load_balancer", 300, 5), ("other", 0, 1));
+    let rows = [
+        ("orders.cluster-ro-c9akciq32abc.eu-west-1.rds.amazonaws.com", reader),
+        ("Analytics.Cluster-Custom-c9akciq32abc.RDS.cn-north-1.amazonaws.com.cn.", reader),
+        ("orders.cluster-ro-c9akciq32abc.us-gov-west-1.docdb.amazonaws.com", reader),
+        ("orders.cluster-ro-c9akciq32abc.eusc-de-east-1.neptune.amazonaws.eu", reader),
+        ("orders.proxy-c9akciq32abc.us-iso-east-1.rds.c2s.ic.gov", proxy),
+        ("readonly.endpoint.proxy-c9akciq32abc.eu-west-1.rds.amazonaws.com", proxy),
+        ("internal-web-1234567890.us-isob-east-1.elb.sc2s.sgov.gov", balancer),
+        ("web-0123456789abcdef.elb.eu-isoe-west-1.cloud.adc-e.uk", balancer),
+        ("web-0123456789abcdef.elb.us-isof-south-1.csp.hci.ic.gov", balancer),
+        ("orders.cluster-c9akciq32abc.eu-west-1.rds.amazonaws.com", other),
+        ("sessions.c9akci.ng.0001.euw1.cache.amazonaws.com", other),
     ];
-    for (members, grace) in cases {
+    let checks = rows.into_iter().flat_map(|row| [(false, row), (true, row)]).map(
+        async |(by_cname, (name, (kind, grace, lookups)))| {
+            let world = World::new().await;
+            world.dns.set_ttl(0);
+            world.dns.set_a(name, &["10.0.1.10"]);
+            let hostname = if by_cname { "db.example.com" } else { name };
+            if by_cname {
+                world.dns.set_cname(hostname, name);
+            }
+            let arn = world.aws.create_target_group(TargetGroup::new("db"));
+            world.aws.add_target(&arn, "10.0.1.10", "healthy");
+            // What is dead needs its grace alone.
+            world.aws.add_target(&arn, "10.0.1.9", "unhealthy");
+            let group = world.set("BINDINGS", json!([binding(hostname, &arn)])).sync().await.unwrap();
+            let case = format!("{name}, {by_cname}: {group}");
+            assert_eq!(group["kinds"], json!([{"hostname": hostname, "kind": kind, "lookups": lookups}]), "{case}");
+            assert_eq!(group["deregister_after_seconds"], grace, "{case}");
+            assert_eq!(group["deregistered"].as_array().unwrap().len(), usize::from(grace == 0), "{case}");
+            assert_eq!(waiting(&group).len(), usize::from(grace > 0), "{case}");
+        },
+    );
+    join_all(checks).await;
+}
+
+#[tokio::test]
+async fn rule_08_a_target_goes_when_its_grace_is_over_by_the_time_in_its_tag() {
+    for ipv6 in [false, true] {
         let world = World::new().await;
-        let arn = world.aws.create_target_group(TargetGroup::new("db"));
-        world.aws.add_target(&arn, "10.0.1.9:5432", "healthy");
-        let mut bindings = Vec::new();
-        for ((hostname, fields), host) in members.iter().zip(10..) {
-            world.dns.set_a(hostname, &[&format!("10.0.1.{host}")]);
-            let mut binding = with_fields(hostname, &arn, fields);
-            binding["lookups"] = json!(1);
-            bindings.push(binding);
+        let spec = TargetGroup::new("db");
+        let arn = world.aws.create_target_group(if ipv6 { spec.ipv6() } else { spec });
+        let (given, missing, key) = match ipv6 {
+            false => ("10.0.1.10:5432", "10.0.1.9:5432", "missing/10.0.1.9_5432"),
+            true => ("[fd00::10]:5432", "[fd00::9]:5432", "missing/fd00::9_5432"),
+        };
+        world.dns.set_a("db.test", &["10.0.1.10"]);
+        world.dns.set_reply("db.test", RecordType::AAAA, Reply::addresses(&["fd00::10"]));
+        [given, missing].iter().for_each(|target| world.aws.add_target(&arn, target, "healthy"));
+        world.aws.set_tag(&arn, "team", "data, \"<&>\"");
+        let fields = json!({"deregister_after_seconds": GRACE});
+        let world = world.set("BINDINGS", json!([with(binding("db.test", &arn), &fields)]));
+        // Each run is of a new environment.
+        for _ in 0..3 {
+            let group = world.sync().await.unwrap();
+            assert_eq!((&group["outcome"], waiting(&group)), (&json!("in_sync"), vec![missing]));
+            let tags = state(&world, &arn);
+            assert_eq!(tags.keys().collect::<Vec<_>>(), [key]);
+            let since: f64 = tags[key].parse().unwrap();
+            let told = &group["waiting"][0]["missing_since"];
+            assert!(since > 1_763_802_000.0 && told.as_str().is_some_and(|text| text.ends_with('Z')), "{since} {told}");
+            advance((GRACE - 30) / 3);
         }
-        let world = world.set("BINDINGS", Value::from(bindings));
-        let group = world.sync().await.unwrap();
-        assert_eq!(group["deregister_after_seconds"], grace, "{members:?}");
-        assert_eq!(group["kinds"].as_array().unwrap().len(), members.len());
-        assert_eq!(group["registered"].as_array().unwrap().len(), members.len(), "the union of the answers");
-        assert_eq!(waiting(&group).len(), usize::from(grace > 0), "{members:?}");
-    }
-}
-
-#[tokio::test]
-async fn rule_08_what_another_hostname_of_the_group_gives_is_not_missing() {
-    let (world, arn) = one_is_missing(json!({})).await;
-    world.dns.set_a("other.test", &["10.0.1.9", "10.0.1.11"]);
-    let grace = json!({"deregister_after_seconds": GRACE});
-    let bindings = json!([with_fields("db.test", &arn, &grace), with_fields("other.test", &arn, &json!({}))]);
-    let world = world.set("BINDINGS", bindings);
-    let group = world.sync().await.unwrap();
-    assert_eq!(waiting(&group), [""; 0]);
-    world.dns.set_a("other.test", &["10.0.1.11"]);
-    let group = world.sync().await.unwrap();
-    assert_eq!(waiting(&group), ["10.0.1.9:5432"]);
-    // It comes back by the other hostname.
-    world.dns.set_a("db.test", &["10.0.1.9", "10.0.1.10"]);
-    let group = world.sync().await.unwrap();
-    assert_eq!(waiting(&group), [""; 0]);
-    assert_eq!(world.aws.tags(&arn).len(), 0);
-}
-
-#[tokio::test]
-async fn rule_08_what_is_refused_or_unresolved_keeps_what_is_known() {
-    let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
-    world.sync().await.unwrap();
-    let tags = world.aws.tags(&arn);
-    // Nothing goes while the name does not resolve, even though the grace is over meanwhile.
-    world.dns.set_reply("db.test", hickory_server::proto::rr::RecordType::A, Reply::ServFail);
-    advance(GRACE);
-    world.failure(json!({})).await;
-    assert_eq!(world.aws.registered(&arn).len(), 2);
-    assert_eq!(world.aws.tags(&arn), tags);
-    // An address that may not be registered is given all the same.
-    world.dns.set_a("db.test", &["10.0.1.9", "10.0.1.10"]);
-    let world = world.set("ALLOWED_CIDRS", "10.0.1.10/32");
-    world.sync().await.unwrap();
-    assert_eq!(world.aws.registered(&arn).len(), 2);
-    assert_eq!(world.aws.tags(&arn).len(), 0, "DNS gave it, so it is not missing any more");
-}
-
-#[tokio::test]
-async fn rule_08_time_counts_while_dns_fails() {
-    let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
-    world.sync().await.unwrap();
-    world.dns.set_reply("db.test", hickory_server::proto::rr::RecordType::A, Reply::ServFail);
-    advance(GRACE);
-    world.failure(json!({})).await;
-    world.dns.set_a("db.test", &["10.0.1.10"]);
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
-    assert_eq!(world.aws.tags(&arn).len(), 0);
-}
-
-#[tokio::test]
-async fn rule_08_a_clock_that_is_set_back_makes_no_target_go_earlier() {
-    for back in [10, 3600, 100_000_000] {
-        let (world, _) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
-        world.sync().await.unwrap();
-        advance(-back);
-        let group = world.sync().await.unwrap();
-        assert_eq!(waiting(&group), ["10.0.1.9:5432"]);
-        advance(GRACE - 30);
-        let group = world.sync().await.unwrap();
-        assert_eq!(waiting(&group), ["10.0.1.9:5432"]);
-        // Nor is it kept for as long as the clock was set back.
+        assert_eq!(world.writes(), ["AddTags"], "only what changes is written");
+        assert_eq!(world.sum("WaitingTargets"), 3.0);
+        world.aws.clear_calls();
         advance(30);
         let group = world.sync().await.unwrap();
-        assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]), "set back by {back} s");
+        assert_eq!((&group["deregistered"], waiting(&group)), (&json!([missing]), vec![]));
+        assert_eq!(world.aws.registered(&arn), set(&[given]));
+        assert_eq!(world.aws.tags(&arn).into_keys().collect::<Vec<_>>(), ["team"]);
+        assert_eq!(world.metric("WaitingTargets"), None, "what is 0 is not sent");
     }
 }
 
 #[tokio::test]
-async fn rule_08_a_target_that_returns_while_it_drains_is_registered_and_starts_anew() {
-    let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
-    world.sync().await.unwrap();
-    advance(GRACE);
-    world.sync().await.unwrap();
-    assert_eq!(world.aws.targets(&arn)["10.0.1.9:5432"], "draining");
-    world.dns.set_a("db.test", &["10.0.1.9", "10.0.1.10"]);
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["registered"], json!(["10.0.1.9:5432"]));
-    world.dns.set_a("db.test", &["10.0.1.10"]);
-    let group = world.sync().await.unwrap();
-    assert_eq!(waiting(&group), ["10.0.1.9:5432"]);
-}
-
-#[tokio::test]
-async fn rule_08_a_deregistration_that_failed_is_made_up_for() {
-    let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
-    world.sync().await.unwrap();
-    advance(GRACE);
-    world.aws.fault(Fault::on("DeregisterTargets", FaultKind::error(403, "AccessDenied", "no")).times(1));
-    let message = world.failure(json!({})).await;
-    assert!(message.contains("elasticloadbalancing:DeregisterTargets"), "{message}");
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
-    assert_eq!(world.aws.tags(&arn).len(), 0);
-}
-
-#[tokio::test]
-async fn rule_08_a_dry_run_shows_who_waits_and_who_is_due_and_writes_nothing() {
-    for ownership in ["exclusive", "shared"] {
-        let fields = json!({"deregister_after_seconds": GRACE, "ownership": ownership});
-        let (world, arn) = one_is_missing(fields).await;
-        world.dns.set_a("db.test", &["10.0.1.9", "10.0.1.10"]);
-        world.sync().await.unwrap();
-        world.dns.set_a("db.test", &["10.0.1.10"]);
-        let dry = async || world.run(json!({"dry_run": true})).await.unwrap()["groups"][0].take();
-
-        // Not even that it is missing is remembered.
-        world.aws.clear_calls();
-        let tags = world.aws.tags(&arn);
-        let group = dry().await;
-        assert_eq!(waiting(&group), ["10.0.1.9:5432"]);
-        assert_eq!(group["deregistered"], json!([]));
-        assert_eq!(world.aws.tags(&arn), tags);
-        advance(GRACE);
-        assert_eq!(waiting(&dry().await), ["10.0.1.9:5432"]);
-        assert_eq!(world.writes(), [""; 0]);
-        assert_eq!(world.aws.metrics().len(), 0);
-
-        world.sync().await.unwrap();
-        advance(GRACE);
-        world.dns.set_a("db.test", &["10.0.1.10", "10.0.1.11"]);
-        world.aws.clear_calls();
-        let tags = world.aws.tags(&arn);
-        let group = dry().await;
-        assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
-        assert_eq!(group["registered"], json!(["10.0.1.11:5432"]));
-        assert_eq!(group["waiting"], json!([]));
-        assert_eq!(world.writes(), [""; 0]);
-        assert_eq!(world.aws.tags(&arn), tags);
-        assert_eq!(world.aws.registered(&arn).len(), 2);
+async fn rule_08_two_functions_share_a_group_and_what_both_own_stays_until_both_let_go() {
+    let (mut world, arn) = World::with_database(&[], &["10.0.1.9"]).await;
+    let mut functions = Vec::new();
+    for name in ["one", "two"] {
+        let hostname = format!("{name}.test");
+        world.dns.set_a(&hostname, &["10.0.1.10"]);
+        let bindings = json!([{"hostname": hostname, "target_group_arn": arn, "ownership": "shared"}]);
+        world = world.set("BINDINGS", bindings).set("AWS_LAMBDA_FUNCTION_NAME", name);
+        functions.push(world.function().await);
     }
-}
-
-#[tokio::test]
-async fn rule_08_the_waiting_targets_are_a_metric() {
-    let (world, _) = bound_to(
-        "db.test",
-        &["10.0.1.10"],
-        &["10.0.1.8", "10.0.1.9", "10.0.1.10"],
-        json!({"deregister_after_seconds": GRACE}),
-    )
-    .await;
-    world.sync().await.unwrap();
-    assert_eq!(world.metric("WaitingTargets"), Some(2.0));
-    world.aws.clear_calls();
-    advance(GRACE);
-    world.sync().await.unwrap();
-    assert_eq!(world.metric("WaitingTargets"), Some(0.0));
-    assert_eq!(world.metric("Deregistrations"), Some(2.0));
-}
-
-#[tokio::test]
-async fn rule_09_two_functions_at_once_end_where_one_would() {
-    // Several times, because which call comes first differs.
-    let rounds = (0..5).map(|_| async move {
-        let fields = json!({"deregister_after_seconds": GRACE});
-        let (world, arn) = bound_to("db.test", &["10.0.1.10"], &["10.0.1.8", "10.0.1.9"], fields).await;
-        world.aws.tolerate(TWICE);
-        let functions = (world.function().await, world.function().await);
-        (world, arn, functions)
-    });
-    let rounds = join_all(rounds).await;
-    let at_once = async || {
-        join_all(rounds.iter().map(|(_, _, (first, second))| async move {
-            let (first, second) = join!(invoke(first, json!({})), invoke(second, json!({})));
-            [first.unwrap()["groups"][0].take(), second.unwrap()["groups"][0].take()]
-        }))
-        .await
+    let both = async || {
+        for function in functions.iter().chain(&functions) {
+            invoke(function, json!({})).await.unwrap();
+        }
     };
-    for [first, second] in at_once().await {
-        assert_eq!(waiting(&first), ["10.0.1.8:5432", "10.0.1.9:5432"]);
-        assert_eq!(waiting(&second), waiting(&first));
+    both().await;
+    // Whose it is was written before it was registered.
+    let found = world.aws.calls_of("RegisterTargets")[0].found.clone().unwrap();
+    assert_eq!(found.tags["nlb-hostname-targets:owned/10.0.1.10_5432/one"], "used");
+    let owners: Vec<_> = state(&world, &arn).into_keys().collect();
+    assert_eq!(owners, ["owned/10.0.1.10_5432/one", "owned/10.0.1.10_5432/two"]);
+    for (name, registered) in [("one.test", [9, 10, 11].as_slice()), ("two.test", &[9, 11])] {
+        world.dns.set_a(name, &["10.0.1.11"]);
+        both().await;
+        // What nobody here owns is never touched.
+        assert_eq!(world.aws.registered(&arn), targets(registered), "{:?}", state(&world, &arn));
     }
-    advance(GRACE - 30);
-    for group in at_once().await.as_flattened() {
-        assert_eq!(group["deregistered"], json!([]));
+    // Another environment of the second function knows by its tag what is its own.
+    ["one.test", "two.test"].iter().for_each(|name| world.dns.set_a(name, &["10.0.1.12"]));
+    invoke(&functions[0], json!({})).await.unwrap();
+    world.sync().await.unwrap();
+    assert_eq!(world.aws.registered(&arn), targets(&[9, 12]));
+}
+
+#[tokio::test]
+async fn rule_08_what_dns_gives_is_registered_though_tags_can_not_be_had_and_the_run_fails() {
+    for action in ["DescribeTags", "AddTags"] {
+        for fields in [json!({"ownership": "shared"}), json!({"deregister_after_seconds": GRACE})] {
+            let (world, arn) = one_is_missing(fields.clone()).await;
+            world.dns.set_a("db.test", &["10.0.1.11"]);
+            world.aws.fault(Fault::on(action, FaultKind::error(403, "AccessDenied", "no")));
+            let message = world.failure(json!({})).await;
+            assert!(message.contains(&format!("elasticloadbalancing:{action}")), "{fields}: {message}");
+            assert_eq!(world.aws.registered(&arn), targets(&[9, 10, 11]), "{action}, {fields}");
+        }
     }
-    // One of the two comes back just when the other has to go.
-    rounds.iter().for_each(|(world, ..)| world.dns.set_a("db.test", &["10.0.1.9", "10.0.1.10"]));
-    advance(30);
-    at_once().await;
-    for (world, arn, _) in &rounds {
-        assert_eq!(world.aws.targets(arn)["10.0.1.8:5432"], "draining");
-        assert_eq!(world.aws.registered(arn).len(), 2);
-        assert_eq!(world.aws.tags(arn).len(), 0);
+}
+
+#[tokio::test]
+async fn rule_08_tags_that_somebody_wipes_are_counted_on_from_memory_with_a_warning() {
+    let (world, arn) = one_is_missing(json!({"deregister_after_seconds": GRACE})).await;
+    let function = world.function().await;
+    for _ in 0..3 {
+        invoke(&function, json!({})).await.unwrap();
+        advance(GRACE / 3);
+        state(&world, &arn).keys().for_each(|key| world.aws.remove_tag(&arn, &format!("nlb-hostname-targets:{key}")));
+        // What a dry run by other bindings finds changes nothing of that.
+        world.dns.set_a("other.test", &["10.0.1.9"]);
+        let dry_run = json!({"dry_run": true, "bindings": [binding("other.test", &arn)]});
+        invoke(&function, dry_run).await.unwrap();
+    }
+    let group = invoke(&function, json!({})).await.unwrap()["groups"][0].take();
+    let warning = group["error"].as_str().unwrap();
+    assert!(warning.contains("the tag of 10.0.1.9:5432 is gone"), "{warning}");
+    assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
+}
+
+#[tokio::test]
+async fn rule_15_the_answers_of_a_reader_endpoint_are_collected_and_what_one_lacks_stays() {
+    let world = World::new().await;
+    let readers = ["10.0.1.11", "10.0.1.12", "10.0.1.13", "10.0.1.14", "10.0.1.15"];
+    world.dns.set_ttl(0);
+    world.dns.set_reply(READER, RecordType::A, Reply::in_turn(&readers));
+    let arn = world.aws.create_target_group(TargetGroup::new("db"));
+    world.aws.add_target(&arn, "10.0.1.99", "unhealthy");
+    let world = world.set("BINDINGS", json!([binding(READER, &arn)]));
+    let function = world.function().await;
+    let group = invoke(&function, json!({})).await.unwrap()["groups"][0].take();
+    assert_eq!(group["registered"].as_array().unwrap().len(), 5, "{group}");
+    // What is dead goes after its grace; of the living, an answer lacks four.
+    for fields in [json!({}), json!({"lookups": 2})] {
+        advance(301);
+        let event = json!({"bindings": [with(binding(READER, &arn), &fields)]});
+        invoke(&function, event).await.unwrap();
+        assert_eq!(world.aws.registered(&arn), targets(&[11, 12, 13, 14, 15]), "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn rule_15_that_a_name_rotates_is_known_to_a_new_environment_by_a_tag_that_is_read_with_the_facts() {
+    let (world, arn) = World::with_database(&[], &["10.0.1.11", "10.0.1.12"]).await;
+    world.dns.set_reply("db.test", RecordType::A, Reply::in_turn(&["10.0.1.11", "10.0.1.12"]));
+    let function = world.function().await;
+    for _ in 0..6 {
+        invoke(&function, json!({})).await.unwrap();
+        world.aws.finish_draining(&arn);
+        advance(60);
+    }
+    assert_eq!(state(&world, &arn).get("rotates/db.test").map(String::as_str), Some("seen"));
+    // Both are back.
+    invoke(&function, json!({})).await.unwrap();
+    assert_eq!(world.aws.registered(&arn), targets(&[11, 12]));
+    world.dns.set_a("db.test", &["10.0.1.12"]);
+    for is_known in [true, false] {
+        advance(3600);
+        world.aws.clear_calls();
+        let group = world.sync().await.unwrap();
+        let read_first: Vec<_> =
+            world.actions().into_iter().take_while(|action| action != "DescribeTargetHealth").collect();
+        assert!(read_first.contains(&"DescribeTags".to_owned()), "{:?}", world.actions());
+        assert_eq!(world.aws.registered(&arn), targets(if is_known { &[11, 12] } else { &[12] }), "{group}");
+        let warning = group["error"].as_str().unwrap_or_default();
+        assert_eq!(warning.contains("state `deregister_after_seconds`"), is_known, "{warning}");
+        world.aws.remove_tag(&arn, "nlb-hostname-targets:rotates/db.test");
     }
 }

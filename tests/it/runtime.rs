@@ -100,7 +100,7 @@ async fn it_prints_metrics_in_the_embedded_metric_format() {
     let running = start(&[("METRICS", "emf")]).await;
     running.api.invoke(json!({}), TIME).await.unwrap();
     let line = running.bootstrap.wait_for_line("CloudWatchMetrics").await;
-    check_emf(&[line], running.arn.split(':').next_back().unwrap());
+    check_emf(&[line], running.arn.split(':').next_back().unwrap(), true);
     assert!(running.world.aws.calls_of("PutMetricData").is_empty());
 }
 
@@ -123,7 +123,8 @@ async fn it_finds_the_target_groups_of_its_own_region_by_their_tags() {
     let reply = running.api.invoke(json!({}), TIME).await.unwrap();
     assert_eq!(reply["groups"].as_array().unwrap().len(), 1);
     assert_eq!(reply["groups"][0]["target_group_arn"], arn.as_str());
-    check_emf(&[running.bootstrap.wait_for_line("CloudWatchMetrics").await], arn.split(':').next_back().unwrap());
+    let line = running.bootstrap.wait_for_line("RegisteredTargets").await;
+    check_emf(&[line], arn.split(':').next_back().unwrap(), false);
 
     aws.fault(Fault::on("GetResources", FaultKind::error(400, "AccessDeniedException", "not authorized")));
     let fresh = start(&[("BINDINGS", ""), ("DISCOVERY", "tags"), ("AWS_ENDPOINT_URL", aws.url())]).await;

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use hickory_server::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 use support::{
     Log, World,
     aws::{Fault, FaultKind, TargetGroup},
     binding,
     dns::Reply,
-    failover, invoke_within, set,
+    failover, invoke_within, set, targets,
 };
 use tokio::{
     join,
@@ -48,40 +48,10 @@ async fn an_rds_event_is_followed_by_a_watch_that_applies_the_change_when_it_is_
     assert!(seen_after < Duration::from_millis(1500 + 1000 + 500), "{seen_after:?}");
     // At the start, before and after the change, and once more at the end; DNS each second.
     assert_eq!(world.count("DescribeTargetHealth"), 4);
+    // What is measured goes out at the end.
+    assert_eq!((world.count("PutMetricData"), world.actions().last().unwrap().as_str()), (1, "PutMetricData"));
     assert!((5..=9).contains(&world.dns.queries().len()), "{}", world.dns.queries().len());
     assert!((5..8).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
-}
-
-#[tokio::test]
-async fn rule_16_a_flapping_answer_ends_on_the_last_one_and_takes_away_nothing_that_was_registered_just_now() {
-    let (a, b): (&[&str], &[&str]) = (&["10.0.1.9"], &["10.0.1.10"]);
-    let (world, arn) = World::with_database(a, a).await;
-    world.aws.reconfigure(&arn, |group| group.initial_for(Duration::from_secs(60)));
-    let moves = [(1200, b), (2300, a), (3400, b), (4500, a), (5600, b)];
-    let (group, _) = with_moves(&world, failover(), deadline(11), &moves).await;
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432", "10.0.1.10:5432"]));
-    assert_eq!(group["resolved"], json!(["10.0.1.10"]));
-    // The old one went when it was missing for the first time, and came back once, while it was draining.
-    assert_eq!((world.count("RegisterTargets"), world.count("DeregisterTargets")), (2, 1), "{:?}", world.actions());
-    assert_eq!(world.aws.deregistrations(&arn, "10.0.1.10:5432"), 0);
-    assert_eq!(world.sum("Registrations"), 2.0);
-}
-
-#[tokio::test]
-async fn a_watch_ends_when_dns_has_changed_and_settled() {
-    let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
-    let (_, started) = with_moves(&world, failover(), deadline(90), &[(1500, &["10.0.1.10"])]).await;
-    assert!((31..=34).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
-}
-
-#[tokio::test]
-async fn metrics_of_a_watch_are_sent_at_its_end() {
-    let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
-    let started = Instant::now();
-    let reply = invoke_within(&world.function().await, failover(), deadline(8)).await.unwrap();
-    assert_eq!(reply["groups"][0]["outcome"], "in_sync");
-    let sent: Vec<_> = world.aws.calls_of("PutMetricData").iter().map(|call| call.at.duration_since(started)).collect();
-    assert!(sent.len() == 1 && sent[0] > Duration::from_secs(3), "{sent:?}");
 }
 
 #[tokio::test]
@@ -136,61 +106,6 @@ async fn a_dry_run_does_not_poll() {
 }
 
 #[tokio::test]
-async fn a_watch_holds_the_targets_while_dns_fails_and_goes_on_when_it_is_back() {
-    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
-    let function = world.function().await;
-    let failing = async {
-        sleep(Duration::from_millis(1500)).await;
-        world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
-        sleep(Duration::from_millis(2500)).await;
-        assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432"]));
-        world.dns.set_a("db.test", &["10.0.1.10"]);
-    };
-    let (reply, ()) = join!(invoke_within(&function, failover(), deadline(10)), failing);
-    assert_eq!(reply.unwrap()["groups"][0]["error"], Value::Null);
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
-}
-
-#[tokio::test]
-async fn a_watch_that_ends_while_dns_fails_has_failed() {
-    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
-    let function = world.function().await;
-    let failing = async {
-        sleep(Duration::from_millis(1500)).await;
-        world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
-    };
-    let (reply, ()) = join!(invoke_within(&function, failover(), deadline(8)), failing);
-    let message = reply.unwrap_err().to_string();
-    assert!(message.contains("SERVFAIL"), "{message}");
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.9:5432"]));
-}
-
-#[tokio::test]
-async fn a_watch_tries_again_where_aws_refuses_the_change() {
-    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
-    let world = world.set("AWS_MAX_ATTEMPTS", 1);
-    world.aws.fault(Fault::on("RegisterTargets", FaultKind::error(400, "Throttling", "Rate exceeded")).times(1));
-    let (group, _) = with_moves(&world, failover(), deadline(11), &[(1500, &["10.0.1.10"])]).await;
-    assert_eq!(group["error"], Value::Null);
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
-}
-
-#[tokio::test]
-async fn a_watch_and_scheduled_runs_overlap_without_harm() {
-    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
-    let other = world.function().await;
-    let runs = async {
-        for _ in 0..12 {
-            sleep(Duration::from_millis(400)).await;
-            invoke_within(&other, json!({}), deadline(30)).await.unwrap();
-        }
-    };
-    let moves: &[(u64, &[&str])] = &[(1500, &["10.0.1.10"]), (2600, &["10.0.1.9"]), (3700, &["10.0.1.10"])];
-    let (_, ()) = join!(with_moves(&world, failover(), deadline(9), moves), runs);
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
-}
-
-#[tokio::test]
 async fn a_watch_waits_for_the_end_of_a_grace_period() {
     let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
     let binding = json!([{"hostname": "db.test", "target_group_arn": arn, "deregister_after_seconds": 3}]);
@@ -229,9 +144,10 @@ async fn a_watch_in_which_something_hangs_spoils_no_other_group_and_replies_in_t
         let (world, first) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
         world.dns.set_a("second.test", &["10.0.1.9"]);
         let second = world.aws.create_target_group(TargetGroup::new("second"));
-        world.aws.set_tag(&first, "nlb-hostname-targets:owned/10.0.1.9_5432/", "used");
+        world.aws.set_tag(&first, "nlb-hostname-targets:owned/10.0.1.9_5432/test", "used");
         let shared = json!({"hostname": "db.test", "target_group_arn": first, "ownership": "shared"});
-        let world = world.set("BINDINGS", json!([shared, binding("second.test", &second)]));
+        let bindings = json!([shared, binding("second.test", &second)]);
+        let world = world.set("BINDINGS", bindings).set("AWS_LAMBDA_FUNCTION_NAME", "test");
         let function = world.function().await;
         let time = deadline(12);
         let moving = async {
@@ -265,37 +181,36 @@ async fn a_watch_in_which_something_hangs_spoils_no_other_group_and_replies_in_t
 }
 
 #[tokio::test]
-async fn a_failure_of_dns_that_ends_before_the_watch_does_is_logged() {
-    let (log, _guard) = Log::start();
-    let (world, _) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
-    let function = world.function().await;
-    let outage = async {
-        sleep(Duration::from_millis(500)).await;
-        world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
-        sleep(Duration::from_millis(2500)).await;
-        world.dns.set_a("db.test", &["10.0.1.9"]);
-    };
-    let (reply, ()) = join!(invoke_within(&function, json!({"watch_seconds": 5}), deadline(9)), outage);
-    assert_eq!(reply.unwrap()["groups"][0]["outcome"], "in_sync");
-    let lines: Vec<_> =
-        log.text().lines().filter(|line| line.contains("not resolved")).map(ToOwned::to_owned).collect();
-    assert_eq!(lines.len(), 1, "a line when it begins: {lines:?}");
-    assert!(lines[0].contains("db.test: SERVFAIL"), "{lines:?}");
-}
-
-#[tokio::test]
-async fn a_failure_at_the_start_of_a_watch_that_is_over_before_its_end_is_logged() {
-    let (log, _guard) = Log::start();
-    let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
-    world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
-    let function = world.function().await;
-    let outage = async {
-        sleep(Duration::from_millis(1500)).await;
-        world.dns.set_a("db.test", &["10.0.1.10"]);
-    };
-    let (reply, ()) = join!(invoke_within(&function, json!({"watch_seconds": 5}), deadline(9)), outage);
-    assert_eq!(reply.unwrap()["groups"][0]["outcome"], "changed");
-    assert_eq!(world.aws.registered(&arn), set(&["10.0.1.10:5432"]));
-    let text = log.text();
-    assert!(text.lines().any(|line| line.contains("failed before") && line.contains("db.test: SERVFAIL")), "{text}");
+async fn a_watch_holds_the_targets_while_dns_fails_and_says_so() {
+    // When DNS fails, in milliseconds, and for how long.
+    let cases = [(0, Some(2500)), (1500, Some(2500)), (1500, None)];
+    for (begins, lasts) in cases {
+        let (log, _guard) = Log::start();
+        let (world, arn) = World::with_database(&["10.0.1.9"], &["10.0.1.9"]).await;
+        let fail = || world.dns.set_reply("db.test", RecordType::A, Reply::ServFail);
+        if begins == 0 {
+            fail();
+        }
+        let function = world.function().await;
+        let outage = async {
+            sleep(Duration::from_millis(begins)).await;
+            fail();
+            let Some(lasts) = lasts else { return };
+            sleep(Duration::from_millis(lasts)).await;
+            assert_eq!(world.aws.registered(&arn), targets(&[9]));
+            world.dns.set_a("db.test", &["10.0.1.10"]);
+        };
+        let (reply, ()) = join!(invoke_within(&function, failover(), deadline(10)), outage);
+        let stays = if lasts.is_some() { 10 } else { 9 };
+        assert_eq!(world.aws.registered(&arn), targets(&[stays]), "{begins}, {lasts:?}");
+        match lasts {
+            Some(_) => assert_eq!(reply.unwrap()["groups"][0]["error"], Value::Null),
+            None => assert!(reply.unwrap_err().to_string().contains("SERVFAIL")),
+        }
+        let text = log.text();
+        let says = |words: &str| text.lines().filter(|line| line.contains(words)).collect::<Vec<_>>();
+        let lines = if begins == 0 { says("failed before") } else { says("not resolved") };
+        assert_eq!(lines.len(), 1, "{begins}, {lasts:?}: a line for each: {text}");
+        assert!(lines[0].contains("db.test: SERVFAIL"), "{lines:?}");
+    }
 }

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hickory_server::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
 use nlb_hostname_targets::function::Function;
 use serde_json::{Value, json};
 use support::{
@@ -85,7 +85,7 @@ impl Fleet {
         let outcomes: Vec<_> = groups.iter().map(|group| group["outcome"].as_str().unwrap().to_owned()).collect();
         assert_eq!(outcomes.len(), self.arns.len());
         assert_eq!(self.names_asked(), self.arns.len(), "all names are asked in every run");
-        self.check_metrics(&outcomes);
+        self.check_metrics(groups);
         outcomes
     }
 
@@ -93,12 +93,15 @@ impl Fleet {
         self.world.dns.queries().into_iter().map(|query| query.name).collect::<BTreeSet<_>>().len()
     }
 
-    /// Of each group that was looked at nine metrics, of each that was put off the six that tell
-    /// nothing of its targets, in as few calls as the API allows.
-    fn check_metrics(&self, outcomes: &[String]) {
-        let deferred = count(outcomes, "deferred");
+    /// Of each group that was looked at three metrics and what it changed, of each that was put off that it has not failed,
+    /// in as few calls as the API allows.
+    fn check_metrics(&self, groups: &[Value]) {
+        let of_group = |group: &Value| match group["outcome"].as_str() {
+            Some("deferred") => 1,
+            _ => 3 + ["registered", "deregistered"].iter().filter(|list| group[**list] != json!([])).count(),
+        };
         let metrics = self.world.aws.metrics();
-        assert_eq!(metrics.len(), 9 * outcomes.len() - 3 * deferred);
+        assert_eq!(metrics.len(), groups.iter().map(of_group).sum::<usize>());
         assert_eq!(self.world.aws.calls_of("PutMetricData").len(), metrics.len().div_ceil(1000));
         assert_eq!(self.world.sum("Failures"), 0.0, "to be put off is no failure");
     }
@@ -161,7 +164,8 @@ async fn a_thousand_groups_are_looked_at_in_one_run_within_all_limits() {
     assert_eq!(count(&outcomes, "in_sync"), 1000);
     assert_eq!(fleet.world.aws.calls_of("DescribeTargetGroups").len(), 50);
     assert_eq!(fleet.world.aws.calls_of("DescribeTargetHealth").len(), 1000);
-    assert_eq!(fleet.world.aws.calls_of("PutMetricData").len(), 9);
+    assert_eq!(fleet.world.aws.calls_of("DescribeTags").len(), 50);
+    assert_eq!(fleet.world.aws.calls_of("PutMetricData").len(), 3);
 
     // What arrives within the time that one reply takes is under way at once.
     let requests = fleet.requests();
@@ -267,11 +271,11 @@ async fn a_changed_answer_goes_first_when_the_first_name_server_dies() {
     assert!(reply["groups"].as_array().unwrap().iter().any(|group| group["outcome"] == "deferred"));
 }
 
-/// How many runs it takes at most until every group was looked at: a run begins groups until half of
-/// its time is over, of which 2 s are left for the reply, and the facts of 20 are read with a call.
+/// How many runs it takes at most until every group was looked at: a run begins groups until half of its time is over, of
+/// which 2 s are left for the reply; facts and tags of 20 are read with a call each.
 fn most_runs(groups: usize, per_second: usize, time: Duration) -> usize {
     let seconds = (time.as_secs_f64() - 2.0) / 2.0;
-    let requests = groups + groups.div_ceil(20);
+    let requests = groups + 2 * groups.div_ceil(20);
     (requests as f64 / (per_second as f64 * seconds)).ceil() as usize
 }
 
@@ -325,7 +329,7 @@ async fn a_fleet_within_the_budget_is_verified_in_every_run_and_never_throttled(
 
 #[tokio::test]
 async fn cold_starts_reach_every_group_too() {
-    // Four requests at once, of which one is for the facts: two or three groups of 16 a run.
+    // Four requests at once, of which two are for the facts and the tags: two groups of 16 a run.
     let fleet = Fleet::new(16).await.set("ELB_REQUESTS_PER_SECOND", 1);
     for interval in [1, 5, 60] {
         let mut verified = BTreeSet::new();
@@ -369,9 +373,9 @@ async fn a_hundred_groups_are_checked_within_the_budget() {
     let fleet = offered(100).await;
     let outcomes = check(&fleet, Duration::from_secs(300)).await;
     assert_eq!(count(&outcomes, "in_sync"), 100);
-    // Of each group its health and its attributes, of its load balancer the attributes and the listeners; and groups and
-    // load balancers, twenty in a call.
-    assert_eq!(fleet.world.aws.calls().len(), 4 * 100 + 2 * 5);
+    // Of each group its health and its attributes, of its load balancer the attributes and the listeners; and groups, their
+    // tags and load balancers, twenty in a call.
+    assert_eq!(fleet.world.aws.calls().len(), 4 * 100 + 3 * 5);
 }
 
 #[tokio::test]
@@ -380,6 +384,6 @@ async fn what_the_deadline_keeps_a_check_from_is_deferred() {
     let outcomes = check(&fleet, Duration::from_secs(10)).await;
     let (checked, deferred) = (count(&outcomes, "in_sync"), count(&outcomes, "deferred"));
     assert_eq!(checked + deferred, 100, "{outcomes:?}");
-    // The budget of these 8 s is 120 requests, of which 10 are for all and 4 for each.
+    // The budget of these 8 s is 120 requests, of which 15 are for all and 4 for each.
     assert!((10..=28).contains(&checked), "{checked}");
 }

@@ -4,29 +4,20 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 
-/// Why a registered target stays that DNS does not give.
+/// Why a registered target stays that DNS does not give. [`HoldReason::as_str`] tells each.
+#[allow(missing_docs, reason = "the words of the log say it")]
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldReason {
-    /// AWS refused to deregister it.
     DeregistrationRefused,
-    /// Answers are samples, and too few of them lacked it.
     Evidence,
-    /// It is somebody else's.
     Foreign,
-    /// Its grace period is not over.
     Grace,
-    /// It was registered moments ago, and DNS may flap.
     Initial,
-    /// Another function owns it as well.
     OwnedElsewhere,
-    /// DNS gives its address, which may not become a target.
     RefusedAddress,
-    /// What should be there instead can't be registered.
     RegistrationFailed,
-    /// The tags that say whose it is, and since when it is missing, can't be read or written.
     StateUnknown,
-    /// A hostname of the group did not resolve.
     Unresolved,
 }
 
@@ -35,7 +26,7 @@ impl HoldReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DeregistrationRefused => "AWS refused to deregister it",
-            Self::Evidence => "too few answers lacked it",
+            Self::Evidence => "answers are samples, and too few of them lacked it",
             Self::Foreign => "it is somebody else's",
             Self::Grace => "its grace period is not over",
             Self::Initial => "it was registered moments ago, and DNS may flap",

@@ -13,7 +13,6 @@ use crate::{
     memory::Memory,
     tags::{State, Tags},
     target::{RegisteredTarget, Target},
-    world::Changed,
 };
 
 /// What a run knows, and what it did. It grows by what comes back, and is judged by [`Plan::new`] alone. It outlives a run
@@ -46,12 +45,8 @@ pub struct Known {
     pub warnings: BTreeSet<String>,
     /// What AWS accepted.
     pub registered: BTreeSet<Target>,
-    /// The same.
+    /// See `registered`.
     pub deregistered: BTreeSet<Target>,
-    /// How often a target was registered.
-    pub registrations: usize,
-    /// How often a target was deregistered.
-    pub deregistrations: usize,
     /// When the run began.
     pub began: Timestamp,
     pub(super) mode: Mode,
@@ -59,6 +54,7 @@ pub struct Known {
     pub(super) collects_until: Instant,
     pub(super) looks: u32,
     pub(super) listed_at: Instant,
+    pub(super) has_listed_again: bool,
     pub(super) has_written_tags: bool,
     /// Whether a run beside this one may have undone what this one was to bring about.
     pub(super) is_doubtful: bool,
@@ -83,13 +79,12 @@ impl Known {
             warnings: BTreeSet::new(),
             registered: BTreeSet::new(),
             deregistered: BTreeSet::new(),
-            registrations: 0,
-            deregistrations: 0,
             began: now.time,
             mode,
             collects_until: dns_cutoff(now.at, cutoff).min(now.at + LONGEST_COLLECTION),
             looks: 1,
             listed_at: now.at,
+            has_listed_again: false,
             has_written_tags: false,
             is_doubtful: false,
         }
@@ -98,6 +93,11 @@ impl Known {
     /// How thorough the run is.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether targets were registered or deregistered.
+    pub fn has_changed(&self) -> bool {
+        !self.registered.is_empty() || !self.deregistered.is_empty()
     }
 
     /// The targets as they are, what AWS accepted since they were listed included.
@@ -167,8 +167,7 @@ impl Known {
         }
     }
 
-    pub(super) fn take(&mut self, Changed { refused, failed, .. }: Changed) {
-        self.refused.extend(refused);
+    pub(super) fn take(&mut self, failed: Option<ElbError>) {
         match failed {
             Some(error) if error.kind == ElbErrorKind::QuotaReached => self.full = Some(error),
             Some(error) => {

@@ -10,7 +10,10 @@
     reason = "a wrong test shall stop where it is wrong"
 )]
 
+mod corpus;
 mod histories;
+mod kinds;
+mod more;
 mod rule_15;
 mod rules;
 mod stage;

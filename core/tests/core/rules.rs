@@ -192,7 +192,7 @@ fn rule_08_what_dns_gives_is_registered_though_tags_cannot_be_had_and_the_run_fa
 fn rule_08_owners_are_written_first_and_only_what_is_ours_goes() {
     let mut stage = Stage::with(OWN, &[2], &[1]).shared();
     stage.run();
-    assert_eq!(stage.calls(), ["DNS", "List", "ReadTags", "WriteTags", "Register [2]"]);
+    assert_eq!(stage.calls(), ["DNS", "List", "ReadTags", "WriteTags", "Register [2]", "ReadTags"]);
     stage.settle();
     stage.gives(OWN, &[3]);
     let report = stage.run();
@@ -229,7 +229,7 @@ fn rule_08_what_has_no_room_in_fifty_tags_is_said_and_goes_later() {
     stage.healthy(&[61]);
     stage.scene.borrow_mut().tags.extend((0..6).map(|tag| (format!("team:{tag}"), String::new())));
     let report = stage.run();
-    assert!(report.error.unwrap().contains("no room in the target group's tags to remember 16 targets"));
+    assert!(report.error.unwrap().contains("to remember 16 targets"));
     assert_eq!(stage.registered().len(), 61);
     stage.pass(61);
     stage.run();
@@ -360,4 +360,13 @@ fn a_watch_of_readers_runs_no_more_than_it_has_to() {
     let lists = stage.calls().iter().filter(|call| *call == "List").count();
     // Of the run before, the one that registers, the look after it and the last one.
     assert!(lists <= 6, "{lists}");
+}
+
+#[test]
+fn rule_18_a_name_that_fell_silent_in_a_watch_has_failed_though_the_last_look_could_not_end() {
+    let mut stage = Stage::with(WRITER, &[1], &[1]);
+    stage.later(5, |scene| scene.dns.get_mut(WRITER).unwrap().hosts = None);
+    stage.later(20, |scene| scene.is_out_of_time = true);
+    let report = stage.watch(22);
+    assert_eq!((report.outcome, stage.registered()), (Outcome::Failed, vec![1]));
 }

@@ -80,6 +80,8 @@ pub struct Scene {
     /// What lists show in place of what is so.
     pub shown: Option<BTreeMap<Target, TargetState>>,
     pub calls: Vec<String>,
+    /// Whether a name that does not resolve is one that there was no time for.
+    pub is_out_of_time: bool,
     /// What happens when so much time has passed.
     later: Vec<(Instant, Later)>,
 }
@@ -131,6 +133,7 @@ impl Stage {
             slow: BTreeMap::new(),
             shown: None,
             calls: Vec::new(),
+            is_out_of_time: false,
             later: Vec::new(),
         };
         let arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/db/0123456789abcdef";
@@ -273,7 +276,9 @@ impl Scene {
         let server: SocketAddr = ([127, 0, 0, 1], 53).into();
         let none = |failure| ResolveError { failures: vec![(server, failure)] };
         let gives = self.dns.get(hostname.canonical()).cloned().ok_or_else(|| none(DnsFailure::NxDomain))?;
-        let given = gives.hosts.ok_or_else(|| none(DnsFailure::ServFail))?;
+        let out_of_time = DnsFailure::OutOfTime(Duration::from_secs(1));
+        let failure = if self.is_out_of_time { out_of_time } else { DnsFailure::ServFail };
+        let given = gives.hosts.ok_or_else(|| none(failure))?;
         let chosen = self.rng.choose_multiple(given, gives.at_once);
         let ttl = Duration::from_secs(gives.ttl);
         let chain = gives.chain.iter().map(ToString::to_string);

@@ -237,9 +237,12 @@ impl Group {
     }
 
     fn found(&self) -> Found {
-        let initial = self.targets().iter().filter(|(_, target)| target.health(Duration::ZERO) == "initial");
-        let initial = initial.map(|(key, _)| key_text(key)).collect();
-        Found { registered: self.registered(), initial, tags: self.tags().clone() }
+        let of = |health| {
+            let targets = self.targets().iter().filter(move |(_, target)| target.health(Duration::ZERO) == health);
+            targets.map(|(key, _)| key_text(key)).collect()
+        };
+        let (initial, draining) = (of("initial"), of("draining"));
+        Found { registered: self.registered(), initial, draining, tags: self.tags().clone() }
     }
 
     pub(super) fn registered(&self) -> BTreeSet<String> {
@@ -321,7 +324,6 @@ pub(super) struct State {
     pub(super) asked_by_others: bool,
     pub(super) read_quota: Option<Bucket>,
     pub(super) write_quota: Option<Bucket>,
-    pub(super) page_size: Option<usize>,
     /// How many requests were left without a reply for good.
     pub(super) hanging: watch::Sender<u64>,
 }
@@ -435,12 +437,11 @@ impl State {
     }
 
     fn describe_groups(&mut self, asked: &Asked) -> Result<String, Refusal> {
-        let page: usize = match asked.field("PageSize").map(str::parse) {
+        let size: usize = match asked.field("PageSize").map(str::parse) {
             None => 400,
             Some(Ok(size @ 1..=400)) => size,
             Some(_) => return Err(invalid("PageSize must be from 1 to 400").breach()),
         };
-        let size = page.min(self.page_size.unwrap_or(400));
         let first = asked.field("Marker").unwrap_or_default();
         let mut chosen = self.groups.iter().filter(|(arn, _)| {
             let in_region = arn.split(':').nth(3) == Some(&asked.region);

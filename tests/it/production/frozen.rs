@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use hickory_server::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 use support::{
     World,

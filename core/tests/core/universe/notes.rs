@@ -235,3 +235,86 @@ impl Notes {
         self.registered = Some(registered);
     }
 }
+
+impl Universe {
+    pub(super) fn answered(&mut self, me: usize, answers: &Answers) {
+        let given = answers.values().flatten().flat_map(|answer| &answer.addresses);
+        self.claims[function_of(me)].given.extend(given);
+        let group = Rc::clone(&self.bound[function_of(me)]);
+        self.notes[me].answered(&group, answers);
+        self.note_absence(me);
+    }
+
+    pub(super) fn listed(&mut self, me: usize, listed: &Result<Vec<RegisteredTarget>, ElbError>, asked_at: Instant) {
+        let group = Rc::clone(&self.bound[function_of(me)]);
+        let notes = &mut self.notes[me];
+        match listed {
+            Ok(listed) => notes.listed(&group, listed.clone(), asked_at, self.now),
+            Err(error) => {
+                notes.run.list = None;
+                notes.run.is_unavailable |= error.kind == ElbErrorKind::Unavailable;
+            }
+        }
+        self.note_absence(me);
+    }
+
+    /// Takes in what an actor knows to be missing now.
+    fn note_absence(&mut self, me: usize) {
+        let group = Rc::clone(&self.bound[function_of(me)]);
+        let notes = &mut self.notes[me];
+        let desired = notes.desired(&group, true);
+        if !desired.is_complete {
+            return;
+        }
+        // What DNS gave once may be missing before it is registered.
+        let given = self.claims.iter().flat_map(|claims| &claims.given);
+        let given = given.flat_map(|address| PORTS.map(|port| Target { address: *address, port }));
+        for target in given.chain(self.first_listed.keys().copied()) {
+            if !desired.targets.contains(&target) {
+                notes.lacked_since.entry(target).or_insert(self.now);
+                self.missing_since[function_of(me)].entry(target).or_insert(self.now);
+            }
+        }
+    }
+
+    pub(super) fn changed(&mut self, me: usize, changed: &Changed, shown: Option<&BTreeSet<RegisteredTarget>>) {
+        let Notes { run, writes, registered, .. } = &mut self.notes[me];
+        if shown.is_none() {
+            registered.iter_mut().for_each(|registered| registered.extend(&changed.accepted));
+        }
+        let done = if shown.is_some() { &mut run.deregistered } else { &mut run.registered };
+        done.extend(&changed.accepted);
+        for target in &changed.accepted {
+            let state = shown.and_then(|shown| shown.iter().find(|shown| shown.target == *target));
+            writes.insert(*target, Written { at: self.now, deregistered: state.map(|shown| shown.state) });
+        }
+        if shown.is_some() {
+            run.has_made_room |= mem::take(&mut run.has_reached_quota);
+        } else {
+            run.refused.extend(changed.refused.keys());
+        }
+        match &changed.failed {
+            Some(error) if error.kind == ElbErrorKind::QuotaReached => run.has_reached_quota = true,
+            failed => run.has_failed |= failed.is_some(),
+        }
+    }
+
+    /// A run came to its end, or a watch saw something to tell.
+    pub(super) fn ended(&mut self, me: usize, report: &GroupReport) {
+        if !mem::take(&mut self.notes[me].is_running) {
+            return;
+        }
+        let Notes { run, is_dry, .. } = &self.notes[me];
+        if *is_dry {
+            return;
+        }
+        assert_eq!(report.registered, run.registered, "the report tells what was registered");
+        assert_eq!(report.deregistered, run.deregistered, "the report tells what was deregistered");
+        let is_of_targets = |failure: &Failure| matches!(failure, Failure::Elb(error) if error.kind == ElbErrorKind::Unavailable && error.operation == "DescribeTargetHealth");
+        let is_done = report.failures.iter().all(is_of_targets);
+        if is_done && !self.notes.iter().any(|notes| notes.is_running) {
+            let desired = self.notes[me].desired(self.bound_to(me), false);
+            self.missing_since[function_of(me)].retain(|target, _| !desired.targets.contains(target));
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use nlb_hostname_targets_core::{binding::Ownership, tags::MOST_TAGS};
 use proptest::{collection::vec, prelude::*};
 
-use super::{Damage, Fault, Happening, History, How, Kind, Setting};
+use super::{Fault, Happening, History, How, Kind, Setting};
 
 fn ownership() -> impl Strategy<Value = Ownership> {
     prop_oneof![Just(Ownership::Exclusive), Just(Ownership::Shared)]
@@ -66,7 +66,6 @@ fn fault() -> impl Strategy<Value = Fault> {
         2 => Just(Fault::LostReply),
         1 => Just(Fault::Never),
         1 => (0..3_u8).prop_map(Fault::Partial),
-        1 => Just(Fault::Throttled),
         1 => Just(Fault::Unavailable),
     ]
 }
@@ -106,15 +105,10 @@ pub fn refusals() -> impl Strategy<Value = Happening> {
 
 /// And what others do to the tags and to the clock, and operators to the settings.
 pub fn extraordinary() -> impl Strategy<Value = Happening> {
-    let damage = prop_oneof![
-        any::<usize>().prop_map(Damage::Cut),
-        Just(Damage::Emptied),
-        (any::<usize>(), prop::sample::select(vec!['x', '-', '=', ' ']))
-            .prop_map(|(at, what)| Damage::Garbage(at, what)),
-    ];
+    let spoilt = prop::sample::select(vec!["", " ", "used", "176380200", "1763802000x", "1763802000.2", "released"]);
     prop_oneof![
         1 => (1..1000_u32).prop_map(Happening::ClockBack),
-        1 => (any::<usize>(), damage).prop_map(|(which, damage)| Happening::Corrupted(which, damage)),
+        1 => (any::<usize>(), spoilt).prop_map(|(which, spoilt)| Happening::Corrupted(which, spoilt)),
         1 => prop::option::of(any::<usize>()).prop_map(Happening::Removed),
         1 => (0..=MOST_TAGS).prop_map(Happening::OthersTags),
     ]

@@ -71,9 +71,7 @@ impl World for Seen<'_> {
         let tags = self
             .reply(|universe| {
                 let at = universe.read_at(self.me);
-                universe
-                    .request("DescribeTags")
-                    .map(|fault| fault.and_then(|()| Ok(universe.group.tags_at(at).clone())))
+                universe.request("DescribeTags").map(|fault| fault.map(|()| universe.group.tags_at(at).clone()))
             })
             .await;
         self.trace(|| format!("tags {tags:?}"));
@@ -258,7 +256,6 @@ impl Universe {
             Fault::Denied => ElbErrorKind::Denied,
             Fault::Failed | Fault::Partial(_) => ElbErrorKind::Failed,
             Fault::LostReply => ElbErrorKind::TimedOut,
-            Fault::Throttled => ElbErrorKind::Throttled,
             Fault::Unavailable => ElbErrorKind::Unavailable,
         };
         Some(Err(elb_error(operation, kind, "no")))
@@ -269,12 +266,8 @@ impl Universe {
         let failure = match mem::take(&mut self.fault) {
             Fault::Never => return None,
             Fault::None => None,
-            Fault::Denied => Some(DnsFailure::Refused),
-            Fault::Failed => Some(DnsFailure::ServFail),
             Fault::LostReply => Some(DnsFailure::TimeOut(Duration::from_secs(2))),
-            Fault::Partial(_) => Some(DnsFailure::Malformed("cut short".to_owned())),
-            Fault::Throttled => Some(DnsFailure::NxDomain),
-            Fault::Unavailable => Some(DnsFailure::Transport("unreachable".to_owned())),
+            _ => Some(DnsFailure::ServFail),
         };
         let position = self.names.iter().position(|name| name.hostname == *hostname).unwrap();
         let told = self.told[me].as_ref().filter(|_| position == 0);
@@ -334,86 +327,5 @@ impl Universe {
         // Where tags can't be written, what DNS gives is registered without.
         let own = registered.intersection(&own).filter(|target| !claims.forgotten.contains(*target));
         claims.owned.extend(own);
-    }
-
-    fn answered(&mut self, me: usize, answers: &Answers) {
-        let given = answers.values().flatten().flat_map(|answer| &answer.addresses);
-        self.claims[function_of(me)].given.extend(given);
-        let group = Rc::clone(&self.bound[function_of(me)]);
-        self.notes[me].answered(&group, answers);
-        self.note_absence(me);
-    }
-
-    fn listed(&mut self, me: usize, listed: &Result<Vec<RegisteredTarget>, ElbError>, asked_at: Instant) {
-        let group = Rc::clone(&self.bound[function_of(me)]);
-        let notes = &mut self.notes[me];
-        match listed {
-            Ok(listed) => notes.listed(&group, listed.clone(), asked_at, self.now),
-            Err(error) => {
-                notes.run.list = None;
-                notes.run.is_unavailable |= error.kind == ElbErrorKind::Unavailable;
-            }
-        }
-        self.note_absence(me);
-    }
-
-    /// Takes in what an actor knows to be missing now.
-    fn note_absence(&mut self, me: usize) {
-        let group = Rc::clone(&self.bound[function_of(me)]);
-        let notes = &mut self.notes[me];
-        let desired = notes.desired(&group, true);
-        if !desired.is_complete {
-            return;
-        }
-        // What DNS gave once may be missing before it is registered.
-        let given = self.claims.iter().flat_map(|claims| &claims.given);
-        let given = given.flat_map(|address| PORTS.map(|port| Target { address: *address, port }));
-        for target in given.chain(self.first_listed.keys().copied()) {
-            if !desired.targets.contains(&target) {
-                notes.lacked_since.entry(target).or_insert(self.now);
-                self.missing_since[function_of(me)].entry(target).or_insert(self.now);
-            }
-        }
-    }
-
-    fn changed(&mut self, me: usize, changed: &Changed, shown: Option<&BTreeSet<RegisteredTarget>>) {
-        let Notes { run, writes, registered, .. } = &mut self.notes[me];
-        if shown.is_none() {
-            registered.iter_mut().for_each(|registered| registered.extend(&changed.accepted));
-        }
-        let done = if shown.is_some() { &mut run.deregistered } else { &mut run.registered };
-        done.extend(&changed.accepted);
-        for target in &changed.accepted {
-            let state = shown.and_then(|shown| shown.iter().find(|shown| shown.target == *target));
-            writes.insert(*target, Written { at: self.now, deregistered: state.map(|shown| shown.state) });
-        }
-        if shown.is_some() {
-            run.has_made_room |= mem::take(&mut run.has_reached_quota);
-        } else {
-            run.refused.extend(changed.refused.keys());
-        }
-        match &changed.failed {
-            Some(error) if error.kind == ElbErrorKind::QuotaReached => run.has_reached_quota = true,
-            failed => run.has_failed |= failed.is_some(),
-        }
-    }
-
-    /// A run came to its end, or a watch saw something to tell.
-    fn ended(&mut self, me: usize, report: &GroupReport) {
-        if !mem::take(&mut self.notes[me].is_running) {
-            return;
-        }
-        let Notes { run, is_dry, .. } = &self.notes[me];
-        if *is_dry {
-            return;
-        }
-        assert_eq!(report.registered, run.registered, "the report tells what was registered");
-        assert_eq!(report.deregistered, run.deregistered, "the report tells what was deregistered");
-        let is_of_targets = |failure: &Failure| matches!(failure, Failure::Elb(error) if error.kind == ElbErrorKind::Unavailable && error.operation == "DescribeTargetHealth");
-        let is_done = report.failures.iter().all(is_of_targets);
-        if is_done && !self.notes.iter().any(|notes| notes.is_running) {
-            let desired = self.notes[me].desired(self.bound_to(me), false);
-            self.missing_since[function_of(me)].retain(|target, _| !desired.targets.contains(target));
-        }
     }
 }

@@ -3,6 +3,7 @@
 
 mod dns;
 mod elb;
+mod happening;
 mod notes;
 mod rules;
 mod stage;
@@ -38,126 +39,10 @@ use nlb_hostname_targets_core::{
 use self::{
     dns::{Count, Name},
     elb::TargetGroup,
-    notes::{Notes, RunNotes, Written},
+    notes::{Notes, RunNotes},
 };
+pub use happening::*;
 pub use stage::{Stage, happen};
-
-/// What happens next.
-#[derive(Clone, Debug)]
-pub enum Happening {
-    /// A run, or a watch, begins where none is under way: how, and in which order it reads.
-    Begin(usize, How, usize),
-    /// A run of each function from its beginning to its end, while nothing else happens.
-    CalmRun,
-    /// The clock is set back by so many seconds.
-    ClockBack(u32),
-    /// Somebody spoils the value of a tag of ours.
-    Corrupted(usize, Damage),
-    /// These hosts fail their health checks.
-    Dead(BTreeSet<u8>),
-    /// From now on DNS gives these hosts for this name.
-    Dns(usize, BTreeSet<u8>),
-    /// Targets that drain are gone.
-    Drained,
-    /// A run goes on by so many requests and replies.
-    Go(usize, u8),
-    HandDeregister(u8, usize),
-    HandRegister(u8, u8, usize),
-    /// A process dies, wherever its run is, and with it what it remembers.
-    Kill(usize),
-    /// Reads of targets and tags lag by so many milliseconds.
-    Lag(u64),
-    /// What AWS refuses for good.
-    NotDeregistrable(BTreeSet<u8>),
-    NotRegistrable(BTreeSet<u8>),
-    /// Others have so many tags on the target group.
-    OthersTags(usize),
-    /// Milliseconds pass.
-    Pass(u64),
-    Quota(usize),
-    /// Somebody removes a tag of ours, or all of them.
-    Removed(Option<usize>),
-    /// Another deployment, of which runs go by this.
-    Settings(Ownership, Option<u32>, Option<u32>),
-    /// A run goes on until a request of its is answered like this. Or it begins.
-    Step(usize, Fault),
-    /// The name server of one actor gives these hosts for the first name, whatever others say.
-    Told(usize, Option<BTreeSet<u8>>),
-    /// AWS can't tell the targets, until it can.
-    Unavailable(bool),
-}
-
-/// Events in their order, which are shown one in a line.
-#[derive(Clone)]
-pub struct History(pub Vec<Happening>);
-
-impl fmt::Debug for History {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|event| write!(formatter, "\n    {event:?}"))
-    }
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum How {
-    DryRun,
-    Full,
-    /// A run, then a watch of so many seconds.
-    Watch(u8),
-}
-
-#[derive(Clone, Copy, Debug)]
-pub enum Damage {
-    Cut(usize),
-    Emptied,
-    Garbage(usize, char),
-}
-
-/// How a request is answered. DNS has failures of its own for them.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Fault {
-    Denied,
-    Failed,
-    /// It is done, but the reply gets lost.
-    LostReply,
-    /// It is done, and no reply ever comes.
-    Never,
-    #[default]
-    None,
-    /// So many targets are changed, then a call fails.
-    Partial(u8),
-    Throttled,
-    Unavailable,
-}
-
-/// What a history is about.
-#[derive(Clone, Copy, Debug)]
-pub struct Setting {
-    pub kind: Kind,
-    /// The port of a second name that is bound to the group, if there is one.
-    pub second: Option<usize>,
-    pub ownership: Ownership,
-    pub grace: Option<u32>,
-    pub lookups: Option<u32>,
-    /// How many caches stand in front of each name, and how long they keep the chain and the addresses, in seconds.
-    pub caches: usize,
-    pub ttl: u64,
-    pub longest_ttl: u64,
-    pub seed: u64,
-}
-
-/// What the first name is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
-    /// A load balancer that gives three of its addresses.
-    Balancer,
-    /// A name of one's own that leads to a reader endpoint.
-    Chained,
-    Instance,
-    Plain,
-    Reader,
-    /// A name of one's own that gives one of its addresses.
-    Rotating,
-}
 
 pub struct Universe {
     start: Instant,
@@ -205,16 +90,6 @@ struct Claims {
     forgotten: BTreeSet<Target>,
 }
 
-impl Damage {
-    fn apply(self, value: &mut String) {
-        match self {
-            Self::Cut(at) if !value.is_empty() => value.truncate(at % value.len()),
-            Self::Garbage(at, garbage) => value.insert(at % (value.len() + 1), garbage),
-            Self::Cut(_) | Self::Emptied => value.clear(),
-        }
-    }
-}
-
 impl Universe {
     #[allow(clippy::disallowed_methods, reason = "an instant has to come from somewhere; the model counts on from it")]
     pub fn new(setting: Setting) -> Self {
@@ -259,8 +134,13 @@ impl Universe {
     /// Earlier runs wrote these tags.
     pub fn write_tags(&mut self, tags: &Tags) {
         self.group.change_tags(self.now, |present| present.extend(tags.clone()));
-        for (function, claims) in FUNCTIONS.iter().zip(&mut self.claims) {
-            claims.targets.extend(owned(tags, function).0);
+        for (function, name) in FUNCTIONS.iter().enumerate() {
+            self.claims[function].targets.extend(owned(tags, name).0);
+            for (target, since) in State::read(tags, name).0.missing {
+                // DNS gave it before that.
+                self.claims[function].given.insert(target.address);
+                self.missing_since[function].insert(target, self.now - self.clock().time.since(since));
+            }
         }
     }
 
@@ -280,77 +160,6 @@ impl Universe {
 
     fn bound_to(&self, actor: usize) -> &Group {
         &self.bound[function_of(actor)]
-    }
-
-    /// What does not begin, go on or end a run.
-    fn apply(&mut self, event: &Happening) {
-        let addresses = |hosts: &BTreeSet<u8>| hosts.iter().map(|host| address(*host)).collect();
-        match event {
-            Happening::ClockBack(seconds) => {
-                let passed = u64::try_from((self.now - self.start).as_millis()).unwrap();
-                self.behind = (self.behind + u64::from(*seconds) * 1000).min(EPOCH / 100 + passed);
-            }
-            Happening::Corrupted(which, damage) => self.tamper(Some(*which), |value| {
-                damage.apply(value);
-                true
-            }),
-            Happening::Dead(hosts) => self.group.dead = addresses(hosts),
-            Happening::Dns(name, hosts) => self.names[name % 3].gives.clone_from(hosts),
-            Happening::Drained => self.group.finish_draining(self.now),
-            Happening::HandDeregister(host, port) => {
-                self.change(NOBODY, |group, now| group.deregister([target(*host, *port)], now));
-            }
-            Happening::HandRegister(from, number, port) => {
-                let targets: Vec<_> = (*from..=from + number).map(|host| target(host, *port)).collect();
-                self.change(NOBODY, |group, now| group.put(targets, now));
-            }
-            Happening::Lag(milliseconds) => self.lag = Duration::from_millis(*milliseconds),
-            Happening::NotDeregistrable(hosts) => self.group.not_deregistrable = addresses(hosts),
-            Happening::NotRegistrable(hosts) => self.group.not_registrable = addresses(hosts),
-            Happening::OthersTags(number) => {
-                let others = FOREIGN.iter().map(ToString::to_string).chain((0..).map(|tag| format!("team:{tag}")));
-                let room = MOST_TAGS - self.group.tags().keys().filter(|key| !is_of_others(key)).count();
-                let others: Vec<_> = others.take(*number.min(&room)).collect();
-                self.group.change_tags(self.now, |tags| {
-                    tags.retain(|key, _| !is_of_others(key));
-                    tags.extend(others.into_iter().map(|key| (key, "theirs".to_owned())));
-                });
-                self.is_tampered |= MOST_TAGS - number.min(&room) < ROOM_FOR_ALL;
-            }
-            Happening::Pass(milliseconds) => self.now += Duration::from_millis(*milliseconds),
-            Happening::Quota(targets) => self.group.quota = *targets,
-            Happening::Removed(which) => self.tamper(*which, |_| false),
-            Happening::Settings(ownership, grace, lookups) => {
-                self.setting = Setting { ownership: *ownership, grace: *grace, lookups: *lookups, ..self.setting };
-                self.bound = [0, 1].map(|function| Rc::new(bind(&self.names, &self.setting, function)));
-                self.names.iter_mut().for_each(|name| name.set(&self.setting));
-                self.claims.iter_mut().for_each(|claims| claims.owned.clear());
-                // What another setting left in the tags is not tidied.
-                self.is_tampered = true;
-            }
-            Happening::Told(actor, hosts) => self.told[actor % 3].clone_from(hosts),
-            Happening::Unavailable(is_so) => self.is_unavailable = *is_so,
-            Happening::Begin(..)
-            | Happening::CalmRun
-            | Happening::Go(..)
-            | Happening::Kill(_)
-            | Happening::Step(..) => {
-                unreachable!("the stage plays these")
-            }
-        }
-    }
-
-    /// Somebody changes one of our tags, or all. What does not stay, goes.
-    fn tamper(&mut self, which: Option<usize>, stays: impl Fn(&mut String) -> bool) {
-        let own: Vec<_> = self.group.tags().keys().filter(|key| !is_of_others(key)).cloned().collect();
-        let chosen = match which {
-            Some(which) if !own.is_empty() => vec![own[which % own.len()].clone()],
-            _ => own,
-        };
-        if !chosen.is_empty() {
-            self.group.change_tags(self.now, |tags| tags.retain(|key, value| !chosen.contains(key) || stays(value)));
-            self.is_tampered = true;
-        }
     }
 
     /// Lets one of the actors, or somebody else, change targets.
