@@ -55,12 +55,9 @@ impl Look {
         for hostname in task.group.hostnames() {
             let answer = match answers.get(hostname) {
                 Some(Ok(answer)) => answer,
-                Some(Err(error)) => {
-                    look.failures.push(Failure::Unresolved { hostname: hostname.clone(), error: error.clone() });
-                    look.is_complete = false;
-                    continue;
-                }
-                None => {
+                other => {
+                    let error = other.and_then(|answer| answer.as_ref().err()).cloned();
+                    look.failures.extend(error.map(|error| Failure::Unresolved { hostname: hostname.clone(), error }));
                     look.is_complete = false;
                     continue;
                 }
