@@ -269,5 +269,5 @@ fn before(now: Now, at: Instant) -> Timestamp {
 /// after 7 s, and then believes what it sees.
 const LONGEST_LAG: Duration = Duration::from_secs(6);
 
-/// How long no look may tell anything without an absence beginning anew: five runs of a schedule.
-const LONGEST_GAP: Duration = Duration::from_secs(300);
+/// How long no look may tell anything without an absence beginning anew.
+const LONGEST_GAP: Duration = Duration::from_secs(900);
