@@ -1,31 +1,20 @@
 //! The DNS edge: which name server is asked, in which way, and for how long. Nothing is cached, and no connection is kept.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    fs,
-    net::SocketAddr,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use std::{fs, net::SocketAddr};
 
-use futures_util::{
-    future::ready,
-    stream::{FuturesUnordered, StreamExt},
-};
+use futures_util::future::ready;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use leaky_bucket::RateLimiter;
 use resolv_conf::ScopedIp;
-use tokio::{
-    sync::Semaphore,
-    time::{timeout, timeout_at},
-};
+use tokio::sync::Semaphore;
+use tokio::time::{timeout, timeout_at};
 
 use self::wire::Way;
-use crate::{
-    answer::Answer,
-    failure::{DnsFailure, ResolveError},
-    hostname::Hostname,
-    target::IpFamily,
-};
+use crate::failure::{DnsFailure, ResolveError};
+use crate::{answer::Answer, hostname::Hostname, target::IpFamily};
 
 mod wire;
 

@@ -1,23 +1,14 @@
 //! Bindings, and the target groups that they name.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fmt::{self, Display},
-    num::NonZeroU16,
-    ops::RangeInclusive,
-    str::FromStr,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::{self, Display};
+use std::{num::NonZeroU16, ops::RangeInclusive, str::FromStr};
 
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
-};
+use serde::de::{Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{
-    failure::one_line,
-    hostname::{AllowedHostnames, Hostname},
-    target::TargetGroupArn,
-};
+use crate::hostname::{AllowedHostnames, Hostname};
+use crate::{failure::one_line, target::TargetGroupArn};
 
 /// Ties one hostname to one target group: the contract's fields, of which an unknown one and `null` are refused.
 #[derive(Clone, Debug, Deserialize)]

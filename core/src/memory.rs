@@ -1,22 +1,15 @@
 //! What an execution environment remembers of a target group from run to run. What is lost with it makes a target stay
 //! longer.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use crate::{
-    answer::{Answers, Look},
-    binding::Ownership,
-    clock::{Now, Timestamp},
-    hostname::Hostname,
-    plan::Plan,
-    run::{Known, Task},
-    samples::Samples,
-    tags::{State, rotating_name},
-    target::{RegisteredTarget, Target, TargetState},
-};
+use crate::answer::{Answers, Look};
+use crate::clock::{Now, Timestamp};
+use crate::run::{Known, Task};
+use crate::tags::{State, rotating_name};
+use crate::target::{RegisteredTarget, Target, TargetState};
+use crate::{binding::Ownership, hostname::Hostname, plan::Plan, samples::Samples};
 
 /// What an execution environment remembers of a target group.
 #[derive(Clone, Debug, Default)]

@@ -9,16 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use hold::{Hold, HoldReason};
 use judge::Judge;
 
-use crate::{
-    answer::Look,
-    clock::{Now, Timestamp},
-    failure::Failure,
-    hostname::Hostname,
-    memory::Memory,
-    run::{Known, Task},
-    tags::{MOST_TAGS, State, TagChanges},
-    target::{RegisteredTarget, Target, TargetState},
-};
+use crate::clock::{Now, Timestamp};
+use crate::run::{Known, Task};
+use crate::tags::{MOST_TAGS, State, TagChanges};
+use crate::target::{RegisteredTarget, Target, TargetState};
+use crate::{answer::Look, failure::Failure, hostname::Hostname, memory::Memory};
 
 /// One change.
 #[derive(Clone, Debug, Eq, PartialEq)]

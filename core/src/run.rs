@@ -2,25 +2,16 @@
 
 mod known;
 
-use std::{
-    collections::BTreeSet,
-    num::NonZeroU16,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
+use std::{collections::BTreeSet, num::NonZeroU16};
 
 use futures_util::future::{join, join3};
 pub use known::Known;
 
+use crate::binding::{Group, Ownership};
+use crate::plan::{Change, Plan};
 use crate::{
-    binding::{Group, Ownership},
-    clock::Now,
-    hostname::Hostname,
-    memory::Memory,
-    network::AllowedNetworks,
-    plan::{Change, Plan},
-    tags::State,
-    target::Facts,
-    world::World,
+    clock::Now, hostname::Hostname, memory::Memory, network::AllowedNetworks, tags::State, target::Facts, world::World,
 };
 
 /// What a run is about.

@@ -9,20 +9,13 @@
 //! nlb-hostname-targets:lookups                   5
 //! ```
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Display,
-    ops::RangeInclusive,
-    str::FromStr,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
 
-use crate::{
-    binding::{Group, LOOKUPS, PORTS, SECONDS, accepted, integer_of, ownership_of},
-    failure::Failure,
-    hostname::{AllowedHostnames, Hostname},
-    tags::{Field, PREFIX, Subject, Tags},
-    target::TargetGroupArn,
-};
+use crate::binding::{Group, LOOKUPS, PORTS, SECONDS, accepted, integer_of, ownership_of};
+use crate::hostname::{AllowedHostnames, Hostname};
+use crate::tags::{Field, PREFIX, Subject, Tags};
+use crate::{failure::Failure, target::TargetGroupArn};
 
 /// The target groups that have a tag of hostnames, by what their tags say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -1,11 +1,7 @@
 //! The nouns of Elastic Load Balancing that the plan speaks of: target groups, targets and their states.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    num::NonZeroU16,
-    str::FromStr,
-};
+use std::net::{IpAddr, SocketAddr};
+use std::{fmt, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 

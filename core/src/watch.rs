@@ -1,20 +1,12 @@
 //! A run, and then a watch: within one invocation, DNS is asked again and again, and each change is applied when it is seen.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
+use crate::answer::{Answers, Look};
+use crate::run::{Known, Mode, Task, reconcile};
 use crate::{
-    answer::{Answers, Look},
-    clock::Now,
-    failure::Failure,
-    memory::Memory,
-    plan::Plan,
-    report::GroupReport,
-    run::{Known, Mode, Task, reconcile},
-    target::Target,
-    world::World,
+    clock::Now, failure::Failure, memory::Memory, plan::Plan, report::GroupReport, target::Target, world::World,
 };
 
 /// How to go on after a run.

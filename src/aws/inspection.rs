@@ -1,9 +1,7 @@
 //! Reads what a check judges: the settings of target groups, and of the load balancers and listeners in front of them.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Instant,
-};
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
 
 use aws_sdk_elasticloadbalancingv2::types::{self, Action, LoadBalancerSchemeEnum, TargetGroup};
 use futures_util::future::{OptionFuture, join_all};

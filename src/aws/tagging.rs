@@ -3,20 +3,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use aws_config::SdkConfig;
-use aws_sdk_resourcegroupstagging::{
-    Client,
-    config::{Builder, timeout::TimeoutConfig},
-    types::{ResourceTagMapping, TagFilter},
-};
+use aws_sdk_resourcegroupstagging::Client;
+use aws_sdk_resourcegroupstagging::config::{Builder, timeout::TimeoutConfig};
+use aws_sdk_resourcegroupstagging::types::{ResourceTagMapping, TagFilter};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use crate::{
-    aws::{RetryExpired, elb::elb_error, retry_partition},
-    failure::{ElbError, ElbErrorKind, GET_RESOURCES},
-    tags::{PREFIX, Tags},
-    target::TargetGroupArn,
-};
+use crate::aws::{RetryExpired, elb::elb_error, retry_partition};
+use crate::failure::{ElbError, ElbErrorKind, GET_RESOURCES};
+use crate::tags::{PREFIX, Tags};
+use crate::target::TargetGroupArn;
 
 /// The target groups of the function's own account and Region that have tags.
 #[derive(Debug)]

@@ -1,21 +1,11 @@
 //! The environment, read once at the start.
 
-use std::{
-    fmt::Display,
-    net::{IpAddr, SocketAddr},
-    num::NonZeroU32,
-    ops::RangeInclusive,
-    str::FromStr,
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
+use std::{fmt::Display, num::NonZeroU32, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use super::from_json;
-use crate::{
-    binding::{Binding, Group, accepted, integer_of},
-    failure::one_line,
-    hostname::AllowedHostnames,
-    network::AllowedNetworks,
-};
+use crate::binding::{Binding, Group, accepted, integer_of};
+use crate::{failure::one_line, hostname::AllowedHostnames, network::AllowedNetworks};
 
 /// A JSON array of bindings.
 pub const BINDINGS: &str = "BINDINGS";

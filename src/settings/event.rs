@@ -5,14 +5,10 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::{
-    from_json,
-    rds_event::{CONNECT, eventbridge_starts_watch, sns_starts_watch},
-};
-use crate::{
-    binding::{Binding, Group, InvalidJson, integer},
-    report::Trigger,
-};
+use super::from_json;
+use super::rds_event::{CONNECT, eventbridge_starts_watch, sns_starts_watch};
+use crate::binding::{Binding, Group, InvalidJson, integer};
+use crate::report::Trigger;
 
 /// What an invocation asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,11 +1,8 @@
 //! What stands in front of the targets: the target group's settings, its load balancers and their listeners.
 
-use super::{
-    Check,
-    finding::{Code, Finding, Severity},
-    list,
-    set_up::{Attributes, LoadBalancer, Settings},
-};
+use super::finding::{Code, Finding, Severity};
+use super::set_up::{Attributes, LoadBalancer, Settings};
+use super::{Check, list};
 use crate::failure::{ElbErrorKind, Failure};
 
 impl Check<'_> {

@@ -6,24 +6,15 @@ mod front;
 pub mod set_up;
 mod targets;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Display,
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::{fmt::Display, net::IpAddr};
 
 use serde_json::json;
 
-use crate::{
-    binding::{Group, Ownership},
-    failure::{DnsFailure, ElbError, ElbErrorKind, Failure, GET_RESOURCES, ResolveError, Undiscovered},
-    hostname::Hostname,
-    kind::HostnameKind,
-    network::{AllowedNetworks, is_nat64, is_public},
-    plan::HoldReason,
-    report::GroupReport,
-    target::Target,
-};
+use crate::binding::{Group, Ownership};
+use crate::failure::{DnsFailure, ElbError, ElbErrorKind, Failure, GET_RESOURCES, ResolveError, Undiscovered};
+use crate::network::{AllowedNetworks, is_nat64, is_public};
+use crate::{hostname::Hostname, kind::HostnameKind, plan::HoldReason, report::GroupReport, target::Target};
 use finding::{Code, Finding};
 use set_up::SetUp;
 

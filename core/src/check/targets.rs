@@ -1,14 +1,9 @@
 //! The health of the targets: what AWS says of it, and what it means.
 
-use super::{
-    Check,
-    finding::{Code, Finding, Severity},
-    list,
-};
-use crate::{
-    report::TargetCounts,
-    target::{RegisteredTarget, TargetState},
-};
+use super::finding::{Code, Finding, Severity};
+use super::{Check, list};
+use crate::report::TargetCounts;
+use crate::target::{RegisteredTarget, TargetState};
 
 impl Check<'_> {
     pub(super) fn of_targets(&self, counts: TargetCounts, findings: &mut Vec<Finding>) {

@@ -3,17 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Hold, HoldReason};
-use crate::{
-    answer::Look,
-    binding::Ownership,
-    clock::{Now, Timestamp},
-    hostname::Hostname,
-    memory::Memory,
-    run::{Known, Task},
-    samples::{Samples, Verdict},
-    tags::{State, rotating_name},
-    target::{RegisteredTarget, Target, TargetState},
-};
+use crate::clock::{Now, Timestamp};
+use crate::run::{Known, Task};
+use crate::samples::{Samples, Verdict};
+use crate::tags::{State, rotating_name};
+use crate::target::{RegisteredTarget, Target, TargetState};
+use crate::{answer::Look, binding::Ownership, hostname::Hostname, memory::Memory};
 
 /// What a stale target is judged by.
 pub(super) struct Judge<'a> {

@@ -1,19 +1,14 @@
 //! What a run knows, and what it did.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use super::{LONGEST_COLLECTION, Mode, Task, dns_cutoff};
-use crate::{
-    answer::Answers,
-    clock::{Now, Timestamp},
-    failure::{ElbError, ElbErrorKind, Failure},
-    memory::Memory,
-    tags::{State, Tags},
-    target::{RegisteredTarget, Target},
-};
+use crate::clock::{Now, Timestamp};
+use crate::failure::{ElbError, ElbErrorKind, Failure};
+use crate::tags::{State, Tags};
+use crate::target::{RegisteredTarget, Target};
+use crate::{answer::Answers, memory::Memory};
 
 /// What a run knows, and what it did. It grows by what comes back, and is judged by [`Plan::new`] alone. It outlives a run
 /// that is given up.
