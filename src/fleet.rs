@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::answer::{Answers, Look};
 use crate::binding::{Group, Ownership};
-use crate::failure::{ElbError, Failure};
+use crate::failure::{ElbError, ElbErrorKind, Failure};
 use crate::finding::{Finding, Severity};
 use crate::target::{Facts, TargetGroupArn};
 use crate::world::{Edges, GroupWorld, log_changes};
@@ -147,12 +147,16 @@ impl Fleet {
                 _ if !job.may_rotate() => {}
                 Some(Ok(tags)) => {
                     job.past.has_read_rotating = true;
-                    job.past.memory.rotating(State::read(&tags, &self.function).0);
+                    job.past.memory.rotating(Some(State::read(&tags, &self.function).0));
                 }
                 read => {
                     let error = read.and_then(Result::err);
+                    // Who may not read tags follows failovers all the same.
+                    let is_denied = error.as_ref().is_some_and(|error| error.kind == ElbErrorKind::Denied);
+                    job.past.has_read_rotating = is_denied;
+                    job.past.memory.rotating(is_denied.then(State::default));
                     let problem = error.map_or_else(|| "no reply in time".to_owned(), |error| error.to_string());
-                    warn!(target_group = %arn, problem, "not known which names rotate: the next run reads the tags again");
+                    warn!(target_group = %arn, problem, "not known which names rotate: the tags can't be read");
                 }
             }
         }
@@ -179,6 +183,8 @@ impl Fleet {
                 }
                 () = sleep_until(last_start.into()), if !queue.is_empty() => {
                     running.extend(queue.drain(..).map(|job| Either::Right(self.put_off(job, errand))));
+                    // Nobody waits in that one any more, and it may have the first place in the line.
+                    turn.set(budget.acquire_last());
                 }
                 else => return done,
             }

@@ -72,7 +72,7 @@ impl From<RunError> for Diagnostic {
             RunError::NoBindings => "NoBindings",
             RunError::Undiscovered(..) => "DiscoveryFailed",
         };
-        Self { error_type: error_type.to_owned(), error_message: error.to_string() }
+        Self { error_type: error_type.to_owned(), error_message: cut(error.to_string(), LONGEST_MESSAGE) }
     }
 }
 

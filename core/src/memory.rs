@@ -9,7 +9,7 @@ use crate::clock::{Now, Timestamp};
 use crate::run::{Known, Task};
 use crate::tags::{State, rotating_name};
 use crate::target::{RegisteredTarget, Target, TargetState};
-use crate::{binding::Ownership, hostname::Hostname, plan::Plan, samples::Samples};
+use crate::{binding::Ownership, hostname::Hostname, kind::HostnameKind, plan::Plan, samples::Samples};
 
 /// What an execution environment remembers of a target group.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +25,9 @@ pub struct Memory {
     done: BTreeMap<Target, Done>,
     /// What the tags said when they were last read or written.
     noted: State,
-    /// The names that an earlier environment saw rotate.
+    /// The names that an earlier environment saw rotate, and whether the tags that say so could not be read.
     rotating: BTreeSet<String>,
+    is_rotation_unknown: bool,
     /// What the last run knew that brought or found the group in step.
     in_step: Option<Box<Known>>,
 }
@@ -45,9 +46,17 @@ impl Memory {
         self.done.clear();
     }
 
-    /// Takes in what a tag of the group says: which names an earlier environment saw rotate.
-    pub fn rotating(&mut self, state: State) {
-        self.rotating = state.rotating;
+    /// Takes in what a tag of the group says: which names an earlier environment saw rotate. `None`: it could not be read.
+    pub fn rotating(&mut self, state: Option<State>) {
+        self.is_rotation_unknown = state.is_none();
+        self.rotating.extend(state.unwrap_or_default().rotating);
+    }
+
+    /// Whether a target may be one of a name that rotates, which nobody knows yet.
+    pub fn may_rotate(&self, task: &Task<'_>, target: &Target) -> bool {
+        let is_own = |hostname: &Hostname| hostname.kind() == HostnameKind::Other;
+        let mut judges = self.judges(task, target).into_iter();
+        self.is_rotation_unknown && judges.any(|(hostname, samples)| is_own(hostname) && samples.is_unstated())
     }
 
     /// A run over these hostnames begins.
@@ -103,6 +112,8 @@ impl Memory {
     /// Missing begins with the first answer that lacks it, where every name answered.
     fn note_missing(&mut self, task: &Task<'_>, all: &Answers, now: Now) {
         let look = Look::new(task, all);
+        // A time that lies ahead is of a clock that was set back.
+        self.missing.values_mut().for_each(|since| *since = now.time.min(*since));
         if look.is_complete {
             // What happened in a long pause nobody saw: another environment may have been given the address.
             if now.time.since(self.complete_at) > LONGEST_GAP {
@@ -135,10 +146,13 @@ impl Memory {
         for (target, done) in &self.done {
             match *done {
                 Done::Registered(at) => {
-                    let known = shown.entry(*target).or_insert_with(|| RegisteredTarget::new(*target));
-                    // One that a later list shows as draining was deregistered by somebody else.
-                    if known.state == TargetState::Draining && asked_at <= at {
-                        *known = RegisteredTarget::new(*target);
+                    let new = RegisteredTarget::new(*target);
+                    match shown.get_mut(target) {
+                        None if asked_at.saturating_duration_since(at) > LONGEST_LAG => {}
+                        None => drop(shown.insert(*target, new)),
+                        // One that a later list shows as draining was deregistered by somebody else.
+                        Some(known) if known.state == TargetState::Draining && asked_at <= at => *known = new,
+                        Some(_) => {}
                     }
                 }
                 Done::Deregistered(at, before) => {
@@ -157,9 +171,10 @@ impl Memory {
         shown.into_values().collect()
     }
 
-    /// Whether AWS accepted the registration of this target in this invocation.
-    pub fn has_registered(&self, target: &Target) -> bool {
-        matches!(self.done.get(target), Some(Done::Registered(_)))
+    /// What AWS accepted in this invocation, as far as it is registered.
+    pub fn accepted(&self) -> Vec<RegisteredTarget> {
+        let registered = self.done.iter().filter(|(_, done)| matches!(done, Done::Registered(_)));
+        registered.map(|(target, _)| RegisteredTarget::new(*target)).collect()
     }
 
     /// The names that a target is judged by: those that gave it or, where none did, all whose port it has.
@@ -240,7 +255,9 @@ impl Memory {
 
     /// A run ended, and knew this of a group that is in step.
     pub fn in_step(&mut self, known: &Known) {
-        self.in_step = Some(Box::new(known.clone()));
+        let mut in_step = known.clone();
+        in_step.listed = Some(Ok(known.shown(self)));
+        self.in_step = Some(Box::new(in_step));
     }
 
     /// Rule 12: whether newer answers, or the time alone, ask for a change of a group that was in step.
@@ -258,7 +275,7 @@ fn before(now: Now, at: Instant) -> Timestamp {
     Timestamp(now.time.0.saturating_sub(ago))
 }
 
-/// How long a list may lack a deregistration. Nobody has reported a lag of more than some seconds; a watch looks again
+/// How long a list may lack a change. Nobody has reported a lag of more than some seconds; a watch looks again
 /// after 7 s, and then believes what it sees.
 const LONGEST_LAG: Duration = Duration::from_secs(6);
 

@@ -66,7 +66,8 @@ impl Plan {
             shown.iter().filter(|shown| shown.state.is_registered()).map(|shown| shown.target).collect();
         let is_listed = matches!(known.listed, Some(Ok(_)));
         let missing = look.desired.difference(&registered).copied();
-        let register: BTreeSet<_> = missing.filter(|target| !known.refused.contains_key(target)).collect();
+        let may_register = |target: &Target| known.may_go_on() && !known.refused.contains_key(target);
+        let register: BTreeSet<_> = missing.filter(may_register).collect();
         let stale: Vec<_> = shown
             .iter()
             .filter(|shown| is_listed && shown.state.is_registered() && !look.desired.contains(&shown.target))

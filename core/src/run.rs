@@ -57,14 +57,15 @@ pub async fn reconcile(world: &impl World, task: &Task<'_>, known: &mut Known, m
     read(world, task, known, memory).await;
     let mut has_turn = false;
     for _ in 0..MOST_STEPS {
-        refresh(world, task, known, memory).await;
+        refresh(world, task, known, memory, has_turn).await;
         if !known.may_go_on() {
             return;
         }
         let plan = Plan::new(task, known, memory, world.now());
         let change = plan.next(known);
         // What is missing is not kept waiting by answers that only tell what may go.
-        let registers = !plan.register.is_empty() && !matches!(change, None | Some(Change::Deregister(_)));
+        let is_real = known.mode != Mode::DryRun;
+        let registers = is_real && !plan.register.is_empty() && !matches!(change, None | Some(Change::Deregister(_)));
         if !registers && let Some((pause, hostnames)) = next_look(task, known, &plan, memory, world.now()) {
             world.sleep(pause).await;
             known.looks += 1;
@@ -72,7 +73,7 @@ pub async fn reconcile(world: &impl World, task: &Task<'_>, known: &mut Known, m
             known.note_answers(answers, true, task, memory, world.now());
             continue;
         }
-        let Some(change) = change.filter(|_| known.mode != Mode::DryRun) else { break };
+        let Some(change) = change.filter(|_| is_real) else { break };
         // A turn may take seconds, so the change is decided on what is true after it.
         if !has_turn {
             world.turn().await;
@@ -178,10 +179,10 @@ async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
 }
 
 /// Asks again for what is too old to plan on: what was true when a slow call began must not undo what a newer run has done.
-async fn refresh(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
+async fn refresh(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory, changes_next: bool) {
     let is_old = |at: Instant| world.now().at.saturating_duration_since(at) > OLDEST;
-    // A list that is slow is old when it comes: it is read again once for each change.
-    if matches!(known.listed, Some(Ok(_))) && is_old(known.listed_at) && !known.has_listed_again {
+    // A list that is slow is old when it comes: it is read again once, just before a change.
+    if changes_next && matches!(known.listed, Some(Ok(_))) && is_old(known.listed_at) && !known.has_listed_again {
         known.has_listed_again = true;
         list(world, task, known, memory).await;
     }

@@ -106,7 +106,7 @@ impl Samples {
     }
 
     fn note_return(&mut self, has_returned: bool, at: Timestamp) -> bool {
-        if !has_returned || self.rotates || !self.may_rotate() {
+        if !has_returned || self.rotates || !self.may_rotate() || self.is_sample_by_kind() {
             return false;
         }
         self.returns.retain(|returned_at| at.since(*returned_at) <= RETURNS_WITHIN);

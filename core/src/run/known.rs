@@ -99,12 +99,13 @@ impl Known {
     pub fn shown(&self, memory: &Memory) -> Vec<RegisteredTarget> {
         match &self.listed {
             Some(Ok(listed)) => memory.overlay(listed, self.listed_at),
-            _ => memory.overlay(&[], self.listed_at),
+            // Without a list, what AWS accepted is all that is known.
+            _ => memory.accepted(),
         }
     }
 
     /// Whether changes may be planned: where AWS itself can't tell the targets, what DNS gives is registered all the same.
-    pub(super) fn may_go_on(&self) -> bool {
+    pub fn may_go_on(&self) -> bool {
         match &self.listed {
             Some(Ok(_)) => true,
             Some(Err(error)) => error.kind == ElbErrorKind::Unavailable,
