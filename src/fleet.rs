@@ -147,14 +147,12 @@ impl Fleet {
                 _ if !job.may_rotate() => {}
                 Some(Ok(tags)) => {
                     job.past.has_read_rotating = true;
-                    job.past.memory.rotating(Some(State::read(&tags, &self.function).0));
+                    job.past.memory.rotating(State::read(&tags, &self.function).0);
                 }
                 read => {
                     let error = read.and_then(Result::err);
-                    // Who may not read tags follows failovers all the same.
-                    let is_denied = error.as_ref().is_some_and(|error| error.kind == ElbErrorKind::Denied);
-                    job.past.has_read_rotating = is_denied;
-                    job.past.memory.rotating(is_denied.then(State::default));
+                    // Failovers are followed all the same. Who may not read tags need not try again.
+                    job.past.has_read_rotating = error.as_ref().is_some_and(|error| error.kind == ElbErrorKind::Denied);
                     let problem = error.map_or_else(|| "no reply in time".to_owned(), |error| error.to_string());
                     warn!(target_group = %arn, problem, "not known which names rotate: the tags can't be read");
                 }

@@ -9,7 +9,7 @@ use crate::clock::{Now, Timestamp};
 use crate::run::{Known, Task};
 use crate::tags::{State, rotating_name};
 use crate::target::{RegisteredTarget, Target, TargetState};
-use crate::{binding::Ownership, hostname::Hostname, kind::HostnameKind, plan::Plan, samples::Samples};
+use crate::{binding::Ownership, hostname::Hostname, plan::Plan, samples::Samples};
 
 /// What an execution environment remembers of a target group.
 #[derive(Clone, Debug, Default)]
@@ -25,9 +25,8 @@ pub struct Memory {
     done: BTreeMap<Target, Done>,
     /// What the tags said when they were last read or written.
     noted: State,
-    /// The names that an earlier environment saw rotate, and whether the tags that say so could not be read.
+    /// The names that an earlier environment saw rotate.
     rotating: BTreeSet<String>,
-    is_rotation_unknown: bool,
     /// What the last run knew that brought or found the group in step.
     in_step: Option<Box<Known>>,
 }
@@ -46,17 +45,9 @@ impl Memory {
         self.done.clear();
     }
 
-    /// Takes in what a tag of the group says: which names an earlier environment saw rotate. `None`: it could not be read.
-    pub fn rotating(&mut self, state: Option<State>) {
-        self.is_rotation_unknown = state.is_none();
-        self.rotating.extend(state.unwrap_or_default().rotating);
-    }
-
-    /// Whether a target may be one of a name that rotates, which nobody knows yet.
-    pub fn may_rotate(&self, task: &Task<'_>, target: &Target) -> bool {
-        let is_own = |hostname: &Hostname| hostname.kind() == HostnameKind::Other;
-        let mut judges = self.judges(task, target).into_iter();
-        self.is_rotation_unknown && judges.any(|(hostname, samples)| is_own(hostname) && samples.is_unstated())
+    /// Takes in what a tag of the group says: which names an earlier environment saw rotate.
+    pub fn rotating(&mut self, state: State) {
+        self.rotating.extend(state.rotating);
     }
 
     /// A run over these hostnames begins.

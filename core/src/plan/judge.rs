@@ -31,7 +31,7 @@ impl Judge<'_> {
         let target = &shown.target;
         let hold = |reason| Some(Hold { reason, missing_since: None, until: None });
         let grace = self.memory.grace(self.task, target);
-        if ((self.is_shared() || grace > 0) && self.state.is_none()) || self.memory.may_rotate(self.task, target) {
+        if (self.is_shared() || grace > 0) && self.state.is_none() {
             return hold(HoldReason::StateUnknown);
         }
         if self.is_shared() && !self.owned().contains(target) {

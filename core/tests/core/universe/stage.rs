@@ -202,7 +202,7 @@ async fn invocation(universe: &RefCell<Universe>, me: usize, mut memory: Memory,
         let notes = &mut universe.notes[me];
         if notes.rotating.is_none() {
             notes.rotating = Some(state.rotating.clone());
-            memory.rotating(Some(state));
+            memory.rotating(state);
         }
         (notes.is_running, notes.run, notes.is_dry) = (false, RunNotes::default(), how == How::DryRun);
         notes.writes.clear();
