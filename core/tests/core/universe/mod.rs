@@ -279,6 +279,9 @@ const FLAPPING: Duration = Duration::from_secs(30);
 /// How long a list may lack a change.
 const LONGEST_LAG: Duration = Duration::from_secs(60);
 
+/// After how long a list is believed that does not show a change of one's own.
+const BELIEVED: Duration = Duration::from_secs(6);
+
 /// Of an invocation, without what is kept for its end; and what a watch keeps.
 const TIME_OUT: Duration = Duration::from_secs(58);
 const RESERVE: Duration = Duration::from_secs(2);

@@ -218,9 +218,9 @@ impl Notes {
             let state = listed.iter().find(|shown| shown.target == *target).map(|shown| shown.state);
             match (*deregistered, state) {
                 (None, Some(TargetState::Draining)) => asked_at <= *at,
-                (None, _) => true,
+                (None, Some(_)) => true,
                 (Some(before), Some(TargetState::Initial)) => before == TargetState::Initial || asked_at <= *at,
-                (Some(_), _) => asked_at.saturating_duration_since(*at) <= LONGEST_LAG,
+                _ => asked_at.saturating_duration_since(*at) <= BELIEVED,
             }
         });
         self.run.list = Some(listed);
