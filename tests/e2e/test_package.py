@@ -78,7 +78,7 @@ def test_the_list_of_crates_is_that_of_the_function(dist: Path) -> None:
     assert found > {
         "nlb-hostname-targets-core",
         "aws-sdk-elasticloadbalancingv2",
-        "hickory-resolver",
+        "hickory-proto",
         "lambda_runtime",
         "ring",
         "rustls",
