@@ -442,7 +442,7 @@ def test_an_existing_target_group(cloud: Cloud, dns: DnsServer, deploy: Deploy) 
     ]
     found = alarms(deployment)
     dimensions = {name: x["Dimensions"] for name, x in found.items() if x["Namespace"] == NAMESPACE}
-    assert len(dimensions) == 4
+    assert len(dimensions) == 3
     assert all(x == [{"Name": "TargetGroup", "Value": group.dimension}] for x in dimensions.values())
     assert all(alarm["AlarmActions"] == alarm["OKActions"] == [] for alarm in found.values())
 
