@@ -17,6 +17,12 @@ fn chained() -> Setting {
 }
 
 #[test]
+fn rule_01_what_drained_and_was_registered_again_may_stay_alone_when_room_is_made() {
+    let events = [CalmRun, Quota(1), Dns(1, [1].into()), Pass(60_000), HandDeregister(0, 0), CalmRun];
+    play(Setting { second: Some(1), grace: Some(0), ..chained() }, events);
+}
+
+#[test]
 fn rule_16_what_an_answer_held_is_not_missing_since_before_though_it_was_too_old_to_count() {
     let events = [
         HandRegister(4, 0, 0),

@@ -180,7 +180,11 @@ impl Notes {
         for (target, written) in &self.writes {
             match written.deregistered {
                 Some(_) => drop(shown.get_mut(target).map(|state| *state = TargetState::Draining)),
-                None => drop(shown.entry(*target).or_insert(TargetState::Initial)),
+                None => {
+                    // A list that is older than the registration may show it draining.
+                    let state = shown.entry(*target).or_insert(TargetState::Initial);
+                    *state = if state.is_registered() { *state } else { TargetState::Initial };
+                }
             }
         }
         shown.retain(|_, state| state.is_registered());
