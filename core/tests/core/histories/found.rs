@@ -12,8 +12,7 @@ fn play(setting: Setting, events: impl Into<Vec<Happening>>) {
 
 /// A name of one's own that leads to a reader endpoint, which answers in full as far as nobody says otherwise.
 fn chained() -> Setting {
-    let (kind, ownership) = (Kind::Chained, Ownership::Exclusive);
-    Setting { kind, second: None, ownership, grace: None, lookups: Some(1), caches: 0, ttl: 1, longest_ttl: 1, seed: 0 }
+    Setting { lookups: Some(1), ..Setting::of(Kind::Chained) }
 }
 
 #[test]
@@ -42,7 +41,7 @@ fn rule_16_what_an_answer_held_is_not_missing_since_before_though_it_was_too_old
 
 #[test]
 fn rule_16_that_aws_cannot_tell_the_targets_for_a_while_does_not_begin_the_30_s_anew() {
-    let universe = RefCell::new(Universe::new(Setting { kind: Kind::Instance, lookups: None, ..chained() }));
+    let universe = RefCell::new(Universe::new(Setting::of(Kind::Instance)));
     let mut stage = Stage::new(&universe);
     let events = [
         HandRegister(3, 0, 0),

@@ -7,8 +7,7 @@ use nlb_hostname_targets_core::{binding::Ownership, tags::Tags};
 use crate::universe::{Fault, Happening, How, Kind, Setting, Stage, Universe, target};
 
 fn setting(ownership: Ownership, grace: u32) -> Setting {
-    let (kind, grace) = (Kind::Instance, Some(grace));
-    Setting { kind, second: None, ownership, grace, lookups: None, caches: 0, ttl: 1, longest_ttl: 1, seed: 0 }
+    Setting { ownership, grace: Some(grace), ..Setting::of(Kind::Instance) }
 }
 
 /// Lets two runs that begin after `before` take their steps in every order until both have ended, and returns how many

@@ -2,8 +2,6 @@
 
 use std::{cell::RefCell, collections::BTreeSet};
 
-use nlb_hostname_targets_core::binding::Ownership;
-
 use crate::universe::{Happening, Kind, Setting, Stage, Universe, target};
 
 /// Lets so many hosts be given by turns, of which one dies after an hour; `is_healthy` says how AWS finds it then. Returned
@@ -41,18 +39,7 @@ fn rule_15_what_lives_stays_and_what_is_dead_goes_after_its_count_or_if_unhealth
         [(Kind::Reader, 2), (Kind::Reader, 4), (Kind::Balancer, 4), (Kind::Rotating, 2), (Kind::Rotating, 3)]
     {
         for (caches, ttl, longest_ttl) in [(0, 1, 1), (1, 5, 5), (1, 5, 60), (4, 5, 30)] {
-            let ownership = Ownership::Exclusive;
-            let setting = Setting {
-                kind,
-                second: None,
-                ownership,
-                grace: None,
-                lookups: None,
-                caches,
-                ttl,
-                longest_ttl,
-                seed: 7,
-            };
+            let setting = Setting { caches, ttl, longest_ttl, ..Setting::of(kind) };
             let minutes = minutes_until_gone(setting, hosts, false);
             assert!(minutes <= 7, "{setting:?}: after {minutes} minutes, though it is unhealthy");
             let minutes = minutes_until_gone(setting, hosts, true);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TargetGroup {
     /// How many targets it may have at most, draining ones among them.
     pub quota: usize,
@@ -22,21 +22,11 @@ struct Member {
     since: Instant,
 }
 
-impl Default for TargetGroup {
-    fn default() -> Self {
-        Self {
-            quota: 1000,
-            dead: BTreeSet::new(),
-            not_registrable: BTreeSet::new(),
-            not_deregistrable: BTreeSet::new(),
-            members: BTreeMap::new(),
-            tags: Tags::new(),
-            before: Vec::new(),
-        }
-    }
-}
-
 impl TargetGroup {
+    pub fn new() -> Self {
+        Self { quota: 1000, ..Self::default() }
+    }
+
     /// The targets as they were at this time.
     pub fn list(&self, at: Instant) -> Vec<RegisteredTarget> {
         let listed = self.as_of(at).0.iter().filter_map(|(target, member)| {
@@ -87,7 +77,7 @@ impl TargetGroup {
     }
 
     /// Somebody registers targets who has all the room.
-    pub fn put(&mut self, targets: Vec<Target>, now: Instant) {
+    pub fn put(&mut self, targets: impl IntoIterator<Item = Target>, now: Instant) {
         let refused = mem::take(&mut self.not_registrable);
         let quota = mem::replace(&mut self.quota, 1000);
         self.register(targets, now);

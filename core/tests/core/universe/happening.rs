@@ -97,6 +97,18 @@ pub struct Setting {
     pub seed: u64,
 }
 
+impl Setting {
+    /// One name, of which nothing is stated.
+    pub fn of(kind: Kind) -> Self {
+        let ownership = Ownership::Exclusive;
+        Self { kind, second: None, ownership, grace: None, lookups: None, caches: 0, ttl: 1, longest_ttl: 1, seed: 7 }
+    }
+
+    pub(super) fn answers_in_full(&self) -> bool {
+        self.grace == Some(0) || self.lookups == Some(1)
+    }
+}
+
 /// What the first name is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -120,10 +132,7 @@ impl Universe {
                 let passed = u64::try_from((self.now - self.start).as_millis()).unwrap();
                 self.behind = (self.behind + u64::from(*seconds) * 1000).min(EPOCH / 100 + passed);
             }
-            Happening::Corrupted(which, spoilt) => self.tamper(Some(*which), |value| {
-                *value = (*spoilt).to_owned();
-                true
-            }),
+            Happening::Corrupted(which, spoilt) => self.tamper(Some(*which), Some(spoilt)),
             Happening::Dead(hosts) => self.group.dead = addresses(hosts),
             Happening::Dns(name, hosts) => self.names[name % 3].gives.clone_from(hosts),
             Happening::Drained => self.group.finish_draining(self.now),
@@ -131,7 +140,7 @@ impl Universe {
                 self.change(NOBODY, |group, now| group.deregister([target(*host, *port)], now));
             }
             Happening::HandRegister(from, number, port) => {
-                let targets: Vec<_> = (*from..=from + number).map(|host| target(host, *port)).collect();
+                let targets = (*from..=from + number).map(|host| target(host, *port));
                 self.change(NOBODY, |group, now| group.put(targets, now));
             }
             Happening::Lag(milliseconds) => self.lag = Duration::from_millis(*milliseconds),
@@ -149,7 +158,7 @@ impl Universe {
             }
             Happening::Pass(milliseconds) => self.now += Duration::from_millis(*milliseconds),
             Happening::Quota(targets) => self.group.quota = *targets,
-            Happening::Removed(which) => self.tamper(*which, |_| false),
+            Happening::Removed(which) => self.tamper(*which, None),
             Happening::Settings(ownership, grace, lookups) => {
                 self.setting = Setting { ownership: *ownership, grace: *grace, lookups: *lookups, ..self.setting };
                 self.bound = [0, 1].map(|function| Rc::new(bind(&self.names, &self.setting, function)));
@@ -160,25 +169,23 @@ impl Universe {
             }
             Happening::Told(actor, hosts) => self.told[actor % 3].clone_from(hosts),
             Happening::Unavailable(is_so) => self.is_unavailable = *is_so,
-            Happening::Begin(..)
-            | Happening::CalmRun
-            | Happening::Go(..)
-            | Happening::Kill(_)
-            | Happening::Step(..) => {
-                unreachable!("the stage plays these")
-            }
+            _ => unreachable!("the stage plays {event:?}"),
         }
     }
 
-    /// Somebody changes one of our tags, or all. What does not stay, goes.
-    fn tamper(&mut self, which: Option<usize>, stays: impl Fn(&mut String) -> bool) {
-        let own: Vec<_> = self.group.tags().keys().filter(|key| !is_of_others(key)).cloned().collect();
-        let chosen = match which {
-            Some(which) if !own.is_empty() => vec![own[which % own.len()].clone()],
-            _ => own,
-        };
+    /// Somebody writes this into one of our tags, or into all, or removes them.
+    fn tamper(&mut self, which: Option<usize>, spoilt: Option<&str>) {
+        let mut chosen: Vec<_> = self.group.tags().keys().filter(|key| !is_of_others(key)).cloned().collect();
+        if let (Some(which), false) = (which, chosen.is_empty()) {
+            chosen = vec![chosen.swap_remove(which % chosen.len())];
+        }
         if !chosen.is_empty() {
-            self.group.change_tags(self.now, |tags| tags.retain(|key, value| !chosen.contains(key) || stays(value)));
+            self.group.change_tags(self.now, |tags| {
+                tags.retain(|key, _| !chosen.contains(key));
+                tags.extend(
+                    spoilt.into_iter().flat_map(|spoilt| chosen.iter().map(|key| (key.clone(), spoilt.to_owned()))),
+                );
+            });
             self.is_tampered = true;
         }
     }

@@ -26,6 +26,7 @@ use nlb_hostname_targets_core::{
     clock::{Now, Timestamp},
     failure::{DnsFailure, ElbError, ElbErrorKind, Failure, ResolveError},
     hostname::Hostname,
+    kind::HostnameKind,
     memory::Memory,
     network::AllowedNetworks,
     report::GroupReport,
@@ -37,9 +38,9 @@ use nlb_hostname_targets_core::{
 };
 
 use self::{
-    dns::{Count, Name},
+    dns::Name,
     elb::TargetGroup,
-    notes::{Notes, RunNotes},
+    notes::{Desired, Notes, RunNotes},
 };
 pub use happening::*;
 pub use stage::{Stage, happen};
@@ -61,15 +62,10 @@ pub struct Universe {
     /// How the next request is answered, and how many there were.
     fault: Fault,
     requests: usize,
-    /// In which order each actor's reads come to pass.
-    orders: [usize; 3],
     /// Whether time passes when an actor waits.
     is_alone: bool,
-    wakes: [Instant; 3],
     notes: [Notes; 3],
     claims: [Claims; 2],
-    /// Since when each function's names lack a target, as far as no run of its that was done saw it since.
-    missing_since: [BTreeMap<Target, Instant>; 2],
     first_listed: BTreeMap<Target, Instant>,
     left_at: BTreeMap<Target, Instant>,
     /// When each actor, and others, changed targets last.
@@ -81,13 +77,14 @@ pub struct Universe {
 /// What is a function's own.
 #[derive(Default)]
 struct Claims {
-    /// Addresses that DNS gave to it, and targets that it registered.
+    /// Addresses that DNS gave to it, or that a tag called its own.
     given: BTreeSet<IpAddr>,
-    targets: BTreeSet<Target>,
-    /// Those that it registered as its own in a shared group, as long as they stay.
+    /// Targets that it registered as its own in a shared group, as long as they stay.
     owned: BTreeSet<Target>,
     /// Those of which one run forgot whose they are while another one was under way.
     forgotten: BTreeSet<Target>,
+    /// Since when its names lack a target, as far as no run of its that was done saw it since.
+    missing_since: BTreeMap<Target, Instant>,
 }
 
 impl Universe {
@@ -111,19 +108,16 @@ impl Universe {
             rng: Rng::with_seed(setting.seed),
             bound: [0, 1].map(|function| Rc::new(bind(&names, &setting, function))),
             setting,
-            group: TargetGroup::default(),
+            group: TargetGroup::new(),
             names,
             told: [None, None, None],
             is_unavailable: false,
             lag: Duration::ZERO,
             fault: Fault::None,
             requests: 0,
-            orders: [0; 3],
             is_alone: false,
-            wakes: [start; 3],
             notes: [0, 1, 2].map(|_| Notes::new(start)),
             claims: Default::default(),
-            missing_since: Default::default(),
             first_listed: BTreeMap::new(),
             left_at: BTreeMap::new(),
             changed_at: [None; 4],
@@ -134,13 +128,12 @@ impl Universe {
     /// Earlier runs wrote these tags.
     pub fn write_tags(&mut self, tags: &Tags) {
         self.group.change_tags(self.now, |present| present.extend(tags.clone()));
-        for (function, name) in FUNCTIONS.iter().enumerate() {
-            self.claims[function].targets.extend(owned(tags, name).0);
-            for (target, since) in State::read(tags, name).0.missing {
-                // DNS gave it before that.
-                self.claims[function].given.insert(target.address);
-                self.missing_since[function].insert(target, self.now - self.clock().time.since(since));
-            }
+        let now = self.clock();
+        for (claims, function) in self.claims.iter_mut().zip(FUNCTIONS) {
+            let (state, _) = State::read(tags, function);
+            claims.given.extend(state.owned.iter().chain(state.missing.keys()).map(|target| target.address));
+            let missing = state.missing.into_iter();
+            claims.missing_since.extend(missing.map(|(target, since)| (target, now.at - now.time.since(since))));
         }
     }
 
@@ -160,6 +153,11 @@ impl Universe {
 
     fn bound_to(&self, actor: usize) -> &Group {
         &self.bound[function_of(actor)]
+    }
+
+    /// What the tags say to the function of an actor now.
+    fn state(&self, actor: usize) -> State {
+        State::read(self.group.tags(), FUNCTIONS[function_of(actor)]).0
     }
 
     /// Lets one of the actors, or somebody else, change targets.
@@ -187,46 +185,17 @@ fn bind(names: &[Name; 3], setting: &Setting, function: usize) -> Group {
     let arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/db/0123456789abcdef";
     let mut group = Group::without_members(arn.parse().unwrap());
     (group.ownership, group.deregister_after_seconds) = (setting.ownership, setting.grace);
-    let mut bind = |name: &Name, port| group.members.insert((name.hostname.clone(), port));
+    let mut bind = |name: &Name, port| {
+        group.members.insert((name.hostname.clone(), port));
+        group.lookups.extend(setting.lookups.map(|lookups| (name.hostname.clone(), lookups)));
+    };
     if function == 1 {
         bind(&names[2], None);
     } else {
         bind(&names[0], None);
-        setting.second.map(|port| bind(&names[1], Some(PORTS[port])));
+        setting.second.into_iter().for_each(|port| bind(&names[1], Some(PORTS[port])));
     }
-    let lookups = setting.lookups.into_iter();
-    group.lookups =
-        lookups.flat_map(|lookups| group.members.iter().map(move |(name, _)| (name.clone(), lookups))).collect();
     group
-}
-
-/// The target of a tag of ours, and the function that owns it where that is so.
-fn parse(key: &str) -> Option<(Target, Option<&str>)> {
-    let name = key.strip_prefix("nlb-hostname-targets:")?;
-    let target = |text: &str| {
-        let (address, port) = text.split_once('_')?;
-        Some(Target { address: address.parse().ok()?, port: port.parse().ok()? })
-    };
-    match name.strip_prefix("missing/") {
-        Some(missing) => Some((target(missing)?, None)),
-        None => {
-            let (owned, function) = name.strip_prefix("owned/")?.split_once('/')?;
-            Some((target(owned)?, Some(function)))
-        }
-    }
-}
-
-/// What the tags say to be a function's, and what others own that they have not let go.
-fn owned(tags: &Tags, function: &str) -> (BTreeSet<Target>, BTreeSet<Target>) {
-    let (mut own, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
-    for (key, value) in tags {
-        match parse(key) {
-            Some((target, Some(owner))) if owner == function => drop(own.insert(target)),
-            Some((target, Some(_))) if !value.ends_with("released") => drop(elsewhere.insert(target)),
-            _ => {}
-        }
-    }
-    (own, elsewhere)
 }
 
 fn is_of_others(key: &str) -> bool {

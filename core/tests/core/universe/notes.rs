@@ -4,11 +4,10 @@ use super::*;
 
 pub struct Notes {
     // Of its environment.
-    pub counts: BTreeMap<Hostname, Count>,
+    told: BTreeMap<Hostname, Told>,
     pub last_seen: BTreeMap<Target, Instant>,
     /// Since when looks of all names have lacked a target in a row.
     pub lacked_since: BTreeMap<Target, Instant>,
-    pub registered: Option<BTreeSet<Target>>,
     /// The names that a tag called rotating when it began; `None`: it has not begun.
     pub rotating: Option<BTreeSet<String>>,
     /// What the newest list showed of the time.
@@ -16,6 +15,9 @@ pub struct Notes {
     // Of its invocation.
     pub writes: BTreeMap<Target, Written>,
     pub is_dry: bool,
+    /// In which order its reads come to pass, and until when it waits.
+    pub order: usize,
+    pub wakes: Instant,
     // Of its run.
     pub is_running: bool,
     pub run: RunNotes,
@@ -24,7 +26,6 @@ pub struct Notes {
 #[derive(Default)]
 pub struct RunNotes {
     pub newest: Answers,
-    pub newest_good: BTreeMap<Hostname, Answer>,
     saw: BTreeMap<Hostname, BTreeSet<IpAddr>>,
     pub list: Option<Vec<RegisteredTarget>>,
     pub listed_at: Option<Instant>,
@@ -39,16 +40,28 @@ pub struct RunNotes {
     pub has_made_room: bool,
     pub has_failed: bool,
     pub refused: BTreeSet<Target>,
-    pub registered: BTreeSet<Target>,
-    pub deregistered: BTreeSet<Target>,
+    registered: BTreeSet<Target>,
+    deregistered: BTreeSet<Target>,
+}
+
+/// What the answers of a name told.
+#[derive(Default)]
+struct Told {
+    kind: Option<HostnameKind>,
+    answers: u32,
+    /// Which answer held an address last.
+    given: BTreeMap<IpAddr, u32>,
+    largest: usize,
+    /// In how many answers an address came back.
+    returns: usize,
 }
 
 /// A change of a target that AWS accepted.
 #[derive(Clone, Copy)]
 pub struct Written {
-    pub at: Instant,
+    at: Instant,
     /// In which state it was deregistered; `None`: it was registered.
-    pub deregistered: Option<TargetState>,
+    deregistered: Option<TargetState>,
 }
 
 /// What DNS gives, as far as a run knows.
@@ -56,99 +69,90 @@ pub struct Desired {
     pub targets: BTreeSet<Target>,
     /// The addresses that may be no targets.
     pub refused: BTreeSet<IpAddr>,
-    /// Whether each name resolved.
+    /// Whether each name resolved, and whether each of those gives something that may be a target.
     pub is_complete: bool,
-    /// Whether each of those gives something that may be a target.
     pub is_usable: bool,
-}
-
-/// What an answer of a name is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Answering {
-    InFull,
-    Sample,
-    /// It may be taken for a sample by what it answered.
-    Unknown,
 }
 
 impl Notes {
     pub fn new(now: Instant) -> Self {
         Self {
-            counts: BTreeMap::new(),
+            told: BTreeMap::new(),
             last_seen: BTreeMap::new(),
             lacked_since: BTreeMap::new(),
-            registered: None,
             rotating: None,
             seen_at: now,
             writes: BTreeMap::new(),
             is_dry: false,
+            order: 0,
+            wakes: now,
             is_running: false,
             run: RunNotes::default(),
         }
     }
 
-    pub fn answering(&self, group: &Group, hostname: &Hostname) -> Answering {
-        let stated = group.lookups.get(hostname).copied();
-        if group.deregister_after_seconds == Some(0) || stated == Some(1) {
-            return Answering::InFull;
-        }
-        match self.kind_of(hostname) {
-            _ if stated.is_some() => Answering::Sample,
-            Some(300) => Answering::Sample,
-            None if self.is_rotating(hostname) => Answering::Sample,
-            _ if self.is_large(hostname) => Answering::Unknown,
-            None if self.counts.get(hostname).is_some_and(|count| count.returns >= 3) => Answering::Unknown,
-            _ => Answering::InFull,
-        }
-    }
-
-    /// Whether what it answered so far has to count as samples.
-    pub fn must_count(&self, group: &Group, hostname: &Hostname) -> bool {
-        let answering = self.answering(group, hostname);
-        answering == Answering::Sample || (answering == Answering::Unknown && self.is_large(hostname))
-    }
-
-    fn is_large(&self, hostname: &Hostname) -> bool {
-        self.counts.get(hostname).is_some_and(|count| count.largest >= 8)
-    }
-
-    /// The grace of a name that AWS gave; `None`: it is one's own.
-    fn kind_of(&self, hostname: &Hostname) -> Option<u64> {
-        let chain = self.counts.get(hostname).map_or(&[][..], |count| &count.names);
-        let mut names = [hostname.canonical()].into_iter().chain(chain.iter().map(String::as_str));
-        if names.any(|name| name == READER || name == BALANCER) {
-            Some(300)
-        } else {
-            (hostname.canonical() == INSTANCE).then_some(0)
-        }
+    fn kind(&self, hostname: &Hostname) -> HostnameKind {
+        self.told.get(hostname).and_then(|told| told.kind).unwrap_or_else(|| hostname.kind())
     }
 
     fn is_rotating(&self, hostname: &Hostname) -> bool {
         self.rotating.as_ref().is_some_and(|names| names.contains(hostname.canonical()))
     }
 
+    /// Whether the answers of a name are samples; `None`: by what it answered it may be taken for one that rotates.
+    pub fn is_sample(&self, group: &Group, hostname: &Hostname) -> Option<bool> {
+        let stated = group.lookups.get(hostname).copied();
+        if group.deregister_after_seconds == Some(0) || stated == Some(1) {
+            return Some(false);
+        }
+        let has_returned = self.told.get(hostname).is_some_and(|told| told.returns >= 3);
+        match self.kind(hostname) {
+            _ if stated.is_some() || self.is_rotating(hostname) => Some(true),
+            HostnameKind::Other => {
+                if has_returned {
+                    None
+                } else {
+                    Some(false)
+                }
+            }
+            kind => Some(kind != HostnameKind::Instance),
+        }
+    }
+
     pub fn answer_in_full(&self, group: &Group) -> bool {
-        group.hostnames().into_iter().all(|hostname| self.answering(group, hostname) == Answering::InFull)
+        group.hostnames().into_iter().all(|hostname| self.is_sample(group, hostname) == Some(false))
     }
 
     /// The names that a target is judged by.
     pub fn judges<'a>(&self, group: &'a Group, target: &Target) -> Vec<&'a Hostname> {
         let of_port = group.members.iter().filter(|(_, port)| port.unwrap_or(PORTS[0]) == target.port);
-        let of_port = of_port.map(|(hostname, _)| hostname);
-        let has_given =
-            |hostname: &&Hostname| self.counts.get(*hostname).is_some_and(|count| count.has_given(target.address));
-        let (givers, others): (Vec<_>, Vec<_>) = of_port.partition(has_given);
+        let has_given = |hostname: &&Hostname| {
+            self.told.get(*hostname).is_some_and(|told| told.given.contains_key(&target.address))
+        };
+        let (givers, others): (Vec<_>, Vec<_>) = of_port.map(|(hostname, _)| hostname).partition(has_given);
         if givers.is_empty() { others } else { givers }
     }
 
     /// How long a target must be missing.
     pub fn grace(&self, group: &Group, target: &Target) -> Duration {
         let of_name = |hostname: &Hostname| {
-            let is_sample = self.is_large(hostname) || self.is_rotating(hostname);
-            if is_sample { 300 } else { self.kind_of(hostname).unwrap_or_default() }
+            if self.is_rotating(hostname) { 300 } else { self.kind(hostname).deregister_after_seconds() }
         };
         let by_names = || self.judges(group, target).into_iter().map(of_name).max().unwrap_or_default();
-        Duration::from_secs(group.deregister_after_seconds.map_or_else(by_names, u64::from))
+        Duration::from_secs(group.deregister_after_seconds.unwrap_or_else(by_names).into())
+    }
+
+    /// How many answers of a name in a row lacked an address, how many have to, and whether one ever held it.
+    pub fn evidence(&self, group: &Group, hostname: &Hostname, address: IpAddr) -> (u32, u32, bool) {
+        let registered = self.shown();
+        // What this run registered may not be listed yet.
+        let registered = registered.keys().filter(|target| !self.writes.contains_key(*target));
+        let targets = registered.filter(|target| self.judges(group, target).contains(&hostname)).count();
+        let Some(told) = self.told.get(hostname) else { return (0, 1, false) };
+        let lacks = 1.0 - (told.largest as f64 / targets.max(1) as f64).min(1.0);
+        let needed = (1..).find(|answers| lacks.powi(*answers) < 1e-13).unwrap();
+        let given = told.given.get(&address);
+        (told.answers - given.copied().unwrap_or_default(), u32::try_from(needed).unwrap(), given.is_some())
     }
 
     /// Of a name that may give samples or not: all that it gave to this run or, to be sure, no more than its newest answer.
@@ -156,15 +160,15 @@ impl Notes {
         let mut desired =
             Desired { targets: BTreeSet::new(), refused: BTreeSet::new(), is_complete: true, is_usable: true };
         for (hostname, port) in &group.members {
-            let newest = || self.run.newest.get(hostname)?.as_ref().ok().map(|answer| answer.addresses.clone());
-            let addresses = match self.answering(group, hostname) {
-                Answering::InFull => newest(),
-                Answering::Unknown if is_sure && newest().is_some() => newest(),
-                Answering::Sample | Answering::Unknown => self.run.saw.get(hostname).cloned(),
+            let newest = self.run.newest.get(hostname).and_then(|answer| answer.as_ref().ok());
+            let addresses = match self.is_sample(group, hostname) {
+                Some(true) => self.run.saw.get(hostname),
+                None if !is_sure || newest.is_none() => self.run.saw.get(hostname),
+                _ => newest.map(|answer| &answer.addresses),
             };
             desired.is_complete &= addresses.is_some();
-            let (refused, usable): (Vec<_>, Vec<_>) =
-                addresses.into_iter().flatten().partition(|address| is_public(*address));
+            let (refused, usable): (Vec<IpAddr>, Vec<IpAddr>) =
+                addresses.into_iter().flatten().partition(|address| is_public(**address));
             desired.is_usable &= refused.is_empty() || !usable.is_empty();
             desired.refused.extend(refused);
             let port = port.unwrap_or(PORTS[0]);
@@ -199,14 +203,18 @@ impl Notes {
         self.run.looks += 1;
     }
 
-    /// It is told this.
-    pub fn answered(&mut self, group: &Group, answers: &Answers) {
+    fn answered(&mut self, group: &Group, answers: &Answers) {
+        self.run.newest.extend(answers.clone());
         for (hostname, answer) in answers {
-            self.run.newest.insert(hostname.clone(), answer.clone());
             let Ok(answer) = answer else { continue };
-            self.run.newest_good.insert(hostname.clone(), answer.clone());
             self.run.saw.entry(hostname.clone()).or_default().extend(&answer.addresses);
-            self.counts.entry(hostname.clone()).or_default().add(answer);
+            let told = self.told.entry(hostname.clone()).or_default();
+            let is_back = |address| told.given.get(address).is_some_and(|answer| *answer < told.answers);
+            told.returns += usize::from(answer.addresses.iter().any(is_back));
+            told.kind = Some(answer.kind());
+            told.answers += 1;
+            told.largest = told.largest.max(answer.addresses.len());
+            told.given.extend(answer.addresses.iter().map(|address| (*address, told.answers)));
             for (_, port) in group.members.iter().filter(|(bound, _)| bound == hostname) {
                 let port = port.unwrap_or(PORTS[0]);
                 let given: Vec<_> = answer.addresses.iter().map(|address| Target { address: *address, port }).collect();
@@ -217,7 +225,7 @@ impl Notes {
     }
 
     /// It is shown this, which it asked for at that time.
-    pub fn listed(&mut self, group: &Group, listed: Vec<RegisteredTarget>, asked_at: Instant, now: Instant) {
+    fn listed(&mut self, listed: Vec<RegisteredTarget>, asked_at: Instant) {
         self.writes.retain(|target, Written { at, deregistered }| {
             let state = listed.iter().find(|shown| shown.target == *target).map(|shown| shown.state);
             match (*deregistered, state) {
@@ -227,16 +235,7 @@ impl Notes {
                 _ => asked_at.saturating_duration_since(*at) <= BELIEVED,
             }
         });
-        self.run.list = Some(listed);
-        self.run.listed_at = Some(asked_at);
-        let registered: BTreeSet<_> = self.shown().into_keys().collect();
-        for target in &registered {
-            let is_new = self.registered.as_ref().is_some_and(|before| !before.contains(target));
-            for (hostname, _) in group.members.iter().filter(|(_, port)| port.unwrap_or(PORTS[0]) == target.port) {
-                self.counts.entry(hostname.clone()).or_default().expect(target.address, is_new, now);
-            }
-        }
-        self.registered = Some(registered);
+        (self.run.list, self.run.listed_at) = (Some(listed), Some(asked_at));
     }
 }
 
@@ -250,10 +249,9 @@ impl Universe {
     }
 
     pub(super) fn listed(&mut self, me: usize, listed: &Result<Vec<RegisteredTarget>, ElbError>, asked_at: Instant) {
-        let group = Rc::clone(&self.bound[function_of(me)]);
         let notes = &mut self.notes[me];
         match listed {
-            Ok(listed) => notes.listed(&group, listed.clone(), asked_at, self.now),
+            Ok(listed) => notes.listed(listed.clone(), asked_at),
             Err(error) => {
                 notes.run.list = None;
                 notes.run.is_unavailable |= error.kind == ElbErrorKind::Unavailable;
@@ -264,28 +262,22 @@ impl Universe {
 
     /// Takes in what an actor knows to be missing now.
     fn note_absence(&mut self, me: usize) {
-        let group = Rc::clone(&self.bound[function_of(me)]);
-        let notes = &mut self.notes[me];
-        let desired = notes.desired(&group, true);
+        let desired = self.notes[me].desired(&self.bound[function_of(me)], true);
         if !desired.is_complete {
             return;
         }
         // What DNS gave once may be missing before it is registered.
         let given = self.claims.iter().flat_map(|claims| &claims.given);
         let given = given.flat_map(|address| PORTS.map(|port| Target { address: *address, port }));
-        for target in given.chain(self.first_listed.keys().copied()) {
-            if !desired.targets.contains(&target) {
-                notes.lacked_since.entry(target).or_insert(self.now);
-                self.missing_since[function_of(me)].entry(target).or_insert(self.now);
-            }
+        let all: BTreeSet<_> = given.chain(self.first_listed.keys().copied()).collect();
+        for target in all.difference(&desired.targets) {
+            self.notes[me].lacked_since.entry(*target).or_insert(self.now);
+            self.claims[function_of(me)].missing_since.entry(*target).or_insert(self.now);
         }
     }
 
     pub(super) fn changed(&mut self, me: usize, changed: &Changed, shown: Option<&BTreeSet<RegisteredTarget>>) {
-        let Notes { run, writes, registered, .. } = &mut self.notes[me];
-        if shown.is_none() {
-            registered.iter_mut().for_each(|registered| registered.extend(&changed.accepted));
-        }
+        let Notes { run, writes, .. } = &mut self.notes[me];
         let done = if shown.is_some() { &mut run.deregistered } else { &mut run.registered };
         done.extend(&changed.accepted);
         for target in &changed.accepted {
@@ -305,11 +297,8 @@ impl Universe {
 
     /// A run came to its end, or a watch saw something to tell.
     pub(super) fn ended(&mut self, me: usize, report: &GroupReport) {
-        if !mem::take(&mut self.notes[me].is_running) {
-            return;
-        }
-        let Notes { run, is_dry, .. } = &self.notes[me];
-        if *is_dry {
+        let Notes { run, is_dry, is_running, .. } = &mut self.notes[me];
+        if !mem::take(is_running) || *is_dry {
             return;
         }
         assert_eq!(report.registered, run.registered, "the report tells what was registered");
@@ -318,7 +307,7 @@ impl Universe {
         let is_done = report.failures.iter().all(is_of_targets);
         if is_done && !self.notes.iter().any(|notes| notes.is_running) {
             let desired = self.notes[me].desired(self.bound_to(me), false);
-            self.missing_since[function_of(me)].retain(|target, _| !desired.targets.contains(target));
+            self.claims[function_of(me)].missing_since.retain(|target, _| !desired.targets.contains(target));
         }
     }
 }

@@ -19,25 +19,26 @@ impl Universe {
 
     pub(super) fn check_tags(&mut self, me: usize, changes: &TagChanges) {
         self.check_freshness(me, changes);
-        let run = &self.notes[me].run;
-        let read = run.tags.as_ref().expect("tags are changed that were not read");
+        let notes = &self.notes[me];
+        let read = notes.run.tags.as_ref().expect("tags are changed that were not read");
         let group = self.bound_to(me);
         let function = FUNCTIONS[function_of(me)];
+        let is_first = notes.run.writes == 1;
         for key in changes.add.keys().chain(&changes.remove) {
-            let is_rotating = key.starts_with("nlb-hostname-targets:rotates/");
-            let is_own = parse(key).is_some_and(|(_, owner)| owner.is_none_or(|owner| owner == function));
-            assert!(is_own || is_rotating, "rule 8: touches {key}, which is another's");
-            let is_unknown = changes.remove.contains(key) && !read.contains_key(key) && run.writes == 1;
-            assert!(!is_unknown, "rule 8: removes {key}, which it did not see");
-            if let (Some((target, _)), false) = (parse(key), changes.remove.contains(key)) {
-                let is_needed = self.is_shared() || !self.notes[me].grace(group, &target).is_zero();
-                let is_unsure = self.is_tampered || !self.notes[me].answer_in_full(group);
-                assert!(is_needed || is_unsure, "rule 8: writes state that nobody needs: {key}");
-            }
+            let name = key.strip_prefix("nlb-hostname-targets:").unwrap_or_default();
+            let is_owned = name.starts_with("owned/") && name.ends_with(&format!("/{function}"));
+            let is_own = is_owned || name.starts_with("missing/") || name.starts_with("rotates/");
+            assert!(is_own, "rule 8: touches {key}, which is another's");
+            let is_unknown = changes.remove.contains(key) && !read.contains_key(key);
+            assert!(!is_first || !is_unknown, "rule 8: removes {key}, which it did not see");
         }
+        let needs_state = |target: &Target| self.is_shared() || !notes.grace(group, target).is_zero();
+        let is_sure = !self.is_tampered && notes.answer_in_full(group);
+        let written = State::read(&changes.add, function).0.missing;
+        assert!(!is_sure || written.keys().all(needs_state), "rule 8: writes state that nobody needs: {changes:?}");
         let mut after = read.clone();
         changes.apply(&mut after);
-        let is_known = run.writes == 1 && read == self.group.tags();
+        let is_known = is_first && read == self.group.tags();
         assert!(!is_known || after.len() <= MOST_TAGS, "rule 8: {} tags", after.len());
     }
 
@@ -60,14 +61,12 @@ impl Universe {
         if !self.is_shared() || self.is_tampered || run.has_lost_tags || run.tags.is_none() {
             return;
         }
-        let (mut own, _) = owned(self.group.tags(), FUNCTIONS[function_of(me)]);
+        let State { mut owned, missing, .. } = self.state(me);
         // Of what was missing for so long, a run beside this one forgets whose it is.
-        let (state, _) = State::read(self.group.tags(), FUNCTIONS[function_of(me)]);
         let now = self.clock().time;
-        own.retain(|target| state.missing.get(target).is_none_or(|since| now.since(*since) <= LONGEST_LAG));
-        let orphans = targets.difference(&own);
-        let forgotten = &self.claims[function_of(me)].forgotten;
-        let orphans: Vec<_> = orphans.filter(|target| !forgotten.contains(*target)).collect();
+        owned.retain(|target| missing.get(target).is_none_or(|since| now.since(*since) <= LONGEST_LAG));
+        owned.extend(&self.claims[function_of(me)].forgotten);
+        let orphans = targets - &owned;
         assert!(orphans.is_empty(), "rule 8: registers {orphans:?}, which no tag says to be its own");
     }
 
@@ -80,30 +79,34 @@ impl Universe {
         assert!(desired.is_complete, "rule 2: deregisters {going:?} while a name did not resolve");
         assert!(!run.is_unavailable, "rule 18: deregisters {going:?} though AWS can't tell the targets");
         assert!(!run.has_failed, "rule 1: deregisters {going:?} after a change failed");
-        let is_in = |target: &Target| shown.contains_key(target) || self.was_registered_since(target, notes.seen_at);
-        let absent = desired.targets.iter().filter(|target| !is_in(target) && !run.refused.contains(*target));
-        let absent: Vec<_> = absent.collect();
+        let listed = run.list.as_ref().expect("rule 2: nothing is deregistered without a list");
+        let registered = self.group.registered();
+        let is_in = |target: &Target| {
+            let was_in = self.left_at.get(target).is_some_and(|left| *left >= notes.seen_at);
+            shown.contains_key(target) || registered.contains(target) || was_in
+        };
         if run.has_reached_quota {
             assert!(!run.has_made_room, "rule 1: makes room twice");
             // A list that lags may lack what another run has registered.
             let needed = desired.targets.iter().filter(|target| !shown.contains_key(*target)).count();
-            assert!(going.len() <= needed.max(1), "rule 1: makes too much room: {going:?} for {absent:?}");
+            assert!(going.len() <= needed.max(1), "rule 1: makes too much room: {going:?} for {needed}");
             assert!(going.len() < shown.len(), "rule 1: empties the group to make room");
-            let listed = run.list.iter().flatten().filter(|listed| listed.state == TargetState::Draining);
-            let draining = listed.filter(|listed| !shown.contains_key(&listed.target)).count();
-            assert_eq!(draining, 0, "rule 1: room that is on its way is waited for");
+            let mut draining = listed.iter().filter(|listed| listed.state == TargetState::Draining);
+            let is_on_its_way = draining.any(|listed| !shown.contains_key(&listed.target));
+            assert!(!is_on_its_way, "rule 1: room that is on its way is waited for");
         } else {
+            let absent = desired.targets.iter().filter(|target| !is_in(target) && !run.refused.contains(*target));
+            let absent: Vec<_> = absent.collect();
             assert!(absent.is_empty(), "rule 1: deregisters {going:?} before {absent:?} is in");
             assert!(desired.targets.iter().any(is_in), "rule 5: deregisters {going:?}, and nothing replaces it");
         }
-        let listed = run.list.as_ref().expect("rule 2: nothing is deregistered without a list");
         for RegisteredTarget { target, id, availability_zone, state, .. } in going {
             if let Some(listed) = listed.iter().find(|listed| listed.target == *target) {
                 assert_eq!((&listed.id, &listed.availability_zone), (id, availability_zone), "rule 4: {target}");
             }
             assert!(shown.contains_key(target) && state.is_registered(), "rules 3 and 17: deregisters {target} again");
-            assert!(!desired.targets.contains(target), "deregisters {target}, which DNS gives");
-            assert!(!desired.refused.contains(&target.address), "deregisters {target}, whose address DNS gives");
+            let is_given = desired.targets.contains(target) || desired.refused.contains(&target.address);
+            assert!(!is_given, "deregisters {target}, which DNS gives");
             self.check_grace(me, target);
             self.check_evidence(me, target, *state);
             if *state == TargetState::Initial {
@@ -111,18 +114,13 @@ impl Universe {
                 assert!(lacked >= Some(FLAPPING), "rule 16: deregisters {target} after {lacked:?}");
             }
             if self.is_shared() {
-                let claims = &self.claims[function_of(me)];
-                let is_claimed = claims.given.contains(&target.address) || claims.targets.contains(target);
+                let is_claimed = self.claims[function_of(me)].given.contains(&target.address);
                 assert!(is_claimed, "rule 8: deregisters {target}, which is somebody else's");
                 let tags = run.tags.as_ref().expect("nobody knows whose it is without the tags");
-                let (_, elsewhere) = owned(tags, FUNCTIONS[function_of(me)]);
-                assert!(!elsewhere.contains(target), "rule 8: deregisters {target}, which another function owns");
+                let (state, _) = State::read(tags, FUNCTIONS[function_of(me)]);
+                assert!(!state.elsewhere.contains(target), "rule 8: deregisters {target}, which another one owns");
             }
         }
-    }
-
-    fn was_registered_since(&self, target: &Target, since: Instant) -> bool {
-        self.group.registered().contains(target) || self.left_at.get(target).is_some_and(|left| *left >= since)
     }
 
     fn check_grace(&self, me: usize, target: &Target) {
@@ -134,7 +132,7 @@ impl Universe {
         if self.is_tampered || !notes.answer_in_full(self.bound_to(me)) {
             return;
         }
-        let mut since = self.missing_since[function_of(me)][target];
+        let mut since = self.claims[function_of(me)].missing_since[target];
         if !self.claims.iter().any(|claims| claims.given.contains(&target.address)) {
             since = since.max(self.first_listed[target]);
         }
@@ -151,29 +149,21 @@ impl Universe {
         if state == TargetState::Unhealthy && listed.any(|shown| shown.state == TargetState::Healthy) {
             return;
         }
-        for hostname in notes.judges(group, target) {
-            let Some(count) = notes.counts.get(hostname) else { continue };
-            if !notes.must_count(group, hostname) {
-                continue;
-            }
-            let registered = notes.shown();
-            // What this run registered may not be listed yet.
-            let registered = registered.keys().filter(|target| !notes.writes.contains_key(*target));
-            let targets = registered.filter(|target| notes.judges(group, target).contains(&hostname)).count();
-            let (lacked, needed) = count.evidence(target.address, targets);
+        let judges = notes.judges(group, target).into_iter();
+        for hostname in judges.filter(|hostname| notes.is_sample(group, hostname) == Some(true)) {
+            let (lacked, needed, has_given) = notes.evidence(group, hostname, target.address);
             assert!(lacked >= needed, "rule 15: deregisters {target} after {lacked} of {needed} answers of {hostname}");
-            let is_hidden = hostname.canonical() == BALANCER && !count.has_given(target.address);
+            let is_hidden = hostname.canonical() == BALANCER && !has_given;
             assert!(!is_hidden, "rule 15: deregisters {target}, which {hostname} may hide here");
         }
     }
 
     /// What a function registered in a shared group is known to be its own.
     pub(super) fn check_owned(&self) {
-        for (function, claims) in FUNCTIONS.iter().zip(&self.claims) {
-            let tags = self.group.tags();
-            let (own, _) = owned(tags, function);
-            let orphans: Vec<_> = (&claims.owned - &claims.forgotten).difference(&own).copied().collect();
-            assert!(self.is_tampered || orphans.is_empty(), "rule 8: no tag says whose {orphans:?} are: {tags:?}");
+        for (claims, actor) in self.claims.iter().zip([0, 2]) {
+            let orphans = &(&claims.owned - &claims.forgotten) - &self.state(actor).owned;
+            let told = || format!("rule 8: no tag says whose {orphans:?} are: {:?}", self.group.tags());
+            assert!(self.is_tampered || orphans.is_empty(), "{}", told());
         }
     }
 
@@ -189,19 +179,17 @@ impl Universe {
     pub(super) fn check_calm(&self, me: usize, report: &GroupReport) {
         let notes = &self.notes[me];
         let group = self.bound_to(me);
-        let Notes { run, .. } = notes;
         let desired = notes.desired(group, false);
         let registered = self.group.registered();
-        let is_refused = |target: &&Target| self.group.not_registrable.contains(&target.address);
-        let absent: BTreeSet<_> = desired.targets.difference(&registered).copied().collect();
-        let kept_out = absent.iter().filter(is_refused).count();
+        let absent = &desired.targets - &registered;
+        let kept_out = absent.iter().filter(|target| self.group.not_registrable.contains(&target.address)).count();
         let has_quota = self.group.quota >= 1000;
         let told = || format!("{report:#?}\n{:?}", self.group.tags());
         assert!(absent.len() == kept_out || !has_quota, "rules 1, 5 and 18: {absent:?} is not registered\n{}", told());
-        let has_answers = run.newest.values().all(Result::is_ok) && desired.is_complete;
+        let has_answers = notes.run.newest.values().all(Result::is_ok) && desired.is_complete;
         let is_able = has_answers && !self.is_unavailable && has_quota;
         let own = self.group.tags().keys().filter(|key| is_of_others(key)).count();
-        let is_roomy = own + registered.len() + self.claims[0].targets.len() + ROOM_FOR_ALL / 2 <= MOST_TAGS;
+        let is_roomy = own + registered.len() + self.claims[0].given.len() + ROOM_FOR_ALL / 2 <= MOST_TAGS;
         let is_stuck = registered.iter().any(|target| self.group.not_deregistrable.contains(&target.address));
         let is_well = is_able && desired.is_usable && kept_out == 0 && is_roomy && !is_stuck;
         assert!(!is_well || report.failures.is_empty(), "nothing disturbed it\n{}", told());
@@ -210,54 +198,47 @@ impl Universe {
         if !is_able || !notes.answer_in_full(group) {
             return;
         }
-        let stale: BTreeSet<_> = registered.difference(&desired.targets).copied().collect();
+        let stale = &registered - &desired.targets;
         let held: BTreeSet<_> = report.held.iter().map(|held| held.target).collect();
         assert_eq!(held, stale, "the report names what stays\n{}", told());
         if desired.targets.is_disjoint(&registered) || !is_roomy {
             return;
         }
-        let (own, elsewhere) =
-            run.tags.as_ref().map(|tags| owned(tags, FUNCTIONS[function_of(me)])).unwrap_or_default();
         for shown in self.group.list(self.now).iter().filter(|shown| stale.contains(&shown.target)) {
-            let target = shown.target;
-            let is_foreign = self.is_shared() && (!own.contains(&target) || elsewhere.contains(&target));
-            let is_kept = desired.refused.contains(&target.address)
-                || self.group.not_deregistrable.contains(&target.address)
-                || is_foreign;
+            let target = &shown.target;
+            let is_kept = self.group.not_deregistrable.contains(&target.address) || self.stays(me, &desired, target);
+            let waiting = report.waiting.iter().find(|waiting| waiting.target == *target);
+            let left = waiting.map(|waiting| waiting.deregister_at.since(self.clock().time)).unwrap_or_default();
+            let is_waiting = !left.is_zero() && left <= notes.grace(group, target);
             let is_new = shown.state == TargetState::Initial;
-            let waiting = report.waiting.iter().find(|waiting| waiting.target == target);
-            let time = self.clock().time;
-            let is_waiting = waiting.is_some_and(|waiting| {
-                let left = waiting.deregister_at.since(time);
-                !left.is_zero() && left <= notes.grace(group, &target)
-            });
             assert!(is_kept || is_new || is_waiting, "{target} is kept too long\n{}", told());
         }
-        let grace = group.deregister_after_seconds.unwrap_or_default();
-        let is_tidy = self.is_shared() || grace == 0 || !stale.is_empty() || !is_well;
-        let is_mine = |(_, owner): (_, Option<&str>)| owner.is_none_or(|owner| owner == FUNCTIONS[function_of(me)]);
-        let left: Vec<_> = self.group.tags().keys().filter(|key| parse(key).is_some_and(is_mine)).collect();
-        assert!(is_tidy || left.is_empty(), "rule 8: a tag is left: {left:?}\n{}", told());
+        let is_tidy = self.is_shared()
+            || group.deregister_after_seconds.unwrap_or_default() == 0
+            || !stale.is_empty()
+            || !is_well;
+        let is_missing = |key: &String| key.contains(":missing/");
+        let is_clean = self.state(me).owned.is_empty() && !self.group.tags().keys().any(is_missing);
+        assert!(is_tidy || is_clean, "rule 8: a tag is left\n{}", told());
+    }
+
+    /// Whether a target that no name gives stays for good, with a good reason.
+    fn stays(&self, me: usize, desired: &Desired, target: &Target) -> bool {
+        let State { owned, elsewhere, .. } = self.state(me);
+        let is_foreign = !owned.contains(target) || elsewhere.contains(target);
+        desired.refused.contains(&target.address) || (self.is_shared() && is_foreign)
     }
 
     /// What must hold when all had the time that it takes.
     pub(super) fn check_settled(&self) {
         let notes = &self.notes[0];
-        let group = self.bound_to(0);
-        if self.names[0].gives_samples() {
+        let desired = notes.desired(self.bound_to(0), false);
+        let is_sure = notes.answer_in_full(self.bound_to(0)) && !self.names[0].gives_samples();
+        if !is_sure || !desired.is_complete || desired.targets.is_empty() {
             return;
         }
-        let desired = notes.desired(group, false);
-        if !desired.is_complete || desired.targets.is_empty() || !notes.answer_in_full(group) {
-            return;
-        }
-        let registered = self.group.registered();
-        let (own, elsewhere) = owned(self.group.tags(), FUNCTIONS[0]);
-        let stale = registered.difference(&desired.targets).filter(|target| {
-            let is_foreign = !own.contains(*target) || elsewhere.contains(*target);
-            !(desired.refused.contains(&target.address) || (self.is_shared() && is_foreign))
-        });
-        let stale: Vec<_> = stale.collect();
+        let mut stale = &self.group.registered() - &desired.targets;
+        stale.retain(|target| !self.stays(0, &desired, target));
         assert!(stale.is_empty(), "nobody's any more: {stale:?}, tags {:?}", self.group.tags());
     }
 }

@@ -69,7 +69,7 @@ impl<'u> Stage<'u> {
             return;
         }
         let Actor::Idle(memory) = mem::replace(&mut self.actors[actor], Actor::Idle(Box::default())) else { return };
-        self.universe.borrow_mut().orders[actor] = order;
+        self.universe.borrow_mut().notes[actor].order = order;
         self.actors[actor] = Actor::Running(Box::pin(invocation(self.universe, actor, *memory, how)));
     }
 
@@ -91,7 +91,7 @@ impl<'u> Stage<'u> {
         let Actor::Running(running) = &mut self.actors[actor] else { return };
         let requests = {
             let mut universe = self.universe.borrow_mut();
-            universe.now = universe.now.max(universe.wakes[actor]);
+            universe.now = universe.now.max(universe.notes[actor].wakes);
             universe.requests
         };
         if let Poll::Ready((memory, _)) = running.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

@@ -37,16 +37,16 @@ impl World for Seen<'_> {
         self.pauses(0).await;
         for name in names {
             let answer = match self.with(|universe| universe.ask(self.me, name)) {
-                Some(answer) => answer.map_err(no_answer),
+                Some(answer) => answer,
                 None => {
                     self.sleep(until.saturating_duration_since(self.now().at)).await;
-                    Err(no_answer(DnsFailure::OutOfTime(Duration::from_secs(1))))
+                    Err(DnsFailure::OutOfTime(Duration::from_secs(1)))
                 }
             };
-            answers.insert(name.clone(), answer);
+            let no_answer = |failure| ResolveError { failures: vec![(([127, 0, 0, 1], 53).into(), failure)] };
+            answers.insert(name.clone(), answer.map_err(no_answer));
         }
         pause().await;
-        self.trace(|| format!("answered {answers:?}"));
         self.with(|universe| universe.answered(self.me, &answers));
         answers
     }
@@ -55,26 +55,22 @@ impl World for Seen<'_> {
         let asked_at = self.now().at;
         self.with(|universe| {
             let Notes { is_running, run, .. } = &mut universe.notes[self.me];
-            run.lists = if *is_running { run.lists + 1 } else { 0 };
-            run.looks = if *is_running { run.looks } else { 0 };
+            (run.lists, run.looks) = if *is_running { (run.lists + 1, run.looks) } else { (0, 0) };
             *is_running = true;
         });
         self.pauses(1).await;
         let listed = self.reply(|universe| universe.list(self.me)).await;
-        self.trace(|| format!("listed {listed:?}"));
         self.with(|universe| universe.listed(self.me, &listed, asked_at));
         (asked_at, listed)
     }
 
     async fn read_tags(&self) -> Result<Tags, ElbError> {
         self.pauses(2).await;
-        let tags = self
-            .reply(|universe| {
-                let at = universe.read_at(self.me);
-                universe.request("DescribeTags").map(|fault| fault.map(|()| universe.group.tags_at(at).clone()))
-            })
-            .await;
-        self.trace(|| format!("tags {tags:?}"));
+        let read = |universe: &mut Universe| {
+            let at = universe.read_at(self.me);
+            universe.request("DescribeTags").map(|reply| reply.map(|()| universe.group.tags_at(at).clone()))
+        };
+        let tags = self.reply(read).await;
         self.with(|universe| {
             let run = &mut universe.notes[self.me].run;
             match &tags {
@@ -86,61 +82,49 @@ impl World for Seen<'_> {
     }
 
     async fn write_tags(&self, changes: &TagChanges) -> Result<(), ElbError> {
-        self.trace(|| format!("{changes:?}"));
         self.with(|universe| universe.check_tags(self.me, changes));
-        let remove = |universe: &mut Universe| {
-            let now = universe.now;
-            universe.forgotten(self.me, &changes.remove);
-            universe.group.change_tags(now, |tags| tags.retain(|key, _| !changes.remove.contains(key)));
-            Ok(())
-        };
-        let add = |universe: &mut Universe| {
-            let now = universe.now;
-            universe.group.add_tags(&changes.add, now)
-        };
         let mut result = Ok(());
-        if changes.removes_first && !changes.remove.is_empty() {
-            result = self.write("RemoveTags", remove).await;
-        }
-        if result.is_ok() && !changes.add.is_empty() {
-            result = self.write("AddTags", add).await;
-        }
-        if result.is_ok() && !changes.removes_first && !changes.remove.is_empty() {
-            result = self.write("RemoveTags", remove).await;
+        for adds in [!changes.removes_first, changes.removes_first] {
+            if result.is_err() || (if adds { changes.add.is_empty() } else { changes.remove.is_empty() }) {
+                continue;
+            }
+            pause().await;
+            let write = |universe: &mut Universe| {
+                let fault = universe.fault;
+                let reply = universe.request(if adds { "AddTags" } else { "RemoveTags" });
+                let is_done = matches!(fault, Fault::None | Fault::LostReply | Fault::Never);
+                let result = if is_done { universe.write(self.me, changes, adds) } else { Ok(()) };
+                reply.map(|reply| reply.and(result))
+            };
+            result = self.reply(write).await;
         }
         self.with(|universe| universe.notes[self.me].run.has_lost_tags |= result.is_err());
         result
     }
 
     async fn register(&self, targets: &BTreeSet<Target>) -> Changed {
-        self.trace(|| format!("registers {targets:?}"));
         self.with(|universe| universe.check_registration(self.me, targets));
         pause().await;
-        let changed = self
-            .reply(|universe| {
-                universe.check_owned_first(self.me, targets);
-                universe.change_targets(self.me, "RegisterTargets", targets.clone(), TargetGroup::register).map(Ok)
-            })
-            .await
-            .unwrap_or_default();
+        let register = |universe: &mut Universe| {
+            universe.check_owned_first(self.me, targets);
+            universe.change_targets(self.me, "RegisterTargets", targets.clone(), TargetGroup::register).map(Ok)
+        };
+        let changed = self.reply(register).await.unwrap_or_default();
         self.with(|universe| universe.changed(self.me, &changed, None));
         changed
     }
 
     async fn deregister(&self, targets: &BTreeSet<RegisteredTarget>) -> Changed {
-        self.trace(|| format!("deregisters {targets:?}"));
         self.with(|universe| universe.check_deregistration(self.me, targets));
         pause().await;
-        let changed = self
-            .reply(|universe| {
-                let before = universe.group.registered();
-                let going = targets.iter().map(|shown| shown.target).collect();
-                let changed = universe.change_targets(self.me, "DeregisterTargets", going, TargetGroup::deregister);
-                universe.check_not_empty(self.me, &before);
-                changed.map(Ok)
-            })
-            .await
-            .unwrap_or_default();
+        let deregister = |universe: &mut Universe| {
+            let before = universe.group.registered();
+            let going = targets.iter().map(|shown| shown.target).collect();
+            let changed = universe.change_targets(self.me, "DeregisterTargets", going, TargetGroup::deregister);
+            universe.check_not_empty(self.me, &before);
+            changed.map(Ok)
+        };
+        let changed = self.reply(deregister).await.unwrap_or_default();
         self.with(|universe| universe.changed(self.me, &changed, Some(targets)));
         changed
     }
@@ -160,19 +144,11 @@ impl World for Seen<'_> {
     }
 
     fn observe(&self, report: &GroupReport) {
-        self.trace(|| format!("{:?} {:?} {:?}", report.outcome, report.held, report.error));
         self.with(|universe| universe.ended(self.me, report));
     }
 }
 
 impl Seen<'_> {
-    fn trace(&self, what: impl FnOnce() -> String) {
-        if std::env::var_os("TRACE").is_some() {
-            let universe = self.universe.borrow();
-            eprintln!("{} {:?} {}", self.me, universe.now - universe.start, what());
-        }
-    }
-
     fn with<T>(&self, act: impl FnOnce(&mut Universe) -> T) -> T {
         act(&mut self.universe.borrow_mut())
     }
@@ -180,7 +156,7 @@ impl Seen<'_> {
     /// Others may act before a read, and the reads that go out together come to pass in an order of their own.
     async fn pauses(&self, kind: usize) {
         const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [2, 0, 1], [1, 2, 0], [2, 1, 0]];
-        let order = self.universe.borrow().orders[self.me];
+        let order = self.universe.borrow().notes[self.me].order;
         for _ in 0..=2 * ORDERS[order % 6][kind] {
             pause().await;
         }
@@ -191,43 +167,19 @@ impl Seen<'_> {
         &self,
         request: impl FnOnce(&mut Universe) -> Option<Result<T, ElbError>>,
     ) -> Result<T, ElbError> {
-        match self.with(request) {
-            Some(reply) => {
-                pause().await;
-                reply
-            }
-            None => {
-                self.with(|universe| universe.wait(self.me, self.cutoff));
-                pending().await
-            }
-        }
-    }
-
-    async fn write(
-        &self,
-        operation: &'static str,
-        write: impl FnOnce(&mut Universe) -> Result<(), ElbError>,
-    ) -> Result<(), ElbError> {
+        let Some(reply) = self.with(request) else {
+            self.with(|universe| universe.wait(self.me, self.cutoff));
+            return pending().await;
+        };
         pause().await;
-        self.reply(|universe| {
-            let fault = universe.fault;
-            let reply = universe.request(operation);
-            let is_done = matches!(fault, Fault::None | Fault::LostReply | Fault::Never);
-            let result = if is_done { write(universe) } else { Ok(()) };
-            reply.map(|reply| reply.and(result))
-        })
-        .await
+        reply
     }
 }
 
 /// Lets others act.
-pub async fn pause() {
+async fn pause() {
     let mut has_paused = false;
     poll_fn(|_| if mem::replace(&mut has_paused, true) { Poll::Ready(()) } else { Poll::Pending }).await;
-}
-
-fn no_answer(failure: DnsFailure) -> ResolveError {
-    ResolveError { failures: vec![(([127, 0, 0, 1], 53).into(), failure)] }
 }
 
 impl Universe {
@@ -236,7 +188,7 @@ impl Universe {
         if self.is_alone {
             self.now = until;
         } else {
-            self.wakes[me] = until;
+            self.notes[me].wakes = until;
         }
     }
 
@@ -281,7 +233,23 @@ impl Universe {
         if self.is_unavailable && self.fault == Fault::None {
             self.fault = Fault::Unavailable;
         }
-        self.request("DescribeTargetHealth").map(|fault| fault.map(|()| self.group.list(at)))
+        self.request("DescribeTargetHealth").map(|reply| reply.map(|()| self.group.list(at)))
+    }
+
+    fn write(&mut self, me: usize, changes: &TagChanges, adds: bool) -> Result<(), ElbError> {
+        if adds {
+            return self.group.add_tags(&changes.add, self.now);
+        }
+        // What has been gone for long is forgotten, and a run beside this one may be about to register it: the next one
+        // repairs that.
+        let mut others = (0..3).filter(|other| *other != me && function_of(*other) == function_of(me));
+        if others.any(|other| self.notes[other].is_running) {
+            let removed = changes.remove.iter().map(|key| (key.clone(), String::new())).collect();
+            let removed = State::read(&removed, FUNCTIONS[function_of(me)]).0.owned;
+            self.claims[function_of(me)].forgotten.extend(removed);
+        }
+        self.group.change_tags(self.now, |tags| tags.retain(|key, _| !changes.remove.contains(key)));
+        Ok(())
     }
 
     /// Changes targets, or some of them.
@@ -301,31 +269,15 @@ impl Universe {
         }
         let changed = self.change(me, |group, now| change(group, targets, now));
         if operation == "RegisterTargets" {
-            self.claim(me, &changed.accepted);
+            // Where tags can't be written, what DNS gives is registered without.
+            let own = self.state(me).owned;
+            let claims = &mut self.claims[function_of(me)];
+            claims.owned.extend(changed.accepted.intersection(&(&own - &claims.forgotten)));
         }
         match reply? {
             Ok(()) => Some(changed),
             Err(error) if fault == Fault::LostReply => Some(Changed { failed: Some(error), ..Changed::default() }),
             Err(error) => Some(Changed { failed: changed.failed.or(Some(error)), ..changed }),
         }
-    }
-
-    /// What has been gone for long is forgotten, and a run beside this one may be about to register it: the next one repairs
-    /// that.
-    fn forgotten(&mut self, me: usize, removed: &BTreeSet<String>) {
-        let others = (0..3).filter(|other| *other != me && function_of(*other) == function_of(me));
-        if others.into_iter().any(|other| self.notes[other].is_running) {
-            let removed = removed.iter().filter_map(|key| Some(parse(key)?.0));
-            self.claims[function_of(me)].forgotten.extend(removed);
-        }
-    }
-
-    fn claim(&mut self, me: usize, registered: &BTreeSet<Target>) {
-        let (own, _) = owned(self.group.tags(), FUNCTIONS[function_of(me)]);
-        let claims = &mut self.claims[function_of(me)];
-        claims.targets.extend(registered);
-        // Where tags can't be written, what DNS gives is registered without.
-        let own = registered.intersection(&own).filter(|target| !claims.forgotten.contains(*target));
-        claims.owned.extend(own);
     }
 }
