@@ -13,9 +13,12 @@
 mod corpus;
 mod histories;
 mod kinds;
-mod more;
+mod rule_01;
+mod rule_02_05;
+mod rule_08;
 mod rule_15;
-mod rules;
+mod rule_16_18;
 mod stage;
 mod tags;
 mod universe;
+mod watch;

@@ -10,7 +10,7 @@ use nlb_hostname_targets_core::{
     target::{Target, TargetState},
 };
 
-use crate::stage::{OWN, READER, Stage, host, hosts, port, start, target};
+use crate::stage::{OWN, READER, Stage, WRITER, host, hosts, port, start, target};
 
 const LOAD_BALANCER: &str = "orders-0123456789abcdef.elb.eu-west-1.amazonaws.com";
 const INSTANCE: &str = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com";
@@ -229,4 +229,14 @@ fn a_run_that_a_watch_follows_collects_nothing_of_its_own() {
     stage.name(READER, |gives| gives.at_once = 1);
     stage.watch(2);
     assert!(stage.calls().iter().filter(|call| *call == "DNS").count() <= 4);
+}
+
+#[test]
+fn a_writer_beside_its_readers_is_followed_at_once() {
+    let mut stage = Stage::new(&[(WRITER, &[1]), (READER, &[2, 3])]);
+    stage.healthy(&[1, 2, 3]);
+    stage.run();
+    stage.gives(WRITER, &[4]);
+    stage.run();
+    assert_eq!(stage.registered(), [2, 3, 4]);
 }

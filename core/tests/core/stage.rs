@@ -1,12 +1,14 @@
 //! A stage for one target group: a world in which each call succeeds at once, unless a test says otherwise.
 
 use std::{
-    cell::{Ref, RefCell, RefMut},
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    future::pending,
+    net::{IpAddr, Ipv4Addr},
     num::NonZeroU16,
+    ops::Deref,
     pin::pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
@@ -18,6 +20,7 @@ use nlb_hostname_targets_core::{
     hostname::Hostname,
     memory::Memory,
     network::AllowedNetworks,
+    plan::HoldReason,
     report::GroupReport,
     run::{Known, Mode, Task},
     tags::{TagChanges, Tags},
@@ -52,13 +55,11 @@ pub struct Stage {
 /// The scene, to which each call has access.
 pub struct Set(RefCell<Scene>);
 
-impl Set {
-    pub fn borrow(&self) -> Ref<'_, Scene> {
-        self.0.borrow()
-    }
+impl Deref for Set {
+    type Target = RefCell<Scene>;
 
-    pub fn borrow_mut(&self) -> RefMut<'_, Scene> {
-        self.0.borrow_mut()
+    fn deref(&self) -> &RefCell<Scene> {
+        &self.0
     }
 }
 
@@ -82,6 +83,8 @@ pub struct Scene {
     pub calls: Vec<String>,
     /// Whether a name that does not resolve is one that there was no time for.
     pub is_out_of_time: bool,
+    /// Whether no list ever comes.
+    pub hangs: bool,
     /// What happens when so much time has passed.
     later: Vec<(Instant, Later)>,
 }
@@ -134,6 +137,7 @@ impl Stage {
             shown: None,
             calls: Vec::new(),
             is_out_of_time: false,
+            hangs: false,
             later: Vec::new(),
         };
         let arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/db/0123456789abcdef";
@@ -201,6 +205,20 @@ impl Stage {
         std::mem::take(&mut self.scene.borrow_mut().calls)
     }
 
+    /// Those that change targets.
+    pub fn changes(&self) -> Vec<String> {
+        self.calls().into_iter().filter(|call| call.contains("egister")).collect()
+    }
+
+    pub fn fails(&self, call: &'static str, kind: ElbErrorKind) {
+        self.scene.borrow_mut().fails.insert(call, kind);
+    }
+
+    /// Lets DNS give these hosts for a name so many seconds from now; `None`: it does not resolve then.
+    pub fn gives_later(&self, seconds: u64, name: &'static str, hosts: Option<&'static [u8]>) {
+        self.later(seconds, move |scene| scene.dns.get_mut(name).unwrap().hosts = hosts.map(<[u8]>::to_vec));
+    }
+
     pub fn run(&mut self) -> GroupReport {
         self.course(Mode::Full, None)
     }
@@ -238,17 +256,17 @@ impl Stage {
         self.memory.begin_invocation();
         let cutoff = self.scene.borrow().now + Duration::from_secs(900);
         let mut course = Course::new(Known::new(mode, Answers::new(), self.scene.now(), cutoff), cutoff);
-        at_once(course.follow(&self.scene, &task, watch.as_ref(), &mut self.memory));
+        let is_over = pin!(course.follow(&self.scene, &task, watch.as_ref(), &mut self.memory))
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_ready();
+        assert!(is_over || self.scene.borrow().hangs, "this world never waits");
         course.finish(&task, &self.memory, self.scene.now(), "nothing")
     }
 }
 
-/// What a future gives that never waits.
-pub fn at_once<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => output,
-        Poll::Pending => panic!("this world never waits"),
-    }
+/// The hosts that stay although no name gives them, and why.
+pub fn held(report: &GroupReport) -> Vec<(u8, HoldReason)> {
+    report.held.iter().map(|held| (hosts([held.target])[0], held.reason)).collect()
 }
 
 impl Scene {
@@ -273,8 +291,7 @@ impl Scene {
     }
 
     fn answer(&mut self, hostname: &Hostname) -> Result<Answer, ResolveError> {
-        let server: SocketAddr = ([127, 0, 0, 1], 53).into();
-        let none = |failure| ResolveError { failures: vec![(server, failure)] };
+        let none = |failure| ResolveError { failures: vec![(([127, 0, 0, 1], 53).into(), failure)] };
         let gives = self.dns.get(hostname.canonical()).cloned().ok_or_else(|| none(DnsFailure::NxDomain))?;
         let out_of_time = DnsFailure::OutOfTime(Duration::from_secs(1));
         let failure = if self.is_out_of_time { out_of_time } else { DnsFailure::ServFail };
@@ -305,6 +322,9 @@ impl World for Set {
     }
 
     async fn list(&self) -> (Instant, Result<Vec<RegisteredTarget>, ElbError>) {
+        if self.borrow().hangs {
+            pending::<()>().await;
+        }
         let mut scene = self.borrow_mut();
         let targets = scene.shown.clone().unwrap_or_else(|| scene.targets.clone());
         let shown = |(target, state)| RegisteredTarget { state, ..RegisteredTarget::new(target) };
@@ -339,10 +359,8 @@ impl World for Set {
                 changed.failed = Some(error("RegisterTargets", ElbErrorKind::QuotaReached));
                 break;
             } else {
-                let is_in = scene.targets.get(target).is_some_and(|state| state.is_registered());
-                if !is_in {
-                    scene.targets.insert(*target, TargetState::Initial);
-                }
+                let state = scene.targets.entry(*target).or_insert(TargetState::Draining);
+                *state = if state.is_registered() { *state } else { TargetState::Initial };
                 changed.accepted.insert(*target);
             }
         }
@@ -356,13 +374,13 @@ impl World for Set {
         if let Err(error) = scene.call("Deregister", &format!("{going:?}")) {
             return Changed { failed: Some(error), ..changed };
         }
-        for shown in targets {
-            if scene.stuck.contains(&hosts([shown.target])[0]) {
-                changed.refused.insert(shown.target, "refused".to_owned());
-                continue;
+        for RegisteredTarget { target, .. } in targets {
+            if scene.stuck.contains(&hosts([*target])[0]) {
+                changed.refused.insert(*target, "refused".to_owned());
+            } else {
+                scene.targets.insert(*target, TargetState::Draining);
+                changed.accepted.insert(*target);
             }
-            scene.targets.insert(shown.target, TargetState::Draining);
-            changed.accepted.insert(shown.target);
         }
         changed
     }

@@ -178,7 +178,9 @@ fn rule_01_however_much_room_is_needed_no_group_is_emptied_and_what_fits_gets_in
         events.iter().for_each(|event| stage.play(event));
         for _ in 0..12 {
             // What is initial is held, and what drains takes room.
-            [Happening::Pass(310_000), Happening::CalmRun].iter().for_each(|event| stage.play(event));
+            [Happening::Pass(310_000), Happening::CalmRun, Happening::CalmRun]
+                .iter()
+                .for_each(|event| stage.play(event));
             assert!(!universe.borrow().group.registered().is_empty());
         }
         let desired = (1..8).take(given).map(|host| target(host, 0)).collect();
