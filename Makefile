@@ -25,6 +25,8 @@ CARGO_TOOLS := target/tools
 CHECKOV := $(CARGO_TOOLS)/checkov
 DENY := $(CARGO_TOOLS)/cargo-deny@0.20.2
 FUZZ := $(CARGO_TOOLS)/cargo-fuzz@0.13.2
+# What `make lint` holds the pages to: Harper's own rules, and those in tools/prose/.
+PROSE := LongSentences,FillerWords,Hedging,RepeatedWords,AnA,PassiveWithAgent,WeaselWords,TwoNegations
 
 # `cargo lambda`, `cargo deny` and `cargo fuzz` are found by cargo, and zig by `cargo lambda build`.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
@@ -50,6 +52,9 @@ lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of
 	$(BIN)/ruff format --config tools/ruff.toml --check conformance local tests/docs tests/e2e tests/terraform tools
 	$(BIN)/ruff check --config tools/ruff.toml conformance local tests/docs tests/e2e tests/terraform tools
 	$(BIN)/python -m pytest --quiet tests/docs
+	mkdir -p target && $(BIN)/python -m zipfile -c target/prose.weirpack tools/prose/*
+	$(BIN)/harper lint --quiet --format compact --dialect gb --weirpacks target/prose.weirpack --only $(PROSE) \
+		*.md docs/*.md terraform/README.md
 	$(BIN)/cfn-lint --regions ALL_REGIONS --template template.yaml examples/*.yaml conformance/*.yaml
 	SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --region eu-west-1
 	$(BIN)/actionlint

@@ -568,7 +568,7 @@ def initial(place: Place) -> str:
 
 @fact(f"{NLB}/target-group-register-targets.html")
 def lag_of_targets(place: Place) -> str:
-    """What is registered or deregistered is seen by DescribeTargetHealth sooner or later."""
+    """DescribeTargetHealth shows what was registered or deregistered sooner or later."""
     group, only, _ = in_service(place)
     register(place, group, target(SECOND))
     listed = eventually(place, lambda: states(place, group), lambda found: len(found) == 2)
@@ -768,7 +768,7 @@ def twenty_groups_a_call(place: Place) -> None:
 
 @fact(f"{API}/API_DescribeTags.html")
 def lag_of_tags(place: Place) -> str:
-    """A tag that is added is seen by DescribeTags sooner or later."""
+    """DescribeTags shows a tag that was added sooner or later."""
     adding(place, group := place.group())(("first", "1"))
     return f"after {eventually(place, lambda: tags(place, group), lambda found: found.get('first') == '1'):.1f} s"
 

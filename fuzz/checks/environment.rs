@@ -147,7 +147,7 @@ fn own((name, value): (impl ToString, impl ToString)) -> (String, String) {
 
 const BEGIN: &str = "wrong configuration: ";
 
-/// As docs/rules.md has them.
+/// As docs/reference.md has them.
 const DEFAULT_NETWORKS: &str = "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, 2000::/3, fc00::/7";
 
 /// Addresses that are never registered, and their neighbours that may be.

@@ -11,7 +11,6 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
-RULES = (ROOT / "docs" / "rules.md").read_text()
 # What a cell says where the template's default is empty.
 EMPTY = {"–", "required"}
 
@@ -35,7 +34,7 @@ def template() -> dict[str, Any]:
 
 
 def test_the_parameters_are_the_templates(template: dict[str, Any]) -> None:
-    documented = {name: cells[-1] for cells in rows(REFERENCE, "Parameters") for name in names(cells[0])}
+    documented = {name: cells[-1] for cells in rows("Parameters") for name in names(cells[0])}
     assert documented.keys() == template["Parameters"].keys()
     for name, parameter in template["Parameters"].items():
         default = str(parameter.get("Default", ""))
@@ -43,33 +42,35 @@ def test_the_parameters_are_the_templates(template: dict[str, Any]) -> None:
         assert (said in EMPTY) if default == "" else (said == default), f"{name}: {default!r}, and not {said!r}"
 
 
-def test_the_settings_are_the_templates(template: dict[str, Any]) -> None:
-    documented = {name for cells in rows(REFERENCE, "Settings") for name in names(cells[0])}
-    assert documented == set(re.findall(r"\b([A-Z_]+)=", template["Parameters"]["Settings"]["AllowedPattern"]))
-
-
 def test_the_outputs_are_the_templates(template: dict[str, Any]) -> None:
-    documented = {name for cells in rows(REFERENCE, "Outputs") for name in names(cells[0])}
-    assert documented == template["Outputs"].keys()
+    assert documented("Outputs") == template["Outputs"].keys()
 
 
 def test_the_environment_is_the_templates(template: dict[str, Any]) -> None:
-    documented = {
-        name for section in ("Environment", "Discovery") for cells in rows(RULES, section) for name in names(cells[0])
-    }
     given = template["Resources"]["Function"]["Properties"]["Environment"]["Variables"]
-    assert given.keys() <= documented
+    assert given.keys() <= documented("Environment")
 
 
-def test_the_failures_are_the_codes() -> None:
-    documented = {name for cells in rows(REFERENCE, "Failures") for name in names(cells[0]) if name.islower()}
-    code = (ROOT / "core" / "src" / "failure.rs").read_text()
-    assert documented == set(re.findall(r'(?:=>|KIND: &str =) "([a-z_]+)"', code))
+def test_the_failures_the_findings_and_the_reasons_to_keep_are_the_codes() -> None:
+    assert documented("Failures") == words("failure.rs", r'(?:=>|KIND: &str =) "([a-z_]+)"')
+    assert documented("Check") == words("check/finding.rs", r'\b[A-Z]\w+ = "([a-z-]+)"')
+    reasons = words("plan/hold.rs", r"Self::(\w+) =>")
+    assert documented("Why a target stays") == {re.sub(r"\B([A-Z])", r"_\1", x).lower() for x in reasons}
 
 
-def rows(page: str, section: str) -> list[list[str]]:
+def words(file: str, pattern: str) -> set[str]:
+    """What the core calls something by."""
+    return set(re.findall(pattern, (ROOT / "core" / "src" / file).read_text()))
+
+
+def documented(section: str) -> set[str]:
+    """What the first column of a section's table names."""
+    return {name for cells in rows(section) for name in names(cells[0])}
+
+
+def rows(section: str) -> list[list[str]]:
     """The cells of the first table of a section, without its head."""
-    text = re.split(rf"^#+ {section}$", page, maxsplit=1, flags=re.MULTILINE)[1]
+    text = re.split(rf"^#+ {section}$", REFERENCE, maxsplit=1, flags=re.MULTILINE)[1]
     text = re.split(r"^#+ ", text, maxsplit=1, flags=re.MULTILINE)[0]
     table = re.search(r"^\|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
     assert table is not None, f"{section} has a table"
@@ -78,4 +79,4 @@ def rows(page: str, section: str) -> list[list[str]]:
 
 def names(cell: str) -> list[str]:
     """What a cell has in code."""
-    return re.findall(r"`(\w+)`", cell)
+    return re.findall(r"`([\w-]+)`", cell)

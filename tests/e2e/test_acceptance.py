@@ -242,7 +242,7 @@ def test_the_client_sees_which_target_takes_connections_and_when_one_that_it_hol
 
 
 def test_the_log_tells_when_a_target_was_registered() -> None:
-    said = [x for x in (ROOT / "docs" / "operations.md").read_text().splitlines() if '"message":"registered"' in x]
+    said = [x for x in (ROOT / "docs" / "reference.md").read_text().splitlines() if '"message":"registered"' in x]
     times = [acceptance.registered_at(x, f"{AFTER}:{PORT}") for x in said]
     assert datetime(2026, 11, 22, 9, 1, 0, 123456, timezone.utc).timestamp() in times
     assert [acceptance.registered_at(x, f"{BEFORE}:{PORT}") for x in said] == [None] * len(said)

@@ -40,7 +40,7 @@ pub enum Severity {
 /// Makes [`Code`] of the table below.
 macro_rules! codes {
     ($($severity:ident: $($code:ident = $name:literal),*;)*) => {
-        /// What there is to find, in the order of the reply; docs/rules.md says where each is found.
+        /// What there is to find, in the order of the reply; docs/reference.md says where each is found.
         #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
         pub enum Code { $($(#[doc = $name] $code,)*)* }
 
