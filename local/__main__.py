@@ -67,7 +67,7 @@ def demonstrate(work: Path) -> None:
         vpc, subnets = cloud.create_network()
         parameters = {"Hostname": HOSTNAME, "Port": str(PORT), "VpcId": vpc, "SubnetIds": ",".join(subnets)}
         parameters |= {"AllowedPrincipals": CONSUMER, "DatabaseArns": DATABASE, "AlarmEmail": "you@example.com"}
-        parameters |= {"Settings": f"DNS_SERVERS={dns.address}"}
+        parameters |= {"DnsServers": dns.address}
         for name, value in parameters.items():
             tell(f"{name}={value}")
         with deployed(cloud, work, template, "orders", parameters) as stack:

@@ -40,14 +40,27 @@ def create_service(_: str, properties: Properties, __: str) -> Made:
     check_service(service, properties)
     services[service] = properties
     principals[service] = []
-    return service, {"ServiceId": service}
+    return service, attributes(service)
 
 
 def update_service(service: str, _: Properties, properties: Properties, __: str) -> Made:
     """In place, as AWS does it for each property."""
     check_service(service, properties)
     services[service] = properties
-    return service, {"ServiceId": service}
+    return service, attributes(service)
+
+
+def attributes(service: str) -> dict[str, str]:
+    """What Fn::GetAtt tells: with a private DNS name, the TXT record by which its owner is known."""
+    if "PrivateDnsName" not in services[service]:
+        return {"ServiceId": service}
+    record = {
+        "Name": f"_{service[-17:]}",
+        "Type": "TXT",
+        "Value": f"vpce:{service[-17:]}",
+        "State": "pendingVerification",
+    }
+    return {"ServiceId": service, **{f"PrivateDnsNameConfiguration.{key}": x for key, x in record.items()}}
 
 
 def check_service(service: str, properties: Properties) -> None:
