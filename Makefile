@@ -32,7 +32,7 @@ PROSE := LongSentences,FillerWords,Hedging,RepeatedWords,AnA,PassiveWithAgent,We
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e soak fuzz audit bench bench-failover \
+.PHONY: help run recording test lint unit e2e soak fuzz audit bench bench-failover \
 	conformance conformance-aws conformance-sweep acceptance-aws \
 	package reproduce terraform build deploy policies verify watch invoke clean
 
@@ -41,6 +41,9 @@ help: ## List the targets
 
 run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS through a failover (2 minutes)
 	@$(BIN)/python -m local
+
+recording: $(TOOLS) ## Draw docs/run.svg: what `make run` prints
+	@$(BIN)/python -m tools.recording docs/run.svg "make run" $(BIN)/python -u -m local
 
 test: lint unit e2e ## Check everything, as CI does
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -39,11 +39,6 @@ class Link(NamedTuple):
     text: str
 
 
-def test_there_are_pages() -> None:
-    names = {str(page.relative_to(ROOT)) for page in PAGES}
-    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/operations.md", "docs/reference.md"} <= names
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     assert [problem for link in links(page) if (problem := broken(page, link.target))] == []
@@ -61,7 +56,8 @@ def test_the_contents_list_names_each_section(page: Path) -> None:
     sections = [f"#{heading.anchor}" for heading in headings(page) if heading.level == 2]
     assert len(sections) > 1, "a page has sections"
     # It stands above the first of them.
-    before = [token for token in tokens(page) if token.map][: first_section(page)]
+    placed = [token for token in tokens(page) if token.map]
+    before = takewhile(lambda token: token.type != "heading_open" or token.tag != "h2", placed)
     listed = [link.target for link in links_of(before) if link.target.startswith("#")]
     assert listed == sections
 
@@ -82,8 +78,8 @@ def test_tables_have_the_same_number_of_cells_in_each_row(page: Path) -> None:
 
 
 def test_the_pages_are_short() -> None:
-    assert len(README.read_text().splitlines()) <= 120
-    assert sum(len(page.read_text().splitlines()) for page in PAGES if page.parent == ROOT / "docs") <= 1800
+    assert 80 < len(README.read_text().splitlines()) <= 120
+    assert 1000 < sum(len(page.read_text().splitlines()) for page in PAGES if page.parent == ROOT / "docs") <= 1800
 
 
 def test_the_readme_leads_to_each_page() -> None:
@@ -152,12 +148,6 @@ def tokens(page: Path) -> list[Token]:
     return PARSER.parse(page.read_text())
 
 
-def first_section(page: Path) -> int:
-    """How many of its tokens stand above the first section."""
-    placed = [token for token in tokens(page) if token.map]
-    return next(index for index, token in enumerate(placed) if token.type == "heading_open" and token.tag == "h2")
-
-
 def headings(page: Path) -> list[Heading]:
     """Those of a page, with the anchors that a forge gives them."""
     return headings_of(tokens(page))
@@ -184,7 +174,7 @@ def links(page: Path) -> list[Link]:
     return list(links_of(tokens(page)))
 
 
-def links_of(parsed: list[Token]) -> Iterator[Link]:
+def links_of(parsed: Iterable[Token]) -> Iterator[Link]:
     """Those among the tokens of a page."""
     for token in parsed:
         for child in token.children or ():
