@@ -83,9 +83,8 @@ fn assert_damage_delays(state: &State, is_shared: bool, position: usize) {
         }
         damaged
     };
-    let without_one = damaged(|before, behind| format!("{before}{}", behind.get(1..).unwrap_or_default()));
-    let cut_short = damaged(|before, _| before.to_owned());
-    for damaged in [without_one, cut_short] {
+    let without_one = |before: &str, behind: &str| format!("{before}{}", behind.get(1..).unwrap_or_default());
+    for damaged in [damaged(without_one), damaged(|before, _| before.to_owned())] {
         for (target, since) in &State::read(&damaged, FUNCTION).0.missing {
             let written = state.missing.get(target);
             let is_later = written.is_some_and(|written| written.0 < since.0.saturating_add(1000));

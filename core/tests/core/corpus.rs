@@ -1,7 +1,7 @@
-//! The corpus of the fuzz targets `run` and `state`, replayed: what they found stays mended.
+//! The corpus of the fuzz targets `run` and `state`, replayed.
 
-use std::{fs, path::Path};
-
+#[path = "../../../fuzz/checks/replay.rs"]
+mod replay;
 #[path = "../../../fuzz/checks/run.rs"]
 mod run;
 #[path = "../../../fuzz/checks/state.rs"]
@@ -9,21 +9,10 @@ mod state;
 
 #[test]
 fn no_history_breaks_a_rule() {
-    replay("run", run::run);
+    replay::replay("../fuzz/corpus/run", run::run);
 }
 
 #[test]
 fn no_tag_does_harm() {
-    replay("state", state::state);
-}
-
-fn replay(target: &str, check: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let inputs: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(!inputs.is_empty());
-    for input in inputs {
-        // Shown where the check fails.
-        eprintln!("{}", input.display());
-        check(&fs::read(&input).unwrap());
-    }
+    replay::replay("../fuzz/corpus/state", state::state);
 }
