@@ -18,7 +18,6 @@ mod rule_02_05;
 mod rule_08;
 mod rule_15;
 mod rule_16_18;
-mod stage;
 mod tags;
 mod universe;
 mod watch;

@@ -7,13 +7,12 @@ use nlb_hostname_targets_core::{
     clock::Timestamp,
     plan::HoldReason,
     samples::{FALSE_REMOVAL, Samples, answers_needed},
-    target::{Target, TargetState},
+    target::TargetState,
 };
 
-use crate::stage::{OWN, READER, Stage, WRITER, host, hosts, port, start, target};
+use crate::universe::{Happening, INSTANCE, OWN, READER, Scene, WRITER, address, target};
 
 const LOAD_BALANCER: &str = "orders-0123456789abcdef.elb.eu-west-1.amazonaws.com";
-const INSTANCE: &str = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com";
 
 /// How many answers it takes, and that fewer than one live target goes in a million group-weeks. In a minute, a run asks on
 /// for at most 45 s, four times a second where nothing is cached, and only while something is missing suspiciously long.
@@ -47,6 +46,7 @@ fn absences_of_live_addresses_are_as_long_as_reckoned() {
         let mut rng = fastrand::Rng::with_seed(11);
         let hostname = READER.to_owned().try_into().unwrap();
         let mut samples = Samples::new(&hostname);
+        let at = Scene::new(&[]).now();
         let all: Vec<u8> = (1..=targets).collect();
         let mut cached = vec![(Timestamp(0), BTreeSet::new()); caches];
         let bar = answers_needed(size, targets.into(), 0.001);
@@ -57,14 +57,14 @@ fn absences_of_live_addresses_are_as_long_as_reckoned() {
             let (until, addresses) = &mut cached[rng.usize(..caches)];
             if *until <= now {
                 *until = now.plus_seconds(longest);
-                *addresses = rng.choose_multiple(all.clone(), size).into_iter().map(host).collect();
+                *addresses = rng.choose_multiple(all.clone(), size).into_iter().map(address).collect();
             }
-            let before: Vec<_> = all.iter().map(|number| samples.lacked(host(*number))).collect();
+            let before: Vec<_> = all.iter().map(|number| samples.lacked(address(*number))).collect();
             let seconds = |ttl: u32| Duration::from_secs(ttl.into());
             let names = vec![READER.to_owned()];
             let (ttl, longest_ttl) = (seconds(ttl.min(chain_ttl)), seconds(longest));
-            samples.add(&Answer { addresses: addresses.clone(), names, ttl, longest_ttl, at: start() }, now);
-            let after = all.iter().map(|number| samples.lacked(host(*number)));
+            samples.add(&Answer { addresses: addresses.clone(), names, ttl, longest_ttl, at }, now);
+            let after = all.iter().map(|number| samples.lacked(address(*number)));
             fresh += usize::from(before.iter().zip(after.clone()).any(|(before, after)| after > *before));
             long += before.iter().zip(after).filter(|(before, after)| **before < bar && *after >= bar).count();
         }
@@ -76,17 +76,17 @@ fn absences_of_live_addresses_are_as_long_as_reckoned() {
 
 #[test]
 fn a_promoted_reader_of_two_leaves_after_its_count_and_not_before() {
-    let mut stage = Stage::with(READER, &[1, 2], &[1, 2]);
-    stage.name(READER, |gives| (gives.at_once, gives.ttl) = (1, 5));
+    let mut scene = Scene::with(READER, &[1, 2], &[1, 2]);
+    scene.samples(READER, 1, 5);
     for _ in 0..5 {
-        stage.run();
-        stage.pass(60);
+        scene.run();
+        scene.pass(60);
     }
-    assert_eq!(stage.registered(), [1, 2]);
-    stage.name(READER, |gives| gives.hosts = Some(vec![2]));
-    let began = stage.scene.borrow().now;
-    stage.runs_until(30, |stage| stage.registered() == [2]);
-    let took = (stage.scene.borrow().now - began).as_secs();
+    assert_eq!(scene.registered(), [1, 2]);
+    scene.gives(READER, &[2]);
+    let began = scene.now();
+    scene.runs_until(30, |scene| scene.registered() == [2]);
+    let took = (scene.now() - began).as_secs();
     // 44 answers at 5 s each take 220 s without a pause; the grace is 300 s.
     assert!((300..900).contains(&took), "{took}");
 }
@@ -94,66 +94,65 @@ fn a_promoted_reader_of_two_leaves_after_its_count_and_not_before() {
 #[test]
 fn an_unhealthy_target_goes_after_its_grace_alone_but_where_none_is_healthy() {
     for (other, stays) in [(TargetState::Healthy, false), (TargetState::Unhealthy, true)] {
-        let mut stage = Stage::with(READER, &[2], &[]);
-        stage.name(READER, |gives| gives.ttl = 5);
-        stage.state(1, TargetState::Unhealthy);
-        stage.state(2, other);
-        stage.run();
-        stage.pass(301);
-        stage.memory = Default::default();
-        let report = stage.run();
-        assert_eq!(stage.registered().contains(&1), stays, "{:?}", report.held);
+        let mut scene = Scene::with(READER, &[2], &[]);
+        scene.samples(READER, usize::MAX, 5);
+        scene.state(1, TargetState::Unhealthy);
+        scene.state(2, other);
+        scene.run();
+        scene.pass(301);
+        scene.forget();
+        let report = scene.run();
+        assert_eq!(scene.registered().contains(&1), stays, "{:?}", report.held);
     }
 }
 
 #[test]
 fn a_new_environment_takes_nothing_that_lives() {
     let all = [1, 2, 3, 4, 5];
-    let mut stage = Stage::with(READER, &all, &all);
-    stage.name(READER, |gives| (gives.at_once, gives.ttl) = (1, 1));
+    let mut scene = Scene::with(READER, &all, &all);
+    scene.samples(READER, 1, 1);
     for _ in 0..200 {
-        stage.memory = Default::default();
-        stage.run();
-        stage.pass(60);
+        scene.forget();
+        scene.run();
+        scene.pass(60);
     }
-    assert_eq!(stage.registered(), all);
+    assert_eq!(scene.registered(), all);
 }
 
 /// A name of one's own that leads by weighted CNAMEs to two instances.
 #[test]
 fn a_name_that_rotates_stops_churning_once_it_was_seen_to_and_says_what_to_state() {
-    let mut stage = Stage::with(OWN, &[1, 2], &[1, 2]);
-    stage.name(OWN, |gives| (gives.at_once, gives.ttl, gives.chain) = (1, 30, vec![INSTANCE]));
+    let mut scene = Scene::with(OWN, &[1, 2], &[1, 2]);
+    scene.samples(OWN, 1, 30);
+    scene.name(OWN, |name| name.chain.push(INSTANCE.to_owned()));
     let mut churn = Vec::new();
     for _ in 0..120 {
-        let report = stage.run();
+        let report = scene.run();
         churn.push(report.deregistrations);
-        stage.settle();
-        stage.pass(60);
+        scene.settle();
+        scene.pass(60);
     }
     assert!(churn.iter().sum::<usize>() >= 3, "it takes three returns");
     assert_eq!(churn[60..].iter().sum::<usize>(), 0, "{churn:?}");
-    assert_eq!(stage.registered(), [1, 2]);
-    let report = stage.run();
+    assert_eq!(scene.registered(), [1, 2]);
+    let report = scene.run();
     assert!(report.error.unwrap().contains("state `deregister_after_seconds`"));
-    assert!(
-        report.rotating.len() == 1 && stage.scene.borrow().tags.contains_key("nlb-hostname-targets:rotates/db.test")
-    );
+    assert!(report.rotating.len() == 1 && scene.tags().contains_key("nlb-hostname-targets:rotates/db.test"));
     // With a stated grace, nothing is warned of.
-    stage = stage.grace(300);
-    assert_eq!(stage.run().rotating.len(), 0);
+    scene = scene.grace(300);
+    assert_eq!(scene.run().rotating.len(), 0);
 }
 
 #[test]
 fn an_instance_is_followed_at_once_however_often_it_fails_over() {
-    let mut stage = Stage::with(INSTANCE, &[1], &[1]);
+    let mut scene = Scene::with(INSTANCE, &[1], &[1]);
     for failover in 0..20 {
         let next = 1 + failover % 2;
-        stage.gives(INSTANCE, &[next]);
-        stage.run();
-        assert_eq!(stage.registered(), [next]);
-        stage.settle();
-        stage.pass(120);
+        scene.gives(INSTANCE, &[next]);
+        scene.run();
+        assert_eq!(scene.registered(), [next]);
+        scene.settle();
+        scene.pass(120);
     }
 }
 
@@ -161,10 +160,10 @@ fn an_instance_is_followed_at_once_however_often_it_fails_over() {
 fn an_answer_of_eight_addresses_is_a_sample_and_one_of_seven_is_not() {
     for (size, stays) in [(7, false), (8, true)] {
         let given: Vec<u8> = (1..=size).collect();
-        let mut stage = Stage::with(OWN, &given, &given);
-        stage.healthy(&[99]);
-        stage.run();
-        assert_eq!(stage.registered().contains(&99), stays, "{size}");
+        let mut scene = Scene::with(OWN, &given, &given);
+        scene.healthy(&[99]);
+        scene.run();
+        assert_eq!(scene.registered().contains(&99), stays, "{size}");
     }
 }
 
@@ -177,66 +176,63 @@ fn stated_lookups_count_for_every_name() {
         (READER, 5, Some(0), 1, false),
         (READER, 50, None, 50, true),
     ] {
-        let mut stage = Stage::with(name, &[2], &[1, 2]);
-        stage.name(name, |gives| gives.ttl = 60);
-        stage.group.lookups.insert(name.to_owned().try_into().unwrap(), lookups);
-        stage.group.deregister_after_seconds = grace;
-        stage.run();
-        assert_eq!(stage.calls().iter().filter(|call| *call == "DNS").count(), asked, "{name} {lookups}");
-        stage.pass(301);
-        stage.run();
-        assert_eq!(stage.registered().contains(&1), stays, "{name} {lookups}");
+        let mut scene = Scene::with(name, &[2], &[1, 2]);
+        scene.samples(name, usize::MAX, 60);
+        scene.lookups(name, lookups);
+        scene.binding(|group| group.deregister_after_seconds = grace);
+        scene.run();
+        assert_eq!(scene.calls().iter().filter(|call| *call == "DNS").count(), asked, "{name} {lookups}");
+        scene.pass(301);
+        scene.run();
+        assert_eq!(scene.registered().contains(&1), stays, "{name} {lookups}");
     }
 }
 
 #[test]
 fn a_port_that_no_binding_asks_for_is_stale_at_once() {
-    let mut stage = Stage::with(READER, &[1, 2], &[]);
-    let old = |number| Target { port: port(6432), ..target(number) };
-    stage.scene.borrow_mut().targets.extend([1, 2].map(|number| (old(number), TargetState::Healthy)));
-    stage.run();
-    assert_eq!(hosts(stage.scene.borrow().targets.iter().filter(|(_, s)| s.is_registered()).map(|(t, _)| *t)), [1, 2]);
-    assert!(
-        stage.scene.borrow().targets.iter().all(|(target, state)| target.port == port(5432) || !state.is_registered())
-    );
+    let mut scene = Scene::with(READER, &[1, 2], &[]);
+    scene.play(&Happening::HandRegister(1, 1, 2));
+    scene.settle();
+    scene.run();
+    assert_eq!(scene.targets(), [target(1, 0), target(2, 0)].into());
 }
 
 /// The targets of a name that a binding no longer has go after the count.
 #[test]
 fn the_targets_of_another_hostname_go_after_the_count() {
-    let mut stage = Stage::with(READER, &[3, 4], &[1, 2]);
-    stage.name(READER, |gives| (gives.at_once, gives.ttl) = (1, 5));
-    let report = stage.run();
+    let mut scene = Scene::with(READER, &[3, 4], &[1, 2]);
+    scene.samples(READER, 1, 5);
+    let report = scene.run();
     let evidence =
         report.held.iter().filter(|held| held.reason == HoldReason::Evidence || held.reason == HoldReason::Grace);
     assert_eq!(evidence.count(), 2, "{:?}", report.held);
-    stage.runs_until(60, |stage| stage.registered() == [3, 4]);
+    scene.runs_until(60, |scene| scene.registered() == [3, 4]);
 }
 
 #[test]
 fn a_healthy_target_of_a_load_balancer_that_was_never_seen_goes_after_a_day() {
-    let mut stage = Stage::with(LOAD_BALANCER, &[1, 2], &[1, 2, 9]);
-    stage.name(LOAD_BALANCER, |gives| gives.ttl = 60);
-    let began = stage.scene.borrow().now;
-    stage.runs_until(2000, |stage| stage.registered() == [1, 2]);
-    let hours = (stage.scene.borrow().now - began).as_secs() / 3600;
+    let mut scene = Scene::with(LOAD_BALANCER, &[1, 2], &[1, 2, 9]);
+    scene.samples(LOAD_BALANCER, usize::MAX, 60);
+    let began = scene.now();
+    scene.runs_until(2000, |scene| scene.registered() == [1, 2]);
+    let hours = (scene.now() - began).as_secs() / 3600;
     assert_eq!(hours, 24);
 }
 
 #[test]
 fn a_run_that_a_watch_follows_collects_nothing_of_its_own() {
-    let mut stage = Stage::with(READER, &[1, 2], &[1, 2]);
-    stage.name(READER, |gives| gives.at_once = 1);
-    stage.watch(2);
-    assert!(stage.calls().iter().filter(|call| *call == "DNS").count() <= 4);
+    let mut scene = Scene::with(READER, &[1, 2], &[1, 2]);
+    scene.samples(READER, 1, 0);
+    scene.watch(2);
+    assert!(scene.calls().iter().filter(|call| *call == "DNS").count() <= 4);
 }
 
 #[test]
 fn a_writer_beside_its_readers_is_followed_at_once() {
-    let mut stage = Stage::new(&[(WRITER, &[1]), (READER, &[2, 3])]);
-    stage.healthy(&[1, 2, 3]);
-    stage.run();
-    stage.gives(WRITER, &[4]);
-    stage.run();
-    assert_eq!(stage.registered(), [2, 3, 4]);
+    let mut scene = Scene::new(&[(WRITER, &[1]), (READER, &[2, 3])]);
+    scene.healthy(&[1, 2, 3]);
+    scene.run();
+    scene.gives(WRITER, &[4]);
+    scene.run();
+    assert_eq!(scene.registered(), [2, 3, 4]);
 }

@@ -8,7 +8,7 @@ use nlb_hostname_targets_core::{
     target::Target,
 };
 
-use crate::stage::target;
+use crate::universe::target;
 
 const PREFIX: &str = "nlb-hostname-targets:";
 
@@ -33,12 +33,12 @@ fn each_form_of_a_tag_is_read() {
         "one",
     );
     assert_eq!(unreadable, Vec::<String>::new());
-    assert_eq!(state.owned, BTreeSet::from([target(2), target(3), target(4)]));
-    assert_eq!(state.released, BTreeSet::from([target(4)]));
-    assert_eq!(state.elsewhere, BTreeSet::from([target(5)]));
-    let fd00 = Target { address: "fd00::1".parse().unwrap(), ..target(1) };
+    assert_eq!(state.owned, BTreeSet::from([target(2, 0), target(3, 0), target(4, 0)]));
+    assert_eq!(state.released, BTreeSet::from([target(4, 0)]));
+    assert_eq!(state.elsewhere, BTreeSet::from([target(5, 0)]));
+    let fd00 = Target { address: "fd00::1".parse().unwrap(), ..target(1, 0) };
     let missing: BTreeSet<_> = state.missing.keys().copied().collect();
-    assert_eq!(missing, BTreeSet::from([target(1), target(3), target(4), fd00]));
+    assert_eq!(missing, BTreeSet::from([target(1, 0), target(3, 0), target(4, 0), fd00]));
     // Where the fraction was cut off, no target goes earlier.
     assert_eq!(state.missing[&fd00], Timestamp(1_763_802_000_999));
     assert_eq!(state.rotating, BTreeSet::from(["db.test".to_owned()]));
@@ -63,11 +63,11 @@ fn what_can_not_be_read_is_named_and_counts_as_empty() {
 fn what_is_written_is_read_back_and_a_second_time_changes_nothing() {
     for is_shared in [false, true] {
         let mut state = State::default();
-        state.missing.insert(target(1), Timestamp(1_763_802_000_250));
+        state.missing.insert(target(1, 0), Timestamp(1_763_802_000_250));
         state.rotating.insert("db.test".to_owned());
         if is_shared {
-            state.owned.extend([target(1), target(2)]);
-            state.released.insert(target(1));
+            state.owned.extend([target(1, 0), target(2, 0)]);
+            state.released.insert(target(1, 0));
         }
         let mut written = tags(&[("missing/10.0.0.9_5432", "garbage"), ("owned/10.0.0.1_5432/two", "used")]);
         state.changes(&written, is_shared, "one").0.apply(&mut written);

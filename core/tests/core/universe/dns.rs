@@ -6,13 +6,13 @@ use super::*;
 pub struct Name {
     pub hostname: Hostname,
     /// The name, and those on its CNAME chain.
-    chain: Vec<String>,
+    pub chain: Vec<String>,
     pub gives: BTreeSet<u8>,
     /// How many addresses an answer holds at most, where it is a sample.
-    most: usize,
+    pub most: usize,
     answers_in_full: bool,
-    ttl: Duration,
-    longest_ttl: Duration,
+    pub ttl: Duration,
+    pub longest_ttl: Duration,
     /// What each cache keeps, and until when.
     caches: Vec<Option<(Instant, BTreeSet<IpAddr>)>>,
 }

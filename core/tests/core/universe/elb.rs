@@ -10,6 +10,8 @@ pub struct TargetGroup {
     pub dead: BTreeSet<IpAddr>,
     pub not_registrable: BTreeSet<IpAddr>,
     pub not_deregistrable: BTreeSet<IpAddr>,
+    /// What AWS says of a target, whatever else is true of it.
+    pub states: BTreeMap<Target, TargetState>,
     members: BTreeMap<Target, Member>,
     tags: Tags,
     /// What members and tags were before a change, and until when.
@@ -34,6 +36,7 @@ impl TargetGroup {
             let state = match member {
                 Member { is_draining: true, .. } if age >= DRAINING_FOR => return None,
                 Member { is_draining: true, .. } => TargetState::Draining,
+                _ if self.states.contains_key(target) => self.states[target],
                 _ if age < INITIAL_FOR => TargetState::Initial,
                 _ if self.dead.contains(&target.address) => TargetState::Unhealthy,
                 _ => TargetState::Healthy,
@@ -128,6 +131,12 @@ impl TargetGroup {
     pub fn finish_draining(&mut self, now: Instant) {
         self.note(now);
         self.members.retain(|_, member| !member.is_draining);
+    }
+
+    /// Nor is any new.
+    pub fn settle(&mut self, now: Instant) {
+        self.finish_draining(now);
+        self.members.values_mut().for_each(|member| member.since = member.since.min(now - INITIAL_FOR));
     }
 
     fn as_of(&self, at: Instant) -> (&BTreeMap<Target, Member>, &Tags) {

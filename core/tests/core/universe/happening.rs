@@ -61,8 +61,9 @@ impl fmt::Debug for History {
 pub enum How {
     DryRun,
     Full,
-    /// A run, then a watch of so many seconds.
+    /// A run, then a watch of so many seconds, or until answers have stayed the same.
     Watch(u8),
+    UntilStable(u64),
 }
 
 /// How a request is answered. DNS has failures of its own for them.

@@ -6,6 +6,7 @@ mod elb;
 mod happening;
 mod notes;
 mod rules;
+mod scene;
 mod stage;
 pub mod strategies;
 mod world;
@@ -43,6 +44,7 @@ use self::{
     notes::{Desired, Notes, RunNotes},
 };
 pub use happening::*;
+pub use scene::{OWN, Scene, WRITER, held, hosts};
 pub use stage::{Stage, happen};
 
 pub struct Universe {
@@ -55,13 +57,22 @@ pub struct Universe {
     /// The groups as the two functions are bound to them.
     bound: [Rc<Group>; 2],
     pub group: TargetGroup,
-    names: [Name; 3],
+    names: Vec<Name>,
     told: [Option<BTreeSet<u8>>; 3],
     is_unavailable: bool,
     lag: Duration,
-    /// How the next request is answered, and how many there were.
+    /// How the next request is answered and how those of an action are, as long as nobody says otherwise.
     fault: Fault,
+    pub faults: BTreeMap<&'static str, Fault>,
+    /// Whether there is no time for a name that does not resolve.
+    pub is_out_of_time: bool,
+    /// How many requests there were, and which.
     requests: usize,
+    calls: Vec<String>,
+    /// How long lists take.
+    slow: Duration,
+    /// What comes to pass at these times.
+    later: Vec<(Instant, Later)>,
     /// Whether time passes when an actor waits.
     is_alone: bool,
     notes: [Notes; 3],
@@ -73,6 +84,8 @@ pub struct Universe {
     /// Whether state may have got lost.
     is_tampered: bool,
 }
+
+type Later = Box<dyn FnOnce(&mut Universe)>;
 
 /// What is a function's own.
 #[derive(Default)]
@@ -100,7 +113,7 @@ impl Universe {
             Kind::Reader => name(&[READER], 1),
             Kind::Rotating => name(&["db.test"], 1),
         };
-        let names = [first, name(&["other.test"], usize::MAX), name(&["theirs.test"], usize::MAX)];
+        let names = vec![first, name(&["other.test"], usize::MAX), name(&["theirs.test"], usize::MAX)];
         Self {
             start,
             now: start,
@@ -114,7 +127,12 @@ impl Universe {
             is_unavailable: false,
             lag: Duration::ZERO,
             fault: Fault::None,
+            faults: BTreeMap::new(),
+            is_out_of_time: false,
             requests: 0,
+            calls: Vec::new(),
+            slow: Duration::ZERO,
+            later: Vec::new(),
             is_alone: false,
             notes: [0, 1, 2].map(|_| Notes::new(start)),
             claims: Default::default(),
@@ -160,6 +178,16 @@ impl Universe {
         State::read(self.group.tags(), FUNCTIONS[function_of(actor)]).0
     }
 
+    /// Time passes, and what comes to pass in it.
+    fn pass(&mut self, until: Instant) {
+        while let Some(next) = self.later.iter().position(|(at, _)| *at <= until) {
+            let (at, change) = self.later.remove(next);
+            self.now = self.now.max(at);
+            change(self);
+        }
+        self.now = self.now.max(until);
+    }
+
     /// Lets one of the actors, or somebody else, change targets.
     fn change<T>(&mut self, who: usize, change: impl FnOnce(&mut TargetGroup, Instant) -> T) -> T {
         let before = self.group.registered();
@@ -181,7 +209,7 @@ impl Universe {
     }
 }
 
-fn bind(names: &[Name; 3], setting: &Setting, function: usize) -> Group {
+fn bind(names: &[Name], setting: &Setting, function: usize) -> Group {
     let arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/db/0123456789abcdef";
     let mut group = Group::without_members(arn.parse().unwrap());
     (group.ownership, group.deregister_after_seconds) = (setting.ownership, setting.grace);
@@ -224,20 +252,20 @@ fn elb_error(operation: &'static str, kind: ElbErrorKind, problem: &str) -> ElbE
 }
 
 /// The group's own, that of the second name, and one that nobody asks for.
-const PORTS: [NonZeroU16; 3] =
+pub const PORTS: [NonZeroU16; 3] =
     [NonZeroU16::new(5432).unwrap(), NonZeroU16::new(6543).unwrap(), NonZeroU16::new(7654).unwrap()];
 
 const FUNCTIONS: [&str; 2] = ["one", "two"];
 
-const READER: &str = "orders.cluster-ro-c9akciq32abc.eu-west-1.rds.amazonaws.com";
-const INSTANCE: &str = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com";
+pub const READER: &str = "orders.cluster-ro-c9akciq32abc.eu-west-1.rds.amazonaws.com";
+pub const INSTANCE: &str = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com";
 const BALANCER: &str = "front-0123456789abcdef.elb.eu-west-1.amazonaws.com";
 
 /// Tags that are none of the state.
 const FOREIGN: [&str; 3] =
     ["nlb-hostname-targets:hostname", "nlb-hostname-targets:mising-1", "nlb-hostname-targets:owned-one"];
 
-const PUBLIC: [u8; 2] = [8, 9];
+pub const PUBLIC: [u8; 2] = [200, 201];
 
 /// Somebody who is none of the actors.
 const NOBODY: usize = 3;

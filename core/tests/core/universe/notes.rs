@@ -99,17 +99,17 @@ impl Notes {
         self.rotating.as_ref().is_some_and(|names| names.contains(hostname.canonical()))
     }
 
-    /// Whether the answers of a name are samples; `None`: by what it answered it may be taken for one that rotates.
+    /// Whether the answers of a name are samples; `None`: by what it answered it may be taken for one.
     pub fn is_sample(&self, group: &Group, hostname: &Hostname) -> Option<bool> {
         let stated = group.lookups.get(hostname).copied();
         if group.deregister_after_seconds == Some(0) || stated == Some(1) {
             return Some(false);
         }
-        let has_returned = self.told.get(hostname).is_some_and(|told| told.returns >= 3);
+        let is_doubtful = self.told.get(hostname).is_some_and(|told| told.returns >= 3 || told.largest >= 8);
         match self.kind(hostname) {
             _ if stated.is_some() || self.is_rotating(hostname) => Some(true),
             HostnameKind::Other => {
-                if has_returned {
+                if is_doubtful {
                     None
                 } else {
                     Some(false)

@@ -193,7 +193,12 @@ impl<'u> Stage<'u> {
 }
 
 /// An invocation of a function in an execution environment.
-async fn invocation(universe: &RefCell<Universe>, me: usize, mut memory: Memory, how: How) -> (Memory, GroupReport) {
+pub async fn invocation(
+    universe: &RefCell<Universe>,
+    me: usize,
+    mut memory: Memory,
+    how: How,
+) -> (Memory, GroupReport) {
     let function = FUNCTIONS[function_of(me)];
     let (group, began) = {
         let mut universe = universe.borrow_mut();
@@ -212,12 +217,18 @@ async fn invocation(universe: &RefCell<Universe>, me: usize, mut memory: Memory,
     let allowed = AllowedNetworks::default();
     let facts = Facts { port: PORTS[0], family: IpFamily::V4 };
     let task = Task { group: &group, facts, allowed: &allowed, function };
-    let seconds = if let How::Watch(seconds) = how { Some(Duration::from_secs(seconds.into())) } else { None };
+    let (mode, seconds) = match how {
+        How::DryRun => (Mode::DryRun, None),
+        How::Full => (Mode::Full, None),
+        How::Watch(seconds) => (Mode::Full, Some(seconds.into())),
+        How::UntilStable(seconds) => (Mode::Single, Some(seconds)),
+    };
+    let seconds = seconds.map(Duration::from_secs);
     let cutoff = began.at + seconds.map_or(TIME_OUT, |seconds| seconds + RESERVE);
+    let ends_when_stable = matches!(how, How::UntilStable(_));
     let interval = Duration::from_secs(1);
     let watch =
-        seconds.map(|seconds| Watch { interval, heeds_ttl: false, ends_when_stable: false, until: began.at + seconds });
-    let mode = if how == How::DryRun { Mode::DryRun } else { Mode::Full };
+        seconds.map(|seconds| Watch { interval, heeds_ttl: false, ends_when_stable, until: began.at + seconds });
     let mut course = Course::new(Known::new(mode, Answers::new(), began, cutoff), cutoff);
     {
         let world = Seen { universe, me, cutoff };

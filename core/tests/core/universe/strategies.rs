@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use nlb_hostname_targets_core::{binding::Ownership, tags::MOST_TAGS};
 use proptest::{collection::vec, prelude::*};
 
-use super::{Fault, Happening, History, How, Kind, Setting};
+use super::{Fault, Happening, History, How, Kind, PUBLIC, Setting};
 
 fn ownership() -> impl Strategy<Value = Ownership> {
     prop_oneof![Just(Ownership::Exclusive), Just(Ownership::Shared)]
@@ -51,7 +51,8 @@ pub fn any_kind() -> impl Strategy<Value = Kind> {
 }
 
 fn hosts(most: usize) -> impl Strategy<Value = BTreeSet<u8>> {
-    prop::collection::btree_set(0..10_u8, 0..=most)
+    let public = PUBLIC[0]..=PUBLIC[1];
+    prop::collection::btree_set(prop_oneof![4 => 0..8_u8, 1 => public], 0..=most)
 }
 
 fn how() -> impl Strategy<Value = How> {
@@ -82,7 +83,8 @@ pub fn ordinary() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Drained),
         1 => (0..3_usize).prop_map(Happening::Kill),
         2 => (0..16_u8, port()).prop_map(|(host, port)| Happening::HandDeregister(host, port)),
-        2 => (0..16_u8, 0..3_u8, port()).prop_map(|(from, number, port)| Happening::HandRegister(from, number, port)),
+        2 => (prop_oneof![8 => 0..16_u8, 1 => Just(PUBLIC[0])], 0..3_u8, port())
+            .prop_map(|(from, number, port)| Happening::HandRegister(from, number, port)),
         1 => (10..60_u8, 20..40_u8, port()).prop_map(|(from, number, port)| Happening::HandRegister(from, number, port)),
         3 => (1..3000_u64).prop_map(Happening::Pass),
         2 => (1..400_000_u64).prop_map(Happening::Pass),

@@ -30,6 +30,7 @@ impl World for Seen<'_> {
         let until = dns_cutoff(self.now().at, self.cutoff);
         let mut answers = Answers::new();
         self.with(|universe| {
+            universe.calls.push("DNS".to_owned());
             // A run that begins with a look of a watch asks again for no more than what failed.
             let is_anew = universe.bound_to(self.me).hostnames().len() == names.len();
             universe.notes[self.me].look(is_anew);
@@ -53,11 +54,14 @@ impl World for Seen<'_> {
 
     async fn list(&self) -> (Instant, Result<Vec<RegisteredTarget>, ElbError>) {
         let asked_at = self.now().at;
-        self.with(|universe| {
+        let slow = self.with(|universe| {
+            universe.calls.push("List".to_owned());
             let Notes { is_running, run, .. } = &mut universe.notes[self.me];
             (run.lists, run.looks) = if *is_running { (run.lists + 1, run.looks) } else { (0, 0) };
             *is_running = true;
+            universe.slow
         });
+        self.sleep(slow).await;
         self.pauses(1).await;
         let listed = self.reply(|universe| universe.list(self.me)).await;
         self.with(|universe| universe.listed(self.me, &listed, asked_at));
@@ -65,6 +69,7 @@ impl World for Seen<'_> {
     }
 
     async fn read_tags(&self) -> Result<Tags, ElbError> {
+        self.with(|universe| universe.calls.push("ReadTags".to_owned()));
         self.pauses(2).await;
         let read = |universe: &mut Universe| {
             let at = universe.read_at(self.me);
@@ -82,7 +87,10 @@ impl World for Seen<'_> {
     }
 
     async fn write_tags(&self, changes: &TagChanges) -> Result<(), ElbError> {
-        self.with(|universe| universe.check_tags(self.me, changes));
+        self.with(|universe| {
+            universe.calls.push("WriteTags".to_owned());
+            universe.check_tags(self.me, changes);
+        });
         let mut result = Ok(());
         for adds in [!changes.removes_first, changes.removes_first] {
             if result.is_err() || (if adds { changes.add.is_empty() } else { changes.remove.is_empty() }) {
@@ -90,8 +98,9 @@ impl World for Seen<'_> {
             }
             pause().await;
             let write = |universe: &mut Universe| {
-                let fault = universe.fault;
-                let reply = universe.request(if adds { "AddTags" } else { "RemoveTags" });
+                let operation = if adds { "AddTags" } else { "RemoveTags" };
+                let fault = universe.fault(operation);
+                let reply = universe.request(operation);
                 let is_done = matches!(fault, Fault::None | Fault::LostReply | Fault::Never);
                 let result = if is_done { universe.write(self.me, changes, adds) } else { Ok(()) };
                 reply.map(|reply| reply.and(result))
@@ -103,7 +112,10 @@ impl World for Seen<'_> {
     }
 
     async fn register(&self, targets: &BTreeSet<Target>) -> Changed {
-        self.with(|universe| universe.check_registration(self.me, targets));
+        self.with(|universe| {
+            universe.calls.push(format!("Register {:?}", hosts(targets.iter().copied())));
+            universe.check_registration(self.me, targets);
+        });
         pause().await;
         let register = |universe: &mut Universe| {
             universe.check_owned_first(self.me, targets);
@@ -115,7 +127,10 @@ impl World for Seen<'_> {
     }
 
     async fn deregister(&self, targets: &BTreeSet<RegisteredTarget>) -> Changed {
-        self.with(|universe| universe.check_deregistration(self.me, targets));
+        self.with(|universe| {
+            universe.calls.push(format!("Deregister {:?}", hosts(targets.iter().map(|shown| shown.target))));
+            universe.check_deregistration(self.me, targets);
+        });
         pause().await;
         let deregister = |universe: &mut Universe| {
             let before = universe.group.registered();
@@ -186,7 +201,7 @@ impl Universe {
     /// Whoever acts has nothing to do until then: for one who is alone, the time passes.
     fn wait(&mut self, me: usize, until: Instant) {
         if self.is_alone {
-            self.now = until;
+            self.pass(until);
         } else {
             self.notes[me].wakes = until;
         }
@@ -199,9 +214,18 @@ impl Universe {
         notes.seen_at
     }
 
+    /// What goes wrong with the next request.
+    fn fault(&mut self, operation: &'static str) -> Fault {
+        if self.fault == Fault::None {
+            self.fault = self.faults.get(operation).copied().unwrap_or_default();
+        }
+        self.fault
+    }
+
     /// What AWS says to a request, but for what it is about; `None`: nothing, ever.
     fn request(&mut self, operation: &'static str) -> Option<Result<(), ElbError>> {
         self.requests += 1;
+        self.fault(operation);
         let kind = match mem::take(&mut self.fault) {
             Fault::Never => return None,
             Fault::None => return Some(Ok(())),
@@ -224,7 +248,9 @@ impl Universe {
         let position = self.names.iter().position(|name| name.hostname == *hostname).unwrap();
         let told = self.told[me].as_ref().filter(|_| position == 0);
         let answer = self.names[position].ask(told, self.now, &mut self.rng);
-        let failure = failure.or_else(|| answer.addresses.is_empty().then_some(DnsFailure::NoData("A")));
+        let out_of_time = DnsFailure::OutOfTime(Duration::from_secs(1));
+        let none = if self.is_out_of_time { out_of_time } else { DnsFailure::NoData("A") };
+        let failure = failure.or_else(|| answer.addresses.is_empty().then_some(none));
         Some(failure.map_or(Ok(answer), Err))
     }
 
@@ -260,7 +286,7 @@ impl Universe {
         mut targets: BTreeSet<Target>,
         change: impl FnOnce(&mut TargetGroup, BTreeSet<Target>, Instant) -> Changed,
     ) -> Option<Changed> {
-        let fault = self.fault;
+        let fault = self.fault(operation);
         let reply = self.request(operation);
         match fault {
             Fault::None | Fault::LostReply | Fault::Never => {}
