@@ -1,7 +1,7 @@
 //! Whatever goes wrong, the targets stay as right as they can be: the fault matrix, printed, and a soak.
 //!
-//! `cargo test --test faults -- matrix` (or `soak`) runs one of them. They have a process of their own, because they
-//! keep the processors busy, and the other tests are about time.
+//! `cargo test --test faults -- matrix` (or `soak`) runs one of them, and `--include-ignored` all pairs of faults. They have
+//! a process of their own, because they keep the processors busy, and the other tests are about time.
 
 #![allow(
     clippy::expect_used,
@@ -14,14 +14,17 @@
 
 mod matrix;
 mod soak;
+mod truth;
+
 use std::{env, process::ExitCode, thread};
 
 use tokio::runtime;
 
 fn main() -> ExitCode {
-    let filters: Vec<_> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let (flags, filters): (Vec<_>, Vec<_>) = env::args().skip(1).partition(|argument| argument.starts_with('-'));
     let is_wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
-    let matrix_holds = !is_wanted("matrix") || matrix::holds();
+    let has_all_pairs = flags.iter().any(|flag| flag == "--include-ignored");
+    let matrix_holds = !is_wanted("matrix") || matrix::holds(has_all_pairs);
     let holds = (!is_wanted("soak") || soak::holds()) && matrix_holds;
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -13,7 +13,7 @@ use std::{
     rc::Rc,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use fastrand::Rng;
@@ -25,14 +25,13 @@ use support::{
     aws::{Call, EVERYTHING, Fault, FaultKind, TWICE, TargetGroup},
     dns::{Quirk, Reply, hostile},
     front::{Death, Front},
-    invoke_within, now,
+    invoke_within,
 };
 use tokio::{join, net::UdpSocket, select, sync::RwLock, time::sleep};
 
 use crate::{
-    block_on,
-    matrix::{ACTIONS, PREFIX, Truth, is_accepted, is_owned, repeated, text},
-    threads,
+    block_on, threads,
+    truth::{ACTIONS, PREFIX, Truth},
 };
 
 /// The settings of a target group.
@@ -124,11 +123,6 @@ impl Host {
         rng.choice(self.refused).unwrap().parse().unwrap()
     }
 
-    /// Whether time passes before it is known what the name gives.
-    fn is_slow(&self) -> bool {
-        self.is_patient && matches!(self.reply, Reply::Delayed(..) | Reply::Raw(_) | Reply::Silent)
-    }
-
     fn tell(&self, world: &World) {
         let record_type = if self.ipv6 { RecordType::AAAA } else { RecordType::A };
         world.dns.set_reply(&self.name, record_type, self.reply.clone());
@@ -155,18 +149,12 @@ struct Group {
     arn: String,
     kind: &'static Kind,
     hosts: Vec<Host>,
-    /// Targets that DNS has not given since, at the earliest: no grace can have begun before.
-    missing_from: BTreeMap<String, SystemTime>,
-    /// Targets that a successful run saw missing: their grace has begun at the latest.
-    seen_missing: BTreeMap<String, SystemTime>,
     /// The tags of others.
     others: BTreeMap<String, String>,
     /// Whether what is ours may have been forgotten.
     lost_tags: bool,
     /// Whether a registration may be refused for want of room.
     full: bool,
-    /// When the execution environment last saw that DNS gives a target.
-    seen: BTreeMap<String, SystemTime>,
     /// What binds it, where tags do.
     tags: Option<Binding>,
 }
@@ -239,35 +227,6 @@ impl Group {
         let port = OWN_PORT;
         (200..203).map(|last| SocketAddr::new(address(self.kind.ipv6, 9, last), port).to_string()).collect()
     }
-
-    /// All targets that DNS may ever give.
-    fn pool(&self) -> BTreeSet<String> {
-        let of_host =
-            |host: &Host| host.pool.iter().map(|ip| SocketAddr::new(*ip, host.port).to_string()).collect::<Vec<_>>();
-        self.hosts.iter().flat_map(of_host).collect()
-    }
-
-    /// The targets that were registered moments ago, as AWS says.
-    fn initial(&self, world: &World) -> BTreeSet<String> {
-        let targets = world.aws.targets(&self.arn).into_iter();
-        targets.filter(|(_, state)| state == "initial").map(|(target, _)| target).collect()
-    }
-
-    /// What went although it was `initial`, and the execution environment, which began at that time, had seen DNS give
-    /// it moments before: rule 16.
-    fn hasty(&self, calls: &[Call], began: SystemTime) -> Vec<String> {
-        let of_group = |call: &&Call| call.arn.as_ref() == Some(&self.arn) && call.action == "DeregisterTargets";
-        let sent = calls.iter().filter(of_group).flat_map(|call| {
-            let initial = call.found.as_ref().map(|found| &found.initial);
-            let sent = call.targets.iter().map(text);
-            sent.filter(move |target| initial.is_some_and(|initial| initial.contains(target))).map(|it| (call.at, it))
-        });
-        let is_hasty = |(at, target): &(tokio::time::Instant, String)| {
-            let seen = self.seen.get(target).copied().unwrap_or(began).max(began);
-            now() - at.elapsed() < seen + INITIAL
-        };
-        sent.filter(is_hasty).map(|(_, target)| format!("rule 16: {target} went while it was initial")).collect()
-    }
 }
 
 fn address(ipv6: bool, net: u8, last: u8) -> IpAddr {
@@ -282,8 +241,6 @@ fn address(ipv6: bool, net: u8, last: u8) -> IpAddr {
 #[derive(Clone, Copy, Debug)]
 enum Manner {
     Cold,
-    /// Beside a run whose resolver repeats what DNS gave before a change.
-    Divided,
     DryRun,
     /// After a freeze in which its connections have died.
     Frozen(Death),
@@ -293,7 +250,6 @@ enum Manner {
         carried_out: bool,
         lives_on: bool,
     },
-    Parallel,
     /// Something hangs, and the deadline is near.
     Short,
     Warm,
@@ -307,8 +263,6 @@ struct Episode {
     world: World,
     groups: Vec<Group>,
     function: Rc<Function>,
-    /// When its execution environment began.
-    began: SystemTime,
     deadline: Duration,
     is_patient: bool,
     /// How late reads show what was written.
@@ -318,7 +272,6 @@ struct Episode {
     /// Between the function and AWS, where connections die.
     front: Front,
     has_budget: bool,
-    has_dead_server: bool,
     /// Whether a call that failed is repeated.
     has_retries: bool,
     /// Whether groups are bound by their tags.
@@ -363,17 +316,13 @@ impl fmt::Display for Broken {
 struct During {
     always: BTreeSet<String>,
     ever: BTreeSet<String>,
-    at_the_end: BTreeSet<String>,
-    /// The hostnames that resolve at no time. Of two that take turns, a slow run may see both resolve.
+    /// The hostnames that resolve at no time, and those that give nothing usable. Of two that take turns, a slow run may see
+    /// both resolve.
     unresolved: BTreeSet<String>,
     useless: BTreeSet<String>,
-    useless_at_the_end: BTreeSet<String>,
-    is_slow: bool,
     is_steady: bool,
-    /// Whether a watch had time to follow the change.
-    is_followed: bool,
+    /// What was registered before.
     registered: BTreeSet<String>,
-    at: SystemTime,
 }
 
 impl Episode {
@@ -441,20 +390,7 @@ impl Episode {
                 }
             });
             let hosts: Vec<_> = hosts.collect();
-            let (missing_from, seen_missing) = (BTreeMap::new(), BTreeMap::new());
-            let others = others.into();
-            groups.push(Group {
-                arn,
-                kind,
-                hosts,
-                missing_from,
-                seen_missing,
-                others,
-                lost_tags: false,
-                full: false,
-                seen: BTreeMap::new(),
-                tags,
-            });
+            groups.push(Group { arn, kind, hosts, others: others.into(), lost_tags: false, full: false, tags });
         }
         groups.iter_mut().for_each(|group| group.bind(&world, true));
         let has_retries = rng.u8(..4) == 0;
@@ -481,14 +417,12 @@ impl Episode {
             world,
             groups,
             function,
-            began: now(),
             deadline,
             is_patient,
             lag,
             initial_for,
             front,
             has_budget,
-            has_dead_server: first.is_some(),
             has_retries,
             discovers,
             story: Vec::new(),
@@ -548,12 +482,10 @@ impl Episode {
                 (0, _) => {
                     let target = rng.choice(group.foreign()).unwrap();
                     aws.add_target(arn, &target, "healthy");
-                    group.seen_missing.remove(&target);
                     story.push(format!("{target} is added to {} by hand", group.kind.name));
                 }
                 (1, Some(target)) => {
                     aws.remove_target(arn, &target);
-                    group.seen_missing.remove(&target);
                     story.push(format!("{target} is removed from {} by hand", group.kind.name));
                 }
                 (2, Some(target)) => {
@@ -570,7 +502,6 @@ impl Episode {
                     for key in tags.iter().filter(is_lost) {
                         aws.remove_tag(arn, key);
                         if group.others.remove(key).is_none() {
-                            group.seen_missing.clear();
                             group.lost_tags = true;
                         }
                         story.push(format!("{key} of {} is lost", group.kind.name));
@@ -652,8 +583,6 @@ impl Episode {
             4..=8 => {
                 Manner::Killed { calls: self.rng.u32(..20), carried_out: self.rng.bool(), lives_on: self.rng.bool() }
             }
-            9 => Manner::Parallel,
-            10 => Manner::Divided,
             11 if self.one_in(4) => Manner::Short,
             11 if self.is_patient && self.one_in(2) => Manner::Frozen(self.rng.choice(Death::ALL).unwrap()),
             12..=17 if self.is_patient => Manner::Watch { seconds: self.rng.u16(1..3) },
@@ -680,51 +609,24 @@ impl Episode {
             self.world.aws.fault(Fault::on(action, FaultKind::Hang));
         }
         self.strike();
-        // At times DNS changes while the run is under way. Of two that see different answers, one change is enough.
-        let flips = match manner {
-            Manner::Divided => false,
-            Manner::Watch { .. } => true,
-            _ => self.one_in(5),
-        };
+        // At times DNS changes while the run is under way.
+        let flips = matches!(manner, Manner::Watch { .. }) || self.one_in(5);
         self.run(manner, flips).await
     }
 
     async fn run(&mut self, manner: Manner, flips: bool) -> Vec<String> {
-        let mut during: Vec<_> = self
-            .groups
-            .iter()
-            .map(|group| {
-                let given = group.given();
-                During {
-                    ever: given.clone(),
-                    at_the_end: given.clone(),
-                    always: given,
-                    unresolved: group.unresolved(),
-                    useless: group.useless(),
-                    useless_at_the_end: group.useless(),
-                    is_slow: group.hosts.iter().any(Host::is_slow),
-                    is_steady: true,
-                    is_followed: false,
-                    registered: self.world.aws.registered(&group.arn),
-                    at: now(),
-                }
-            })
-            .collect();
+        let before = |group: &Group| During {
+            always: group.given(),
+            ever: group.given(),
+            unresolved: group.unresolved(),
+            useless: group.useless(),
+            is_steady: true,
+            registered: self.world.aws.registered(&group.arn),
+        };
+        let mut during: Vec<_> = self.groups.iter().map(before).collect();
         if matches!(manner, Manner::Cold) {
             self.begin().await;
         }
-        let resolver = self.world.dns.resolver().await;
-        let second = match manner {
-            Manner::Parallel => Some(self.world.function().await),
-            Manner::Divided => {
-                let second = self.world.function_with(&[resolver.address()]).await;
-                // So that the resolver has it. What goes wrong is the run's to tell.
-                drop(invoke_within(&second, json!({"dry_run": true}), self.deadline).await);
-                self.change_dns(4);
-                Some(second)
-            }
-            _ => None,
-        };
         if let Manner::Frozen(death) = manner {
             self.front.kill(death).await;
             sleep(IDLE).await;
@@ -758,16 +660,8 @@ impl Episode {
                 sleep(flip_after).await;
                 self.change_dns(6);
             }
-            began.elapsed()
         };
-        let running = async {
-            let beside = async {
-                if let Some(second) = &second {
-                    drop(invoke_within(second, event.clone(), deadline).await);
-                }
-            };
-            join!(invoke_within(&function, event.clone(), deadline), beside).0
-        };
+        let running = invoke_within(&function, event, deadline);
         let is_killed = matches!(manner, Manner::Killed { .. });
         let running = async {
             select! {
@@ -775,11 +669,8 @@ impl Episode {
                 () = aws.left_hanging(), if is_killed => None,
             }
         };
-        let (result, flipped_after) = join!(running, flipping);
+        let (result, ()) = join!(running, flipping);
         let took = began.elapsed();
-        // The first run leaves time for the watch where nothing is waited for.
-        let is_quick = !(self.has_budget || self.has_dead_server || (self.has_retries && self.strikes("", "")));
-        let is_watched = is_quick && flipped_after + Duration::from_millis(100) < Duration::from_millis(watched);
         // What was given up may arrive all the same.
         if !matches!(result, Some(Ok(_))) {
             aws.settled().await;
@@ -791,27 +682,16 @@ impl Episode {
         };
         self.tell(format_args!("  {outcome}"));
 
-        for (group, during) in self.groups.iter_mut().zip(&mut during) {
-            let given = group.given();
-            during.useless_at_the_end = group.useless();
-            during.is_steady = given == during.always && during.useless_at_the_end == during.useless;
-            during.is_slow |= group.hosts.iter().any(Host::is_slow);
-            // The look at the end of a watch holds but a sample.
-            during.is_followed = is_watched && !during.is_slow && !group.kind.sampled;
+        for (group, during) in self.groups.iter().zip(&mut during) {
+            let (given, useless) = (group.given(), group.useless());
+            during.is_steady = given == during.always && useless == during.useless;
             during.always = &during.always & &given;
             during.ever = &during.ever | &given;
-            during.at_the_end = given;
             during.unresolved = &during.unresolved & &group.unresolved();
-            during.useless = &during.useless & &during.useless_at_the_end;
-            // Of two runs at once, one may get all samples that hold an address.
-            let is_divided = group.kind.sampled && is_double(manner);
-            let seen = if is_divided { BTreeSet::new() } else { during.always.clone() };
-            for target in group.pool().difference(&seen) {
-                group.missing_from.entry(target.clone()).or_insert(during.at);
-            }
+            during.useless = &during.useless & &useless;
         }
         let mut broken = self.judge(manner, &during, result.as_ref());
-        self.learn(manner, result.as_ref());
+        self.learn(result.as_ref());
         if matches!(manner, Manner::Killed { lives_on: false, .. }) {
             self.begin().await;
         }
@@ -828,22 +708,19 @@ impl Episode {
     /// A new execution environment.
     async fn begin(&mut self) {
         self.function = Rc::new(self.world.function().await);
-        self.began = now();
         self.groups.iter_mut().flat_map(|group| &mut group.tags).for_each(|tags| tags.is_known = false);
     }
 
     /// Notes what a run has learned of the tags.
-    fn learn(&mut self, manner: Manner, result: Option<&Result<Value, RunError>>) {
+    fn learn(&mut self, result: Option<&Result<Value, RunError>>) {
         // Whose group there is not, as AWS says, forgets it.
         let forgets = self.strikes("", "TargetGroupNotFound");
         let listed = self.world.aws.calls_of("GetResources").iter().any(|call| call.status == 200);
-        // Of two runs it is not known which has asked.
         let learns = listed
-            && !is_double(manner)
-            && result.is_some_and(|result| match result {
-                Ok(_) => true,
-                Err(error) => !error.to_string().contains(UNDISCOVERED),
-            });
+            && match result {
+                Some(Err(error)) => !error.to_string().contains(UNDISCOVERED),
+                result => result.is_some(),
+            };
         for tags in self.groups.iter_mut().flat_map(|group| &mut group.tags) {
             tags.is_known = (tags.is_known || learns) && !forgets;
         }
@@ -856,8 +733,6 @@ impl Episode {
         self.has_deferred = false;
         let calls = self.world.aws.calls();
         let may_lose_metrics = self.strikes("PutMetricData", "") || matches!(manner, Manner::DryRun | Manner::Short);
-        // Where AWS can't tell the targets, addresses are registered each time that it is asked.
-        let is_blind = self.strikes("DescribeTargetHealth", "");
         let forgets = self.strikes("", "TargetGroupNotFound");
         // Then what DNS gives is registered all the same.
         let has_lost_state = ["DescribeTags", "AddTags", "RemoveTags"].iter().any(|action| self.strikes(action, ""));
@@ -866,7 +741,6 @@ impl Episode {
             .any(|code| self.strikes("RegisterTargets", code));
         // By the SDK; or by a watch that does not see yet what was done, of which it has no reply.
         let may_repeat = (self.has_retries || !self.lag.is_zero()) && self.strikes("DeregisterTargets", "ResetAfter");
-        let now = now();
         let message = match result {
             Some(Err(error)) => error.to_string(),
             _ => String::new(),
@@ -879,17 +753,7 @@ impl Episode {
         for (group, during) in self.groups.iter_mut().zip(during) {
             let (arn, kind) = (&group.arn.clone(), group.kind);
             let registered = self.world.aws.registered(arn);
-            group.seen_missing.retain(|target, _| registered.contains(target));
-            let mut untouchable = BTreeSet::new();
-            if kind.shared {
-                untouchable.extend(group.foreign());
-            }
-            if kind.grace > 0 {
-                let grace = Duration::from_secs(kind.grace.into());
-                let is_early =
-                    |target: &String| group.missing_from.get(target).is_none_or(|since| *since + grace > now);
-                untouchable.extend(group.pool().into_iter().filter(is_early));
-            }
+            let untouchable = if kind.shared { group.foreign() } else { BTreeSet::new() };
             let truth = Truth {
                 arn,
                 given: during.always.clone(),
@@ -905,24 +769,11 @@ impl Episode {
                     broken.push(format!("{}: {what}", kind.name));
                 }
             };
-            for what in truth.broken_by(&calls).into_iter().chain(group.hasty(&calls, self.began)) {
+            for what in truth.broken_by(&calls) {
                 rule(false, format_args!("{what}"));
             }
-            if !is_double(manner) && !is_blind {
-                for what in repeated(arn, &calls) {
-                    rule(false, format_args!("{what}"));
-                }
-            }
             let emptied = !during.registered.is_empty() && registered.is_empty();
-            // Of two runs at once, the later one puts back what both deregistered, unless AWS refuses that.
-            let of_group = calls.iter().rev().filter(|call| call.arn.as_deref() == Some(arn));
-            let since = of_group.take_while(|call| call.action != "DeregisterTargets" || !is_accepted(call));
-            let is_last_refused = |action: &&str| {
-                since.clone().find(|call| call.action == **action).is_some_and(|call| !is_accepted(call))
-            };
-            let is_refused =
-                is_double(manner) && ["DescribeTargetHealth", "RegisterTargets"].iter().any(is_last_refused);
-            rule(!emptied || is_refused, format_args!("the group was emptied"));
+            rule(!emptied, format_args!("the group was emptied"));
             let present = self.world.aws.tags(arn);
             let others = present.clone().into_iter().filter(|(key, _)| !key.starts_with(PREFIX)).collect();
             rule(group.others == others, format_args!("the tags of others were {:?} and are {others:?}", group.others));
@@ -959,48 +810,21 @@ impl Episode {
                 }
                 None => false,
             };
-            let alone = !is_double(manner);
             let mut rule = |holds: bool, what: fmt::Arguments<'_>| {
                 if !holds {
-                    // A watch may have had less time than it seems.
-                    let list = if during.is_steady { &mut broken } else { &mut late };
-                    list.push(format!("{}: {what}", kind.name));
+                    broken.push(format!("{}: {what}", kind.name));
                 }
             };
-            if is_well && !kind.sampled {
-                group.seen.extend(during.always.iter().map(|target| (target.clone(), now)));
-            }
             if is_well {
-                let useless = if during.is_followed { &during.useless_at_the_end } else { &during.useless };
-                rule(useless.is_empty(), format_args!("{useless:?} gives nothing usable, which goes unnoticed"));
+                rule(
+                    during.useless.is_empty(),
+                    format_args!("{:?} gives nothing, which goes unnoticed", during.useless),
+                );
             }
-            // The run may have seen what DNS gave at any time of it, which ends an absence.
-            group.seen_missing.retain(|target, _| !during.ever.contains(target));
-            if is_well && (during.is_steady || during.is_followed) && alone {
-                // Not every address of a sampled name was in an answer of this run.
-                let lacks = during.at_the_end.difference(&registered).filter(|_| !kind.sampled);
-                let lacks: Vec<_> = lacks.collect();
+            // Not every address of a sampled name was in an answer of this run.
+            if is_well && during.is_steady && !kind.sampled {
+                let lacks = &during.always - &registered;
                 rule(lacks.is_empty(), format_args!("nobody says that {lacks:?} is not registered"));
-                let surplus: BTreeSet<_> = registered.difference(&during.at_the_end).cloned().collect();
-                let surplus = if kind.shared {
-                    surplus.into_iter().filter(|target| is_owned(&present, target)).collect()
-                } else {
-                    surplus
-                };
-                let surplus: BTreeSet<_> = surplus.difference(&group.initial(&self.world)).cloned().collect();
-                let grace = Duration::from_secs(kind.grace.into());
-                let is_over = |target: &&String| match group.seen_missing.get(*target) {
-                    Some(since) => *since + grace <= during.at,
-                    None => kind.grace == 0,
-                };
-                // And of what was in none, there may be too little evidence.
-                let kept: Vec<_> = surplus.iter().filter(is_over).filter(|_| !kind.sampled).collect();
-                rule(kept.is_empty(), format_args!("nobody says that {kept:?} is still registered"));
-                group.seen_missing.retain(|target, _| surplus.contains(target));
-                for target in surplus {
-                    group.seen_missing.entry(target).or_insert(now);
-                }
-                group.missing_from.retain(|target, _| !during.always.contains(target));
             }
             let failed = message.contains(arn.as_str());
             let failures: Vec<_> = self
@@ -1011,7 +835,7 @@ impl Episode {
                 .filter(|metric| metric.name == "Failures" && arn.ends_with(metric.dimensions["TargetGroup"].as_str()))
                 .map(|metric| metric.value > 0.0)
                 .collect();
-            if alone && result.is_some() {
+            if result.is_some() {
                 let is_right = failures.iter().all(|value| *value == failed);
                 rule(is_right, format_args!("Failures is {failures:?}"));
                 if !may_lose_metrics && is_followed && failures.len() != 1 {
@@ -1021,9 +845,7 @@ impl Episode {
         }
         self.late.extend(late);
         for violation in self.world.aws.take_violations() {
-            // Of two runs at once, or of a request that was repeated, both are right.
-            let is_repeated = violation.contains(TWICE);
-            if !(is_repeated && (is_double(manner) || may_repeat)) {
+            if !(violation.contains(TWICE) && may_repeat) {
                 broken.push(violation);
             }
         }
@@ -1053,8 +875,8 @@ impl Episode {
             }
             self.world.aws.reconfigure(&group.arn, |group| group.quota(1000).initial_for(Duration::ZERO));
             group.full = false;
-            for target in group.initial(&self.world) {
-                self.world.aws.set_state(&group.arn, &target, "healthy");
+            for (target, _) in self.world.aws.targets(&group.arn).iter().filter(|(_, state)| *state == "initial") {
+                self.world.aws.set_state(&group.arn, target, "healthy");
             }
         }
         sleep(self.lag).await;
@@ -1098,11 +920,6 @@ impl Episode {
         }
         broken
     }
-}
-
-/// Whether there are two runs at once.
-fn is_double(manner: Manner) -> bool {
-    matches!(manner, Manner::Divided | Manner::Parallel)
 }
 
 /// Whether the episode of this seed spends its time waiting.
@@ -1160,9 +977,6 @@ const PATIENT_STEPS: u64 = 36;
 
 /// Longer than a connection may be idle to be used again.
 const IDLE: Duration = Duration::from_millis(5500);
-
-/// How long a target must be missing to go, while it is `initial`. Less by what a look takes.
-const INITIAL: Duration = Duration::from_millis(29_500);
 
 /// The deadline of a run that has time.
 const LONG: Duration = Duration::from_secs(30);
