@@ -3,8 +3,7 @@
 //! Whatever happens, the contract's rules hold; and when it is over, one run converges.
 //!
 //! It consists of episodes, each with a seed of its own: `SEED=… make soak` begins with that one. `RUNS` and `MINUTES`
-//! say how long it goes on. Some episodes spend their time waiting: for a request budget, for a dead or slow name server,
-//! in watches. They have threads of their own.
+//! say how long it goes on. Some episodes spend their time waiting: for a slow name server, in watches. They have threads of their own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,14 +22,15 @@ use serde_json::{Value, json};
 use support::{
     World, advance,
     aws::{Call, EVERYTHING, Fault, FaultKind, TWICE, TargetGroup},
-    dns::{Quirk, Reply, hostile},
-    front::{Death, Front},
+    dns::{Reply, hostile},
     invoke_within,
 };
-use tokio::{join, net::UdpSocket, select, sync::RwLock, time::sleep};
+use tokio::{join, select, sync::RwLock, time::sleep};
 
 use crate::{
-    block_on, threads,
+    block_on,
+    matrix::{DELETED, ELB},
+    threads,
     truth::{ACTIONS, PREFIX, Truth},
 };
 
@@ -136,14 +136,6 @@ impl Host {
 const REFUSED_V4: &[&str] = &["54.1.2.3", "169.254.169.254", "127.0.0.1", "0.0.0.0"];
 const REFUSED_V6: &[&str] = &["fe80::1", "::1", "::ffff:10.0.1.1", "ff02::1"];
 
-/// A narrower `ALLOWED_CIDRS`, and what it refuses as well: AWS would take it.
-const NARROW: &str = "10.0.0.0/8,fd00::/8";
-const REFUSED_V4_BY_NARROW: &[&str] = &["192.168.1.1", "172.16.0.1", "54.1.2.3", "169.254.169.254"];
-const REFUSED_V6_BY_NARROW: &[&str] = &["2600:1f18:1:100::5", "fc00::1", "fe80::1", "::1"];
-
-/// What a name server may be like. The last two make it slow.
-const QUIRKS: [Quirk; 5] = [Quirk::EdnsFormErr, Quirk::EdnsNotImp, Quirk::Cut, Quirk::EdnsDropped, Quirk::TcpOnly];
-
 /// A target group, and what is true of it.
 struct Group {
     arn: String,
@@ -242,8 +234,6 @@ fn address(ipv6: bool, net: u8, last: u8) -> IpAddr {
 enum Manner {
     Cold,
     DryRun,
-    /// After a freeze in which its connections have died.
-    Frozen(Death),
     /// Killed after so many calls, and whether the next one is carried out; the function lives on or not.
     Killed {
         calls: u32,
@@ -269,9 +259,6 @@ struct Episode {
     lag: Duration,
     /// How long a new target is `initial`.
     initial_for: Duration,
-    /// Between the function and AWS, where connections die.
-    front: Front,
-    has_budget: bool,
     /// Whether a call that failed is repeated.
     has_retries: bool,
     /// Whether groups are bound by their tags.
@@ -282,9 +269,6 @@ struct Episode {
     step_began: usize,
     /// What should have come in time and did not: perhaps because the machine was busy.
     late: Vec<String>,
-    /// Whether the last run put a group off.
-    has_deferred: bool,
-    _dead: UdpSocket,
 }
 
 /// A rule that was broken.
@@ -333,25 +317,15 @@ impl Episode {
         world.aws.tolerate(EVERYTHING);
         world.dns.set_ttl(1);
         let is_patient = is_patient(seed);
-        if rng.u8(..3) == 0 {
-            world.dns.set_quirks(&[QUIRKS[rng.usize(..if is_patient { QUIRKS.len() } else { 3 })]]);
-        }
-        let has_budget = is_patient && rng.u8(..3) == 0;
-        let is_narrow = rng.u8(..3) == 0;
         let discovers = rng.u8(..3) == 0;
         let lag = Duration::from_millis(if is_patient { rng.choice([0, 0, 300, 900]).unwrap() } else { 0 });
         let initial_for = if rng.u8(..3) == 0 { Duration::from_secs(3600) } else { Duration::ZERO };
-        let front = Front::new(world.aws.address()).await;
-        let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let first = (is_patient && rng.u8(..4) == 0).then(|| dead.local_addr().unwrap());
         let mut kinds: Vec<_> = KINDS.iter().collect();
         rng.shuffle(&mut kinds);
         let mut groups = Vec::new();
         let mut bindings = Vec::new();
-        // Names that give samples take their time, of which a dead server leaves none.
-        for (kind, number) in
-            kinds.into_iter().filter(|kind| !kind.sampled || (is_patient && first.is_none())).take(3).zip(1_u8..)
-        {
+        // Names that give samples take their time.
+        for (kind, number) in kinds.into_iter().filter(|kind| !kind.sampled || is_patient).take(3).zip(1_u8..) {
             let spec = TargetGroup::new(kind.name).port(OWN_PORT).initial_for(initial_for);
             let spec = spec.target_lag(lag).tag_lag(lag).listing_lag(lag);
             let arn = world.aws.create_target_group(if kind.ipv6 { spec.ipv6() } else { spec });
@@ -377,12 +351,7 @@ impl Episode {
                     port: port.unwrap_or(OWN_PORT),
                     ipv6: kind.ipv6,
                     sampled: kind.sampled,
-                    refused: match (is_narrow, kind.ipv6) {
-                        (false, false) => REFUSED_V4,
-                        (false, true) => REFUSED_V6,
-                        (true, false) => REFUSED_V4_BY_NARROW,
-                        (true, true) => REFUSED_V6_BY_NARROW,
-                    },
+                    refused: if kind.ipv6 { REFUSED_V6 } else { REFUSED_V4 },
                     is_patient,
                     pool,
                     given: BTreeSet::new(),
@@ -394,24 +363,15 @@ impl Episode {
         }
         groups.iter_mut().for_each(|group| group.bind(&world, true));
         let has_retries = rng.u8(..4) == 0;
-        let servers: Vec<_> = first.into_iter().chain([world.dns.address()]).collect();
         let world = world
-            .dns_servers(&servers)
             .set("BINDINGS", if bindings.is_empty() { String::new() } else { Value::from(bindings).to_string() })
             .set("DISCOVERY", if discovers { "tags" } else { "off" })
-            .set("AWS_ENDPOINT_URL", format!("http://{}", front.address()))
             .set("AWS_MAX_ATTEMPTS", if has_retries { 2 } else { 1 })
-            .set("ELB_REQUESTS_PER_SECOND", if has_budget { 2 } else { 0 });
-        let world = if is_narrow { world.set("ALLOWED_CIDRS", NARROW) } else { world };
+            .set("ELB_REQUESTS_PER_SECOND", 0);
         let function = Rc::new(world.function().await);
-        // Answers are then collected at short intervals, and groups are put off.
-        let is_short = has_budget || groups.iter().any(|group| group.kind.sampled);
-        let deadline = match first {
-            // The first server is given 2 s.
-            Some(_) => Duration::from_secs(6),
-            None if is_short => Duration::from_millis(1500),
-            None => LONG,
-        };
+        // Answers are then collected at short intervals.
+        let has_samples = groups.iter().any(|group| group.kind.sampled);
+        let deadline = if has_samples { Duration::from_millis(1500) } else { LONG };
         Self {
             rng,
             world,
@@ -421,15 +381,11 @@ impl Episode {
             is_patient,
             lag,
             initial_for,
-            front,
-            has_budget,
             has_retries,
             discovers,
             story: Vec::new(),
             step_began: 0,
             late: Vec::new(),
-            has_deferred: false,
-            _dead: dead,
         }
     }
 
@@ -537,42 +493,16 @@ impl Episode {
     fn strike(&mut self) {
         for _ in 0..self.rng.u8(..3) {
             let action = self.action();
-            let kind = self.fault();
-            let mut fault = if self.one_in(8) { Fault::any(kind.clone()) } else { Fault::on(action, kind.clone()) };
+            // What takes long has a deadline of its own, and whose group is deleted never comes back.
+            let kinds: Vec<_> = ELB.iter().filter(|fault| !fault.waits && fault.name != DELETED).collect();
+            let kind = (self.rng.choice(&kinds).unwrap().kind)();
+            let mut fault = if self.one_in(8) { Fault::any(kind) } else { Fault::on(action, kind) };
             fault = fault.after(self.rng.u32(..3)).times(self.rng.u32(1..4));
             if self.rng.bool() {
                 fault = fault.arn(&self.rng.choice(&self.groups).unwrap().arn);
             }
             self.tell(format_args!("{fault:?}"));
             self.world.aws.fault(fault);
-        }
-    }
-
-    fn fault(&mut self) -> FaultKind {
-        let error = |status, code| FaultKind::error(status, code, "so it is");
-        match self.rng.u8(..20) {
-            18 => FaultKind::error(403, "SignatureDoesNotMatch", "Signature expired"),
-            19 => error(400, "ExpiredToken"),
-            16 | 17 => {
-                let group = self.rng.choice(&self.groups).unwrap();
-                let registered: Vec<_> = self.world.aws.registered(&group.arn).into_iter().collect();
-                let target = self.rng.choice(&registered).and_then(|target| target.parse::<SocketAddr>().ok());
-                FaultKind::RefuseTarget(target.map_or_else(String::new, |target| target.ip().to_string()))
-            }
-            0 => error(400, "Throttling"),
-            1 => error(400, "ThrottlingException"),
-            2 => error(500, "InternalFailure"),
-            3 => FaultKind::body(503, "<html>Service Unavailable</html>"),
-            4 | 5 => FaultKind::ResetBefore,
-            6 | 7 => FaultKind::ResetAfter,
-            8 => FaultKind::body(200, "<html>Sign in to go on</html>"),
-            9 => FaultKind::body(200, "<DescribeTargetHealthResponse><DescribeTargetHealthResult>"),
-            10 => error(403, "AccessDenied"),
-            11 => error(400, "TargetGroupNotFound"),
-            12 => error(400, "InvalidTarget"),
-            13 => error(400, "TooManyRegistrationsForTargetId"),
-            14 => FaultKind::health_unavailable(),
-            _ => error(400, "TooManyTags"),
         }
     }
 
@@ -584,7 +514,6 @@ impl Episode {
                 Manner::Killed { calls: self.rng.u32(..20), carried_out: self.rng.bool(), lives_on: self.rng.bool() }
             }
             11 if self.one_in(4) => Manner::Short,
-            11 if self.is_patient && self.one_in(2) => Manner::Frozen(self.rng.choice(Death::ALL).unwrap()),
             12..=17 if self.is_patient => Manner::Watch { seconds: self.rng.u16(1..3) },
             _ => Manner::Warm,
         }
@@ -627,12 +556,7 @@ impl Episode {
         if matches!(manner, Manner::Cold) {
             self.begin().await;
         }
-        if let Manner::Frozen(death) = manner {
-            self.front.kill(death).await;
-            sleep(IDLE).await;
-        }
         self.world.aws.clear_calls();
-        let lost = self.front.lost();
         let deadline = match manner {
             Manner::Short => Duration::from_millis(600),
             Manner::Watch { .. } => LONG,
@@ -690,13 +614,10 @@ impl Episode {
             during.unresolved = &during.unresolved & &group.unresolved();
             during.useless = &during.useless & &useless;
         }
-        let mut broken = self.judge(manner, &during, result.as_ref());
+        let broken = self.judge(manner, &during, result.as_ref());
         self.learn(result.as_ref());
         if matches!(manner, Manner::Killed { lives_on: false, .. }) {
             self.begin().await;
-        }
-        if self.front.lost() > lost {
-            broken.push("rule 14: requests went into dead connections".to_owned());
         }
         if result.is_some() && took > deadline + Duration::from_millis(300) {
             self.late.push(format!("rule 10: the reply took {took:?}"));
@@ -730,9 +651,7 @@ impl Episode {
     fn judge(&mut self, manner: Manner, during: &[During], result: Option<&Result<Value, RunError>>) -> Vec<String> {
         let mut broken = Vec::new();
         let mut late = Vec::new();
-        self.has_deferred = false;
         let calls = self.world.aws.calls();
-        let may_lose_metrics = self.strikes("PutMetricData", "") || matches!(manner, Manner::DryRun | Manner::Short);
         let forgets = self.strikes("", "TargetGroupNotFound");
         // Then what DNS gives is registered all the same.
         let has_lost_state = ["DescribeTags", "AddTags", "RemoveTags"].iter().any(|action| self.strikes(action, ""));
@@ -788,25 +707,22 @@ impl Episode {
             }
             let is_followed = group.is_followed() && !(forgets && group.tags.is_some());
 
-            // Nothing may be claimed of what the budget puts off. An error does not name it.
             let outcomes = result.and_then(|result| result.as_ref().ok()).and_then(|reply| reply["groups"].as_array());
             let of_group = |report: &&Value| report["target_group_arn"] == arn.as_str();
             let outcome = outcomes.and_then(|reports| reports.iter().find(of_group)).map(|report| &report["outcome"]);
-            let is_deferred = outcome.is_some_and(|outcome| outcome == "deferred");
-            self.has_deferred |= is_deferred;
             if outcomes.is_some() && is_followed && outcome.is_none() {
                 broken.push(format!("{}: it is bound, and not in the reply", kind.name));
             }
-            if is_deferred && !self.has_budget {
+            if outcome.is_some_and(|outcome| outcome == "deferred") {
                 late.push(format!("{}: it is put off, and there is no budget", kind.name));
             }
             // Whether the run says that all is well with the group.
             let is_well = match result {
-                _ if is_deferred || matches!(manner, Manner::DryRun) || !is_followed => false,
+                _ if matches!(manner, Manner::DryRun) || !is_followed => false,
                 Some(Ok(_)) => true,
                 Some(Err(_)) => {
                     let is_of_groups = message.contains("target groups failed") || message.contains(UNDISCOVERED);
-                    !self.has_budget && !message.contains(arn.as_str()) && is_of_groups
+                    !message.contains(arn.as_str()) && is_of_groups
                 }
                 None => false,
             };
@@ -825,22 +741,6 @@ impl Episode {
             if is_well && during.is_steady && !kind.sampled {
                 let lacks = &during.always - &registered;
                 rule(lacks.is_empty(), format_args!("nobody says that {lacks:?} is not registered"));
-            }
-            let failed = message.contains(arn.as_str());
-            let failures: Vec<_> = self
-                .world
-                .aws
-                .metrics()
-                .into_iter()
-                .filter(|metric| metric.name == "Failures" && arn.ends_with(metric.dimensions["TargetGroup"].as_str()))
-                .map(|metric| metric.value > 0.0)
-                .collect();
-            if result.is_some() {
-                let is_right = failures.iter().all(|value| *value == failed);
-                rule(is_right, format_args!("Failures is {failures:?}"));
-                if !may_lose_metrics && is_followed && failures.len() != 1 {
-                    late.push(format!("{}: Failures was published {} times", kind.name, failures.len()));
-                }
             }
         }
         self.late.extend(late);
@@ -883,13 +783,6 @@ impl Episode {
         let deadline = mem::replace(&mut self.deadline, LONG);
         let manner = if self.rng.bool() { Manner::Warm } else { Manner::Cold };
         let mut broken = self.run(manner, false).await;
-        // The others take their turns.
-        for _ in 1..self.groups.len() {
-            if self.has_deferred && broken.is_empty() {
-                sleep(self.lag).await;
-                broken.extend(self.run(Manner::Warm, false).await);
-            }
-        }
         let registered = |group: &Group| self.world.aws.registered(&group.arn);
         for group in &self.groups {
             if !registered(group).is_superset(&group.given()) {
@@ -974,9 +867,6 @@ const STEPS: u64 = 120;
 
 /// And in one that waits.
 const PATIENT_STEPS: u64 = 36;
-
-/// Longer than a connection may be idle to be used again.
-const IDLE: Duration = Duration::from_millis(5500);
 
 /// The deadline of a run that has time.
 const LONG: Duration = Duration::from_secs(30);
