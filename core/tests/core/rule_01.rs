@@ -2,13 +2,13 @@
 
 use nlb_hostname_targets_core::report::Outcome;
 
-use crate::universe::{Fault, OWN, Scene, hosts};
+use crate::universe::{Fault, OWN, Stage, hosts};
 
 #[test]
 fn registers_first_and_deregisters_after() {
-    let mut scene = Scene::with(OWN, &[2], &[1]);
-    let report = scene.run();
-    assert_eq!(scene.changes(), ["Register [2]", "Deregister [1]"]);
+    let mut stage = Stage::with(OWN, &[2], &[1]);
+    let report = stage.run();
+    assert_eq!(stage.changes(), ["Register [2]", "Deregister [1]"]);
     assert_eq!(
         (report.outcome, hosts(report.registered), hosts(report.deregistered)),
         (Outcome::Changed, vec![2], vec![1])
@@ -18,43 +18,43 @@ fn registers_first_and_deregisters_after() {
 #[test]
 fn deregisters_nothing_where_the_registration_failed() {
     for (fault, registered) in [(Fault::Failed, vec![1]), (Fault::Denied, vec![1]), (Fault::LostReply, vec![1, 2])] {
-        let mut scene = Scene::with(OWN, &[2], &[1]);
-        scene.fails("RegisterTargets", fault);
-        assert_eq!((scene.run().outcome, scene.registered()), (Outcome::Failed, registered));
+        let mut stage = Stage::with(OWN, &[2], &[1]);
+        stage.fails("RegisterTargets", fault);
+        assert_eq!((stage.run().outcome, stage.registered()), (Outcome::Failed, registered));
     }
 }
 
 #[test]
 fn while_targets_drain_their_room_is_waited_for_and_the_report_says_so() {
-    let mut scene = Scene::with(OWN, &[1], &[101, 102]);
-    scene.aws(|group, _| group.quota = 2);
-    let report = scene.run();
-    assert_eq!(scene.changes(), ["Register [1]", "Deregister [101]", "Register [1]"]);
+    let mut stage = Stage::with(OWN, &[1], &[101, 102]);
+    stage.aws(|group, _| group.quota = 2);
+    let report = stage.run();
+    assert_eq!(stage.changes(), ["Register [1]", "Deregister [101]", "Register [1]"]);
     let error = report.error.unwrap();
     assert!(error.contains("1 targets wait for room") && error.contains("1 targets are draining"), "{error}");
-    scene.run();
-    assert_eq!((scene.changes(), scene.registered()), (vec!["Register [1]".to_owned()], vec![102]));
-    scene.settle();
-    scene.run();
-    assert_eq!(scene.registered(), [1]);
+    stage.run();
+    assert_eq!((stage.changes(), stage.registered()), (vec!["Register [1]".to_owned()], vec![102]));
+    stage.settle();
+    stage.run();
+    assert_eq!(stage.registered(), [1]);
 }
 
 #[test]
 fn only_what_may_go_makes_room() {
     // What has its grace, and what may be an unresolved name's.
     for (grace, other) in [(60, &[3][..]), (0, &[])] {
-        let mut scene = Scene::new(&[(OWN, &[2]), ("other.test", &[])]).grace(grace);
-        scene.healthy(&[1, 3]);
-        scene.gives("other.test", other);
-        scene.aws(|group, _| group.quota = 2);
+        let mut stage = Stage::following(&[(OWN, &[2]), ("other.test", &[])]).grace(grace);
+        stage.healthy(&[1, 3]);
+        stage.gives("other.test", other);
+        stage.aws(|group, _| group.quota = 2);
         for _ in 0..3 {
-            assert_eq!((scene.run().outcome, scene.registered()), (Outcome::Failed, vec![1, 3]), "{grace}");
+            assert_eq!((stage.run().outcome, stage.registered()), (Outcome::Failed, vec![1, 3]), "{grace}");
         }
-        scene.gives("other.test", &[3]);
-        scene.pass(60);
-        scene.run();
-        scene.settle();
-        scene.run();
-        assert_eq!(scene.registered(), [2, 3], "{grace}");
+        stage.gives("other.test", &[3]);
+        stage.pass(60);
+        stage.run();
+        stage.settle();
+        stage.run();
+        assert_eq!(stage.registered(), [2, 3], "{grace}");
     }
 }

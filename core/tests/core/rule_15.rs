@@ -10,7 +10,7 @@ use nlb_hostname_targets_core::{
     target::TargetState,
 };
 
-use crate::universe::{Happening, INSTANCE, OWN, READER, Scene, WRITER, address, target};
+use crate::universe::{Happening, INSTANCE, OWN, READER, Stage, WRITER, address, target};
 
 const LOAD_BALANCER: &str = "orders-0123456789abcdef.elb.eu-west-1.amazonaws.com";
 
@@ -46,7 +46,7 @@ fn absences_of_live_addresses_are_as_long_as_reckoned() {
         let mut rng = fastrand::Rng::with_seed(11);
         let hostname = READER.to_owned().try_into().unwrap();
         let mut samples = Samples::new(&hostname);
-        let at = Scene::new(&[]).now();
+        let at = Stage::following(&[]).now().now;
         let all: Vec<u8> = (1..=targets).collect();
         let mut cached = vec![(Timestamp(0), BTreeSet::new()); caches];
         let bar = answers_needed(size, targets.into(), 0.001);
@@ -76,17 +76,17 @@ fn absences_of_live_addresses_are_as_long_as_reckoned() {
 
 #[test]
 fn a_promoted_reader_of_two_leaves_after_its_count_and_not_before() {
-    let mut scene = Scene::with(READER, &[1, 2], &[1, 2]);
-    scene.samples(READER, 1, 5);
+    let mut stage = Stage::with(READER, &[1, 2], &[1, 2]);
+    stage.samples(READER, 1, 5);
     for _ in 0..5 {
-        scene.run();
-        scene.pass(60);
+        stage.run();
+        stage.pass(60);
     }
-    assert_eq!(scene.registered(), [1, 2]);
-    scene.gives(READER, &[2]);
-    let began = scene.now();
-    scene.runs_until(30, |scene| scene.registered() == [2]);
-    let took = (scene.now() - began).as_secs();
+    assert_eq!(stage.registered(), [1, 2]);
+    stage.gives(READER, &[2]);
+    let began = stage.now().now;
+    stage.runs_until(30, |stage| stage.registered() == [2]);
+    let took = (stage.now().now - began).as_secs();
     // 44 answers at 5 s each take 220 s without a pause; the grace is 300 s.
     assert!((300..900).contains(&took), "{took}");
 }
@@ -94,65 +94,65 @@ fn a_promoted_reader_of_two_leaves_after_its_count_and_not_before() {
 #[test]
 fn an_unhealthy_target_goes_after_its_grace_alone_but_where_none_is_healthy() {
     for (other, stays) in [(TargetState::Healthy, false), (TargetState::Unhealthy, true)] {
-        let mut scene = Scene::with(READER, &[2], &[]);
-        scene.samples(READER, usize::MAX, 5);
-        scene.state(1, TargetState::Unhealthy);
-        scene.state(2, other);
-        scene.run();
-        scene.pass(301);
-        scene.forget();
-        let report = scene.run();
-        assert_eq!(scene.registered().contains(&1), stays, "{:?}", report.held);
+        let mut stage = Stage::with(READER, &[2], &[]);
+        stage.samples(READER, usize::MAX, 5);
+        stage.state(1, TargetState::Unhealthy);
+        stage.state(2, other);
+        stage.run();
+        stage.pass(301);
+        stage.kill(0);
+        let report = stage.run();
+        assert_eq!(stage.registered().contains(&1), stays, "{:?}", report.held);
     }
 }
 
 #[test]
 fn a_new_environment_takes_nothing_that_lives() {
     let all = [1, 2, 3, 4, 5];
-    let mut scene = Scene::with(READER, &all, &all);
-    scene.samples(READER, 1, 1);
+    let mut stage = Stage::with(READER, &all, &all);
+    stage.samples(READER, 1, 1);
     for _ in 0..200 {
-        scene.forget();
-        scene.run();
-        scene.pass(60);
+        stage.kill(0);
+        stage.run();
+        stage.pass(60);
     }
-    assert_eq!(scene.registered(), all);
+    assert_eq!(stage.registered(), all);
 }
 
 /// A name of one's own that leads by weighted CNAMEs to two instances.
 #[test]
 fn a_name_that_rotates_stops_churning_once_it_was_seen_to_and_says_what_to_state() {
-    let mut scene = Scene::with(OWN, &[1, 2], &[1, 2]);
-    scene.samples(OWN, 1, 30);
-    scene.name(OWN, |name| name.chain.push(INSTANCE.to_owned()));
+    let mut stage = Stage::with(OWN, &[1, 2], &[1, 2]);
+    stage.samples(OWN, 1, 30);
+    stage.name(OWN, |name| name.chain.push(INSTANCE.to_owned()));
     let mut churn = Vec::new();
     for _ in 0..120 {
-        let report = scene.run();
+        let report = stage.run();
         churn.push(report.deregistrations);
-        scene.settle();
-        scene.pass(60);
+        stage.settle();
+        stage.pass(60);
     }
     assert!(churn.iter().sum::<usize>() >= 3, "it takes three returns");
     assert_eq!(churn[60..].iter().sum::<usize>(), 0, "{churn:?}");
-    assert_eq!(scene.registered(), [1, 2]);
-    let report = scene.run();
+    assert_eq!(stage.registered(), [1, 2]);
+    let report = stage.run();
     assert!(report.error.unwrap().contains("state `deregister_after_seconds`"));
-    assert!(report.rotating.len() == 1 && scene.tags().contains_key("nlb-hostname-targets:rotates/db.test"));
+    assert!(report.rotating.len() == 1 && stage.tags().contains_key("nlb-hostname-targets:rotates/db.test"));
     // With a stated grace, nothing is warned of.
-    scene = scene.grace(300);
-    assert_eq!(scene.run().rotating.len(), 0);
+    stage = stage.grace(300);
+    assert_eq!(stage.run().rotating.len(), 0);
 }
 
 #[test]
 fn an_instance_is_followed_at_once_however_often_it_fails_over() {
-    let mut scene = Scene::with(INSTANCE, &[1], &[1]);
+    let mut stage = Stage::with(INSTANCE, &[1], &[1]);
     for failover in 0..20 {
         let next = 1 + failover % 2;
-        scene.gives(INSTANCE, &[next]);
-        scene.run();
-        assert_eq!(scene.registered(), [next]);
-        scene.settle();
-        scene.pass(120);
+        stage.gives(INSTANCE, &[next]);
+        stage.run();
+        assert_eq!(stage.registered(), [next]);
+        stage.settle();
+        stage.pass(120);
     }
 }
 
@@ -160,10 +160,10 @@ fn an_instance_is_followed_at_once_however_often_it_fails_over() {
 fn an_answer_of_eight_addresses_is_a_sample_and_one_of_seven_is_not() {
     for (size, stays) in [(7, false), (8, true)] {
         let given: Vec<u8> = (1..=size).collect();
-        let mut scene = Scene::with(OWN, &given, &given);
-        scene.healthy(&[99]);
-        scene.run();
-        assert_eq!(scene.registered().contains(&99), stays, "{size}");
+        let mut stage = Stage::with(OWN, &given, &given);
+        stage.healthy(&[99]);
+        stage.run();
+        assert_eq!(stage.registered().contains(&99), stays, "{size}");
     }
 }
 
@@ -176,63 +176,63 @@ fn stated_lookups_count_for_every_name() {
         (READER, 5, Some(0), 1, false),
         (READER, 50, None, 50, true),
     ] {
-        let mut scene = Scene::with(name, &[2], &[1, 2]);
-        scene.samples(name, usize::MAX, 60);
-        scene.lookups(name, lookups);
-        scene.binding(|group| group.deregister_after_seconds = grace);
-        scene.run();
-        assert_eq!(scene.calls().iter().filter(|call| *call == "DNS").count(), asked, "{name} {lookups}");
-        scene.pass(301);
-        scene.run();
-        assert_eq!(scene.registered().contains(&1), stays, "{name} {lookups}");
+        let mut stage = Stage::with(name, &[2], &[1, 2]);
+        stage.samples(name, usize::MAX, 60);
+        stage.lookups(name, lookups);
+        stage.binding(|group| group.deregister_after_seconds = grace);
+        stage.run();
+        assert_eq!(stage.calls().iter().filter(|call| *call == "DNS").count(), asked, "{name} {lookups}");
+        stage.pass(301);
+        stage.run();
+        assert_eq!(stage.registered().contains(&1), stays, "{name} {lookups}");
     }
 }
 
 #[test]
 fn a_port_that_no_binding_asks_for_is_stale_at_once() {
-    let mut scene = Scene::with(READER, &[1, 2], &[]);
-    scene.play(&Happening::HandRegister(1, 1, 2));
-    scene.settle();
-    scene.run();
-    assert_eq!(scene.targets(), [target(1, 0), target(2, 0)].into());
+    let mut stage = Stage::with(READER, &[1, 2], &[]);
+    stage.play(&Happening::HandRegister(1, 1, 2));
+    stage.settle();
+    stage.run();
+    assert_eq!(stage.targets(), [target(1, 0), target(2, 0)].into());
 }
 
 /// The targets of a name that a binding no longer has go after the count.
 #[test]
 fn the_targets_of_another_hostname_go_after_the_count() {
-    let mut scene = Scene::with(READER, &[3, 4], &[1, 2]);
-    scene.samples(READER, 1, 5);
-    let report = scene.run();
+    let mut stage = Stage::with(READER, &[3, 4], &[1, 2]);
+    stage.samples(READER, 1, 5);
+    let report = stage.run();
     let evidence =
         report.held.iter().filter(|held| held.reason == HoldReason::Evidence || held.reason == HoldReason::Grace);
     assert_eq!(evidence.count(), 2, "{:?}", report.held);
-    scene.runs_until(60, |scene| scene.registered() == [3, 4]);
+    stage.runs_until(60, |stage| stage.registered() == [3, 4]);
 }
 
 #[test]
 fn a_healthy_target_of_a_load_balancer_that_was_never_seen_goes_after_a_day() {
-    let mut scene = Scene::with(LOAD_BALANCER, &[1, 2], &[1, 2, 9]);
-    scene.samples(LOAD_BALANCER, usize::MAX, 60);
-    let began = scene.now();
-    scene.runs_until(2000, |scene| scene.registered() == [1, 2]);
-    let hours = (scene.now() - began).as_secs() / 3600;
+    let mut stage = Stage::with(LOAD_BALANCER, &[1, 2], &[1, 2, 9]);
+    stage.samples(LOAD_BALANCER, usize::MAX, 60);
+    let began = stage.now().now;
+    stage.runs_until(2000, |stage| stage.registered() == [1, 2]);
+    let hours = (stage.now().now - began).as_secs() / 3600;
     assert_eq!(hours, 24);
 }
 
 #[test]
 fn a_run_that_a_watch_follows_collects_nothing_of_its_own() {
-    let mut scene = Scene::with(READER, &[1, 2], &[1, 2]);
-    scene.samples(READER, 1, 0);
-    scene.watch(2);
-    assert!(scene.calls().iter().filter(|call| *call == "DNS").count() <= 4);
+    let mut stage = Stage::with(READER, &[1, 2], &[1, 2]);
+    stage.samples(READER, 1, 0);
+    stage.watch(2);
+    assert!(stage.calls().iter().filter(|call| *call == "DNS").count() <= 4);
 }
 
 #[test]
 fn a_writer_beside_its_readers_is_followed_at_once() {
-    let mut scene = Scene::new(&[(WRITER, &[1]), (READER, &[2, 3])]);
-    scene.healthy(&[1, 2, 3]);
-    scene.run();
-    scene.gives(WRITER, &[4]);
-    scene.run();
-    assert_eq!(scene.registered(), [2, 3, 4]);
+    let mut stage = Stage::following(&[(WRITER, &[1]), (READER, &[2, 3])]);
+    stage.healthy(&[1, 2, 3]);
+    stage.run();
+    stage.gives(WRITER, &[4]);
+    stage.run();
+    assert_eq!(stage.registered(), [2, 3, 4]);
 }

@@ -1,10 +1,8 @@
 //! Histories that random ones found, cut down to what matters.
 
-use std::cell::RefCell;
-
 use nlb_hostname_targets_core::binding::Ownership;
 
-use crate::universe::{Fault, Happening, Happening::*, History, How, Kind, Setting, Stage, Universe, happen, target};
+use crate::universe::{Fault, Happening, Happening::*, History, How, Kind, Setting, Stage, happen, target};
 
 fn play(setting: Setting, events: impl Into<Vec<Happening>>) {
     happen(setting, &History(events.into()));
@@ -41,8 +39,7 @@ fn rule_16_what_an_answer_held_is_not_missing_since_before_though_it_was_too_old
 
 #[test]
 fn rule_16_that_aws_cannot_tell_the_targets_for_a_while_does_not_begin_the_30_s_anew() {
-    let universe = RefCell::new(Universe::new(Setting::of(Kind::Instance)));
-    let mut stage = Stage::new(&universe);
+    let mut stage = Stage::new(Setting::of(Kind::Instance));
     let events = [
         HandRegister(3, 0, 0),
         CalmRun,
@@ -54,7 +51,7 @@ fn rule_16_that_aws_cannot_tell_the_targets_for_a_while_does_not_begin_the_30_s_
         CalmRun,
     ];
     events.iter().for_each(|event| stage.play(event));
-    assert_eq!(universe.borrow().group.registered(), [target(0, 0)].into());
+    assert_eq!(stage.now().group.registered(), [target(0, 0)].into());
 }
 
 #[test]
@@ -108,8 +105,7 @@ fn rule_08_what_dns_gave_is_missing_anew_though_aws_could_not_tell_the_targets_o
 #[test]
 fn rule_08_what_somebody_wipes_each_minute_is_counted_on_from_memory_with_a_warning() {
     for ownership in [Ownership::Exclusive, Ownership::Shared] {
-        let universe = RefCell::new(Universe::new(Setting { ownership, grace: Some(300), ..chained() }));
-        let mut stage = Stage::new(&universe);
+        let mut stage = Stage::new(Setting { ownership, grace: Some(300), ..chained() });
         stage.alone(0);
         stage.play(&Dns(0, [1].into()));
         stage.alone(0);
@@ -118,6 +114,6 @@ fn rule_08_what_somebody_wipes_each_minute_is_counted_on_from_memory_with_a_warn
             let report = stage.alone(0);
             assert!(report.warnings.iter().any(|warning| warning.contains("is gone")), "{minute}: {report:#?}");
         }
-        assert_eq!(universe.borrow().group.registered(), [target(1, 0)].into(), "{ownership:?}");
+        assert_eq!(stage.now().group.registered(), [target(1, 0)].into(), "{ownership:?}");
     }
 }

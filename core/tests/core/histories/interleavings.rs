@@ -1,7 +1,5 @@
 //! Every order in which two runs can take their steps, and every step at which one can be killed or AWS can fail it.
 
-use std::cell::RefCell;
-
 use nlb_hostname_targets_core::{binding::Ownership, tags::Tags};
 
 use crate::universe::{Fault, Happening, How, Kind, Setting, Stage, Universe, target};
@@ -24,9 +22,8 @@ fn interleave(
     // Which of the two goes on at each step, as far as there was a choice.
     let mut choices: Vec<bool> = Vec::new();
     for number in 1.. {
-        let universe = RefCell::new(Universe::new(setting));
-        let mut stage = Stage::new(&universe);
-        universe.borrow_mut().write_tags(&tags);
+        let mut stage = Stage::new(setting);
+        stage.change().write_tags(&tags);
         before.iter().for_each(|event| stage.play(event));
         actors.iter().for_each(|actor| stage.play(&Happening::Begin(*actor, How::Full, 0)));
         let mut step = 0;
@@ -42,7 +39,7 @@ fn interleave(
                 stage.request(actor);
             }
         }
-        after(&universe.borrow());
+        after(&stage.now());
         // That they end where one would, some orders show.
         if number % 20 == 1 {
             stage.calm_down();
@@ -112,7 +109,7 @@ fn rule_09_in_whatever_order_two_runs_with_different_answers_take_their_steps_a_
 }
 
 /// A run that has both to register and to deregister takes so many steps. Returned is whether it has ended.
-fn begin_a_change(stage: &mut Stage<'_>, steps: u8) -> bool {
+fn begin_a_change(stage: &mut Stage, steps: u8) -> bool {
     let events = [
         Happening::HandRegister(3, 1, 0),
         Happening::CalmRun,
@@ -131,8 +128,7 @@ fn rule_09_a_run_that_is_killed_at_any_step_is_repaired_by_the_next() {
     for (ownership, grace) in [Ownership::Exclusive, Ownership::Shared].map(|it| [(it, 0), (it, 60)]).concat() {
         for fault in [Fault::None, Fault::LostReply, Fault::Partial(1)] {
             for killed_after in 0.. {
-                let universe = RefCell::new(Universe::new(setting(ownership, grace)));
-                let mut stage = Stage::new(&universe);
+                let mut stage = Stage::new(setting(ownership, grace));
                 let has_ended = begin_a_change(&mut stage, killed_after);
                 [Happening::Step(0, fault), Happening::Kill(0)].iter().for_each(|event| stage.play(event));
                 stage.calm_down();
@@ -148,8 +144,7 @@ fn rule_09_a_run_that_is_killed_at_any_step_is_repaired_by_the_next() {
 fn rule_18_from_whatever_step_on_aws_cannot_tell_the_targets_nothing_goes() {
     for ownership in [Ownership::Exclusive, Ownership::Shared] {
         for step in 0.. {
-            let universe = RefCell::new(Universe::new(setting(ownership, 0)));
-            let mut stage = Stage::new(&universe);
+            let mut stage = Stage::new(setting(ownership, 0));
             let has_ended = begin_a_change(&mut stage, step);
             // What is known is old by now, and asked for again.
             let events = [Happening::Pass(2500), Happening::Unavailable(true), Happening::Go(0, u8::MAX)];
@@ -167,8 +162,7 @@ fn rule_01_however_much_room_is_needed_no_group_is_emptied_and_what_fits_gets_in
     for (stale, given, more) in
         (1..=5).flat_map(|stale| (1..=5).flat_map(move |given| [0, 1, 2].map(|more| (stale, given, more))))
     {
-        let universe = RefCell::new(Universe::new(setting(Ownership::Exclusive, 0)));
-        let mut stage = Stage::new(&universe);
+        let mut stage = Stage::new(setting(Ownership::Exclusive, 0));
         let quota = usize::from(stale) + more;
         let events = [
             Happening::HandRegister(20, stale - 1, 0),
@@ -181,10 +175,10 @@ fn rule_01_however_much_room_is_needed_no_group_is_emptied_and_what_fits_gets_in
             [Happening::Pass(310_000), Happening::CalmRun, Happening::CalmRun]
                 .iter()
                 .for_each(|event| stage.play(event));
-            assert!(!universe.borrow().group.registered().is_empty());
+            assert!(!stage.now().group.registered().is_empty());
         }
         let desired = (1..8).take(given).map(|host| target(host, 0)).collect();
-        let registered = universe.borrow().group.registered();
+        let registered = stage.now().group.registered();
         let is_last = quota == 1;
         assert!(is_last || registered.is_subset(&desired), "{stale} {given} {quota}: {registered:?}");
         assert_eq!(registered.len(), given.min(quota), "{stale} {given} {quota}: {registered:?}");

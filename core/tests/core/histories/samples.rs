@@ -1,14 +1,13 @@
 //! Names that give samples, minute by minute: what is there stays, and what is gone goes.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::universe::{Happening, Kind, Setting, Stage, Universe, target};
+use crate::universe::{Happening, Kind, Setting, Stage, target};
 
 /// Lets so many hosts be given by turns, of which one dies after an hour; `is_healthy` says how AWS finds it then. Returned
 /// is after how many minutes its target was gone.
 fn minutes_until_gone(setting: Setting, hosts: u8, is_healthy: bool) -> usize {
-    let universe = RefCell::new(Universe::new(setting));
-    let mut stage = Stage::new(&universe);
+    let mut stage = Stage::new(setting);
     stage.play(&Happening::Dns(0, (10..10 + hosts).collect()));
     for minute in 0..3000 {
         if minute == 60 {
@@ -17,15 +16,15 @@ fn minutes_until_gone(setting: Setting, hosts: u8, is_healthy: bool) -> usize {
                 stage.play(&Happening::Dead([10].into()));
             }
         }
-        let is_known = setting.kind != Kind::Rotating || universe.borrow().is_rotating();
+        let is_known = setting.kind != Kind::Rotating || stage.now().is_rotating();
         assert!(is_known || minute < 60, "it is not seen to rotate");
         let report = stage.alone(0);
         let alive: BTreeSet<_> = (11..10 + hosts).map(|host| target(host, 0)).collect();
         assert!(!is_known || report.deregistered.is_disjoint(&alive), "takes what lives: {report:#?}");
         if minute >= 30 {
-            assert!(alive.is_subset(&universe.borrow().group.registered()), "{minute}: {report:#?}");
+            assert!(alive.is_subset(&stage.now().group.registered()), "{minute}: {report:#?}");
         }
-        if minute >= 60 && !universe.borrow().group.registered().contains(&target(10, 0)) {
+        if minute >= 60 && !stage.now().group.registered().contains(&target(10, 0)) {
             return minute - 60;
         }
         stage.play(&Happening::Pass(60_000));

@@ -44,7 +44,7 @@ use self::{
     notes::{Desired, Notes, RunNotes},
 };
 pub use happening::*;
-pub use scene::{OWN, Scene, WRITER, held, hosts};
+pub use scene::{OWN, WRITER, held, hosts};
 pub use stage::{Stage, happen};
 
 pub struct Universe {

@@ -1,23 +1,12 @@
-//! A scene for one execution environment: each call succeeds at once, unless a test says otherwise, and all that the model
-//! checks is checked of it, too.
-
-use std::{
-    cell::RefCell,
-    pin::pin,
-    task::{Context, Poll, Waker},
-};
+//! Scenes for one execution environment: each call succeeds at once, unless a test says otherwise. All that is checked of
+//! histories is checked of them, too.
 
 use nlb_hostname_targets_core::plan::HoldReason;
 
-use super::{stage::invocation, *};
+use super::*;
 
 pub const OWN: &str = "db.test";
 pub const WRITER: &str = "orders.cluster-c9akciq32abc.eu-west-1.rds.amazonaws.com";
-
-pub struct Scene {
-    universe: RefCell<Universe>,
-    memory: Memory,
-}
 
 /// The last numbers of the targets' addresses.
 pub fn hosts(targets: impl IntoIterator<Item = Target>) -> Vec<u8> {
@@ -30,35 +19,33 @@ pub fn held(report: &GroupReport) -> Vec<(u8, HoldReason)> {
     report.held.iter().map(|held| (hosts([held.target])[0], held.reason)).collect()
 }
 
-impl Scene {
+impl Stage {
     /// A group that follows these names, each with the hosts that it gives: all of them, and no cache keeps them. One that
     /// gives none does not resolve.
-    pub fn new(names: &[(&'static str, &[u8])]) -> Self {
+    pub fn following(names: &[(&'static str, &[u8])]) -> Self {
         let setting = Setting { ttl: 0, longest_ttl: 0, ..Setting::of(Kind::Plain) };
-        let mut universe = Universe::new(setting);
-        universe.is_alone = true;
+        let stage = Self::new(setting);
         let name = |(name, hosts): &(&str, &[u8])| {
             let mut name = Name::new(&[*name], usize::MAX, &setting);
             name.gives = hosts.iter().copied().collect();
             name
         };
-        universe.names = names.iter().map(name).collect();
-        let scene = Self { universe: RefCell::new(universe), memory: Memory::default() };
-        scene.binding(|group| {
+        stage.change().names = names.iter().map(name).collect();
+        stage.binding(|group| {
             group.members = names.iter().map(|(name, _)| ((*name).to_owned().try_into().unwrap(), None)).collect();
         });
-        scene
+        stage
     }
 
     /// One name that gives `given`, and these targets, which are healthy.
     pub fn with(name: &'static str, given: &[u8], registered: &[u8]) -> Self {
-        let scene = Self::new(&[(name, given)]);
-        scene.healthy(registered);
-        scene
+        let stage = Self::following(&[(name, given)]);
+        stage.healthy(registered);
+        stage
     }
 
     pub fn shared(self) -> Self {
-        self.universe.borrow_mut().setting.ownership = Ownership::Shared;
+        self.change().setting.ownership = Ownership::Shared;
         self.binding(|group| group.ownership = Ownership::Shared);
         self
     }
@@ -73,7 +60,7 @@ impl Scene {
     }
 
     pub fn binding(&self, change: impl FnOnce(&mut Group)) {
-        change(Rc::make_mut(&mut self.universe.borrow_mut().bound[0]));
+        change(Rc::make_mut(&mut self.change().bound[0]));
     }
 
     pub fn healthy(&self, numbers: &[u8]) {
@@ -98,7 +85,7 @@ impl Scene {
 
     /// Lets AWS, or somebody, change the group.
     pub fn aws<T>(&self, change: impl FnOnce(&mut TargetGroup, Instant) -> T) -> T {
-        self.universe.borrow_mut().change(NOBODY, change)
+        self.change().change(NOBODY, change)
     }
 
     /// Everything that is `initial` becomes healthy, and what drains is gone.
@@ -106,16 +93,12 @@ impl Scene {
         self.aws(TargetGroup::settle);
     }
 
-    pub fn play(&self, event: &Happening) {
-        self.universe.borrow_mut().apply(event);
-    }
-
     pub fn gives(&self, name: &str, hosts: &[u8]) {
         self.name(name, |name| name.gives = hosts.iter().copied().collect());
     }
 
     pub fn name(&self, name: &str, change: impl FnOnce(&mut Name)) {
-        change(self.universe.borrow_mut().name(name));
+        change(self.change().name(name));
     }
 
     /// Lets a name give so many of its hosts in an answer, for so many seconds.
@@ -126,33 +109,29 @@ impl Scene {
 
     /// Lets all requests of this action fail.
     pub fn fails(&self, action: &'static str, fault: Fault) {
-        self.universe.borrow_mut().faults.insert(action, fault);
+        self.change().faults.insert(action, fault);
     }
 
     pub fn slow_lists(&self, seconds: u64) {
-        self.universe.borrow_mut().slow = Duration::from_secs(seconds);
+        self.change().slow = Duration::from_secs(seconds);
     }
 
     pub fn pass(&self, seconds: u64) {
-        let until = self.now() + Duration::from_secs(seconds);
-        self.universe.borrow_mut().pass(until);
+        let until = self.now().now + Duration::from_secs(seconds);
+        self.change().pass(until);
     }
 
     pub fn later(&self, seconds: u64, change: impl FnOnce(&mut Universe) + 'static) {
-        let at = self.now() + Duration::from_secs(seconds);
-        self.universe.borrow_mut().later.push((at, Box::new(change)));
+        let at = self.now().now + Duration::from_secs(seconds);
+        self.change().later.push((at, Box::new(change)));
     }
 
     pub fn gives_later(&self, seconds: u64, name: &'static str, hosts: &'static [u8]) {
         self.later(seconds, |universe| universe.name(name).gives = hosts.iter().copied().collect());
     }
 
-    pub fn now(&self) -> Instant {
-        self.universe.borrow().now
-    }
-
     pub fn targets(&self) -> BTreeSet<Target> {
-        self.universe.borrow().group.registered()
+        self.now().group.registered()
     }
 
     pub fn registered(&self) -> Vec<u8> {
@@ -160,16 +139,16 @@ impl Scene {
     }
 
     pub fn tags(&self) -> Tags {
-        self.universe.borrow().group.tags().clone()
+        self.now().group.tags().clone()
     }
 
     pub fn write_tags(&self, tags: &[(&str, &str)]) {
         let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        self.universe.borrow_mut().write_tags(&tags);
+        self.change().write_tags(&tags);
     }
 
     pub fn calls(&self) -> Vec<String> {
-        mem::take(&mut self.universe.borrow_mut().calls)
+        mem::take(&mut self.change().calls)
     }
 
     /// Those that change targets.
@@ -177,36 +156,17 @@ impl Scene {
         self.calls().into_iter().filter(|call| call.contains("egister")).collect()
     }
 
-    /// Another execution environment takes over.
-    pub fn forget(&mut self) {
-        let now = self.now();
-        self.universe.borrow_mut().notes[0] = Notes::new(now);
-        self.memory = Memory::default();
-    }
-
     pub fn run(&mut self) -> GroupReport {
-        self.invoke(How::Full)
+        self.invoke(0, How::Full)
     }
 
     pub fn dry_run(&mut self) -> GroupReport {
-        self.invoke(How::DryRun)
+        self.invoke(0, How::DryRun)
     }
 
     /// A run, and then a watch of so many seconds at most.
     pub fn watch(&mut self, seconds: u64) -> GroupReport {
-        self.invoke(How::UntilStable(seconds))
-    }
-
-    fn invoke(&mut self, how: How) -> GroupReport {
-        let mut invocation = pin!(invocation(&self.universe, 0, mem::take(&mut self.memory), how));
-        let (memory, report) = loop {
-            if let Poll::Ready(ended) = invocation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                break ended;
-            }
-        };
-        self.memory = memory;
-        self.universe.borrow().check_owned();
-        report
+        self.invoke(0, How::UntilStable(seconds))
     }
 
     /// Runs each minute until `done`.

@@ -1,7 +1,7 @@
 //! Plays a history: begins runs, lets them take their steps, and kills them.
 
 use std::{
-    cell::RefCell,
+    cell::{Ref, RefCell, RefMut},
     future::poll_fn,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
@@ -10,28 +10,36 @@ use std::{
 use super::{world::Seen, *};
 
 /// What the runs of a history are played on.
-pub struct Stage<'u> {
-    pub universe: &'u RefCell<Universe>,
-    actors: [Actor<'u>; 3],
+pub struct Stage {
+    universe: Rc<RefCell<Universe>>,
+    actors: [Actor; 3],
 }
 
 /// An execution environment, and the run that it is in.
-enum Actor<'u> {
+enum Actor {
     Idle(Box<Memory>),
-    Running(Pin<Box<dyn Future<Output = (Memory, GroupReport)> + 'u>>),
+    Running(Pin<Box<dyn Future<Output = (Memory, GroupReport)>>>),
 }
 
 /// Lets a history happen, and then some calm.
 pub fn happen(setting: Setting, History(events): &History) {
-    let universe = RefCell::new(Universe::new(setting));
-    let mut stage = Stage::new(&universe);
+    let mut stage = Stage::new(setting);
     events.iter().for_each(|event| stage.play(event));
     stage.calm_down();
 }
 
-impl<'u> Stage<'u> {
-    pub fn new(universe: &'u RefCell<Universe>) -> Self {
+impl Stage {
+    pub fn new(setting: Setting) -> Self {
+        let universe = Rc::new(RefCell::new(Universe::new(setting)));
         Self { universe, actors: [0, 1, 2].map(|_| Actor::Idle(Box::default())) }
+    }
+
+    pub fn now(&self) -> Ref<'_, Universe> {
+        self.universe.borrow()
+    }
+
+    pub fn change(&self) -> RefMut<'_, Universe> {
+        self.universe.borrow_mut()
     }
 
     pub fn play(&mut self, event: &Happening) {
@@ -48,16 +56,16 @@ impl<'u> Stage<'u> {
                 // Runs of the deployment before would leave anything beside it.
                 self.finish();
                 (0..3).for_each(|actor| self.kill(actor));
-                self.universe.borrow_mut().apply(event);
+                self.change().apply(event);
             }
             Happening::Step(actor, fault) => self.step(actor % 3, *fault),
-            event => self.universe.borrow_mut().apply(event),
+            event => self.change().apply(event),
         }
     }
 
     /// Only one function can have a group to itself.
     fn is_on_stage(&self, actor: usize) -> bool {
-        actor < 2 || self.universe.borrow().is_shared()
+        actor < 2 || self.now().is_shared()
     }
 
     pub fn is_running(&self, actor: usize) -> bool {
@@ -69,21 +77,21 @@ impl<'u> Stage<'u> {
             return;
         }
         let Actor::Idle(memory) = mem::replace(&mut self.actors[actor], Actor::Idle(Box::default())) else { return };
-        self.universe.borrow_mut().notes[actor].order = order;
-        self.actors[actor] = Actor::Running(Box::pin(invocation(self.universe, actor, *memory, how)));
+        self.change().notes[actor].order = order;
+        self.actors[actor] = Actor::Running(Box::pin(invocation(Rc::clone(&self.universe), actor, *memory, how)));
     }
 
     fn step(&mut self, actor: usize, fault: Fault) {
         self.begin(actor, How::Full, 0);
-        let before = self.universe.borrow().requests;
-        self.universe.borrow_mut().fault = fault;
+        let before = self.now().requests;
+        self.change().fault = fault;
         for _ in 0..8 {
             self.go(actor);
-            if self.universe.borrow().requests > before {
+            if self.now().requests > before {
                 break;
             }
         }
-        self.universe.borrow_mut().fault = Fault::None;
+        self.change().fault = Fault::None;
     }
 
     /// A run goes on until it lets others act.
@@ -97,22 +105,22 @@ impl<'u> Stage<'u> {
         if let Poll::Ready((memory, _)) = running.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             self.actors[actor] = Actor::Idle(Box::new(memory));
         }
-        if self.universe.borrow().requests > requests {
-            self.universe.borrow().check_owned();
+        if self.now().requests > requests {
+            self.now().check_owned();
         }
     }
 
     /// A run goes on to the next request of its and has the reply, or it comes to its end.
     pub fn request(&mut self, actor: usize) {
-        let before = self.universe.borrow().requests;
-        while self.is_running(actor) && self.universe.borrow().requests == before {
+        let before = self.now().requests;
+        while self.is_running(actor) && self.now().requests == before {
             self.go(actor);
         }
         self.go(actor);
     }
 
     pub fn kill(&mut self, actor: usize) {
-        let mut universe = self.universe.borrow_mut();
+        let mut universe = self.change();
         let seen_at = universe.notes[actor].seen_at;
         universe.notes[actor] = Notes::new(seen_at);
         drop(universe);
@@ -132,7 +140,7 @@ impl<'u> Stage<'u> {
     pub fn calm_down(&mut self) {
         self.finish();
         {
-            let mut universe = self.universe.borrow_mut();
+            let mut universe = self.change();
             let now = universe.now;
             universe.group.change_tags(now, |tags| tags.retain(|key, _| !is_of_others(key)));
             universe.is_unavailable = false;
@@ -144,19 +152,19 @@ impl<'u> Stage<'u> {
             universe.group.not_deregistrable.clear();
         }
         self.calm_run();
-        let behind = Duration::from_millis(self.universe.borrow().behind);
-        let until = self.universe.borrow().now + LONGEST_GRACE + behind;
+        let behind = Duration::from_millis(self.now().behind);
+        let until = self.now().now + LONGEST_GRACE + behind;
         // Without a pause after which an absence begins anew.
-        while self.universe.borrow().now < until {
-            self.universe.borrow_mut().now += Duration::from_secs(270);
+        while self.now().now < until {
+            self.change().now += Duration::from_secs(270);
             self.calm_run();
         }
         // What the other function has let go by now.
         self.calm_run();
-        self.universe.borrow().check_settled();
+        self.now().check_settled();
         // A run that finds all as it should be changes nothing.
         self.calm_run();
-        let universe = self.universe.borrow();
+        let universe = self.now();
         let notes = &universe.notes[0];
         let is_sure = notes.answer_in_full(universe.bound_to(0)) && !universe.names[0].gives_samples();
         let is_idle = notes.run.writes == 0 || !is_sure;
@@ -174,9 +182,17 @@ impl<'u> Stage<'u> {
 
     /// A run of this actor from its beginning to its end.
     pub fn alone(&mut self, actor: usize) -> GroupReport {
-        let lag = mem::take(&mut self.universe.borrow_mut().lag);
-        self.universe.borrow_mut().is_alone = true;
-        self.begin(actor, How::Full, 0);
+        let lag = mem::take(&mut self.change().lag);
+        let report = self.invoke(actor, How::Full);
+        self.change().lag = lag;
+        self.now().check_calm(actor, &report);
+        report
+    }
+
+    /// The same, whatever goes wrong.
+    pub fn invoke(&mut self, actor: usize, how: How) -> GroupReport {
+        self.change().is_alone = true;
+        self.begin(actor, how, 0);
         let Actor::Running(running) = &mut self.actors[actor] else { unreachable!("it has begun") };
         let (memory, report) = loop {
             if let Poll::Ready(ended) = running.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -184,21 +200,14 @@ impl<'u> Stage<'u> {
             }
         };
         self.actors[actor] = Actor::Idle(Box::new(memory));
-        let mut universe = self.universe.borrow_mut();
-        (universe.is_alone, universe.lag) = (false, lag);
-        universe.check_owned();
-        universe.check_calm(actor, &report);
+        self.change().is_alone = false;
+        self.now().check_owned();
         report
     }
 }
 
 /// An invocation of a function in an execution environment.
-pub async fn invocation(
-    universe: &RefCell<Universe>,
-    me: usize,
-    mut memory: Memory,
-    how: How,
-) -> (Memory, GroupReport) {
+async fn invocation(universe: Rc<RefCell<Universe>>, me: usize, mut memory: Memory, how: How) -> (Memory, GroupReport) {
     let function = FUNCTIONS[function_of(me)];
     let (group, began) = {
         let mut universe = universe.borrow_mut();
@@ -231,7 +240,7 @@ pub async fn invocation(
         seconds.map(|seconds| Watch { interval, heeds_ttl: false, ends_when_stable, until: began.at + seconds });
     let mut course = Course::new(Known::new(mode, Answers::new(), began, cutoff), cutoff);
     {
-        let world = Seen { universe, me, cutoff };
+        let world = Seen { universe: Rc::clone(&universe), me, cutoff };
         let mut follow = pin!(course.follow(&world, &task, watch.as_ref(), &mut memory));
         poll_fn(
             |context| if universe.borrow().now >= cutoff { Poll::Ready(()) } else { follow.as_mut().poll(context) },

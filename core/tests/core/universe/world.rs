@@ -11,13 +11,13 @@ use std::{
 use super::*;
 
 /// The world as one actor sees it, until its time is over.
-pub struct Seen<'u> {
-    pub universe: &'u RefCell<Universe>,
+pub struct Seen {
+    pub universe: Rc<RefCell<Universe>>,
     pub me: usize,
     pub cutoff: Instant,
 }
 
-impl World for Seen<'_> {
+impl World for Seen {
     fn now(&self) -> Now {
         self.universe.borrow().clock()
     }
@@ -163,7 +163,7 @@ impl World for Seen<'_> {
     }
 }
 
-impl Seen<'_> {
+impl Seen {
     fn with<T>(&self, act: impl FnOnce(&mut Universe) -> T) -> T {
         act(&mut self.universe.borrow_mut())
     }
