@@ -4,15 +4,8 @@ use nlb_hostname_targets_core::kind::HostnameKind;
 
 #[test]
 fn every_partition_has_its_suffix() {
-    for suffix in [
-        "amazonaws.com",
-        "amazonaws.com.cn",
-        "amazonaws.eu",
-        "c2s.ic.gov",
-        "sc2s.sgov.gov",
-        "cloud.adc-e.uk",
-        "csp.hci.ic.gov",
-    ] {
+    let suffixes = "amazonaws.com amazonaws.com.cn amazonaws.eu c2s.ic.gov sc2s.sgov.gov cloud.adc-e.uk csp.hci.ic.gov";
+    for suffix in suffixes.split(' ') {
         for (name, kind) in [
             ("orders.cluster-ro-c9akciq32abc.us-iso-east-1.rds.", HostnameKind::AuroraReader),
             ("Orders.Cluster-RO-c9akciq32abc.RDS.cn-northwest-1.", HostnameKind::AuroraReader),
@@ -38,29 +31,20 @@ fn every_partition_has_its_suffix() {
 
 #[test]
 fn a_look_alike_is_of_no_kind() {
+    #[rustfmt::skip]
     let names = [
-        "proxy-x.example.com",
-        "x.proxy-abc.example.com",
-        "x.cluster-ro-abc.eu-west-1.rds.example.com",
-        "cluster-ro-x.rds.amazonaws.com",
+        "proxy-x.example.com", "x.proxy-abc.example.com",
+        "x.cluster-ro-abc.eu-west-1.rds.example.com", "cluster-ro-x.rds.amazonaws.com",
         "cluster-ro-x.c9akciq32abc.eu-west-1.rds.amazonaws.com",
         "cluster-custom-x.c9akciq32abc.eu-west-1.rds.amazonaws.com",
-        "proxy-x.c9akciq32abc.eu-west-1.rds.amazonaws.com",
-        "x.cluster-ro-abc.eu-west-1.rds.evil-amazonaws.com",
-        "x.cluster-ro-abc.eu-west-1.rdsamazonaws.com",
-        "x.cluster-ro-abc.eu-west-1.rds.amazonaws.com.evil.com",
-        "x.cluster-ro-abc.eu-west-1.rds.amazonaws.com.au",
-        "x.cluster-ro-abc.eu-west-1.redshift.amazonaws.com",
-        "x.cluster-rot-abc.eu-west-1.rds.amazonaws.com",
-        "x.mycluster-ro-abc.eu-west-1.rds.amazonaws.com",
-        "x.eu-west-1.elb.evil-amazonaws.com",
-        "x.elb.example.com",
-        "x.notelb.amazonaws.com",
-        "elb.example.com",
-        "elasticloadbalancing.eu-west-1.amazonaws.com",
-        "ec2-52-1-2-3.compute-1.amazonaws.com",
-        "vpce-0123-abc.elasticloadbalancing.eu-west-1.vpce.amazonaws.com",
-        "amazonaws.com",
+        "proxy-x.c9akciq32abc.eu-west-1.rds.amazonaws.com", "x.cluster-ro-abc.eu-west-1.rds.evil-amazonaws.com",
+        "x.cluster-ro-abc.eu-west-1.rdsamazonaws.com", "x.cluster-ro-abc.eu-west-1.rds.amazonaws.com.evil.com",
+        "x.cluster-ro-abc.eu-west-1.rds.amazonaws.com.au", "x.cluster-ro-abc.eu-west-1.redshift.amazonaws.com",
+        "x.cluster-rot-abc.eu-west-1.rds.amazonaws.com", "x.mycluster-ro-abc.eu-west-1.rds.amazonaws.com",
+        "x.eu-west-1.elb.evil-amazonaws.com", "x.elb.example.com",
+        "x.notelb.amazonaws.com", "elb.example.com",
+        "elasticloadbalancing.eu-west-1.amazonaws.com", "ec2-52-1-2-3.compute-1.amazonaws.com",
+        "vpce-0123-abc.elasticloadbalancing.eu-west-1.vpce.amazonaws.com", "amazonaws.com",
         "com",
     ];
     for name in names {

@@ -30,8 +30,9 @@ fn a_tag_that_somebody_removes_is_counted_on_from_memory_with_a_warning() {
         stage.run();
         stage.gives(OWN, &[2]);
         stage.run();
+        // Each time.
         for _ in 0..3 {
-            stage.play(&Happening::Removed(None));
+            stage.play(&Happening::Tampered(None, None));
             stage.pass(20);
             let report = stage.run();
             assert!(report.error.unwrap().contains("the tag of 10.0.0.1:5432 is gone"), "{is_shared}");

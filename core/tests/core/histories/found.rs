@@ -101,19 +101,3 @@ fn rule_08_what_dns_gave_is_missing_anew_though_aws_could_not_tell_the_targets_o
         play(setting, [&begins, &failing[..], &ends[1..]].concat());
     }
 }
-
-#[test]
-fn rule_08_what_somebody_wipes_each_minute_is_counted_on_from_memory_with_a_warning() {
-    for ownership in [Ownership::Exclusive, Ownership::Shared] {
-        let mut stage = Stage::new(Setting { ownership, grace: Some(300), ..chained() });
-        stage.alone(0);
-        stage.play(&Dns(0, [1].into()));
-        stage.alone(0);
-        for minute in 1..=5 {
-            [Removed(None), Pass(60_500)].iter().for_each(|event| stage.play(event));
-            let report = stage.alone(0);
-            assert!(report.warnings.iter().any(|warning| warning.contains("is gone")), "{minute}: {report:#?}");
-        }
-        assert_eq!(stage.now().group.registered(), [target(1, 0)].into(), "{ownership:?}");
-    }
-}

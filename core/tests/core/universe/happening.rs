@@ -11,8 +11,6 @@ pub enum Happening {
     CalmRun,
     /// The clock is set back by so many seconds.
     ClockBack(u32),
-    /// Somebody writes this into a tag of ours.
-    Corrupted(usize, &'static str),
     /// These hosts fail their health checks.
     Dead(BTreeSet<u8>),
     /// From now on DNS gives these hosts for this name.
@@ -35,8 +33,8 @@ pub enum Happening {
     /// Milliseconds pass.
     Pass(u64),
     Quota(usize),
-    /// Somebody removes a tag of ours, or all of them.
-    Removed(Option<usize>),
+    /// Somebody writes this into a tag of ours, or into all of them, or removes them.
+    Tampered(Option<usize>, Option<&'static str>),
     /// Another deployment, of which runs go by this.
     Settings(Ownership, Option<u32>, Option<u32>),
     /// A run goes on until a request of its is answered like this. Or it begins.
@@ -133,7 +131,6 @@ impl Universe {
                 let passed = u64::try_from((self.now - self.start).as_millis()).unwrap();
                 self.behind = (self.behind + u64::from(*seconds) * 1000).min(EPOCH / 100 + passed);
             }
-            Happening::Corrupted(which, spoilt) => self.tamper(Some(*which), Some(spoilt)),
             Happening::Dead(hosts) => self.group.dead = addresses(hosts),
             Happening::Dns(name, hosts) => self.names[name % 3].gives.clone_from(hosts),
             Happening::Drained => self.group.finish_draining(self.now),
@@ -159,7 +156,7 @@ impl Universe {
             }
             Happening::Pass(milliseconds) => self.now += Duration::from_millis(*milliseconds),
             Happening::Quota(targets) => self.group.quota = *targets,
-            Happening::Removed(which) => self.tamper(*which, None),
+            Happening::Tampered(which, spoilt) => self.tamper(*which, *spoilt),
             Happening::Settings(ownership, grace, lookups) => {
                 self.setting = Setting { ownership: *ownership, grace: *grace, lookups: *lookups, ..self.setting };
                 self.bound = [0, 1].map(|function| Rc::new(bind(&self.names, &self.setting, function)));

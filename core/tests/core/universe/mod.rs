@@ -134,7 +134,7 @@ impl Universe {
             slow: Duration::ZERO,
             later: Vec::new(),
             is_alone: false,
-            notes: [0, 1, 2].map(|_| Notes::new(start)),
+            notes: Default::default(),
             claims: Default::default(),
             first_listed: BTreeMap::new(),
             left_at: BTreeMap::new(),

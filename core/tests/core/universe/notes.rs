@@ -2,22 +2,23 @@
 
 use super::*;
 
+#[derive(Default)]
 pub struct Notes {
     // Of its environment.
-    told: BTreeMap<Hostname, Told>,
+    pub told: BTreeMap<Hostname, Told>,
     pub last_seen: BTreeMap<Target, Instant>,
     /// Since when looks of all names have lacked a target in a row.
     pub lacked_since: BTreeMap<Target, Instant>,
     /// The names that a tag called rotating when it began; `None`: it has not begun.
     pub rotating: Option<BTreeSet<String>>,
     /// What the newest list showed of the time.
-    pub seen_at: Instant,
+    pub seen_at: Option<Instant>,
     // Of its invocation.
     pub writes: BTreeMap<Target, Written>,
     pub is_dry: bool,
     /// In which order its reads come to pass, and until when it waits.
     pub order: usize,
-    pub wakes: Instant,
+    pub wakes: Option<Instant>,
     // Of its run.
     pub is_running: bool,
     pub run: RunNotes,
@@ -46,7 +47,7 @@ pub struct RunNotes {
 
 /// What the answers of a name told.
 #[derive(Default)]
-struct Told {
+pub struct Told {
     kind: Option<HostnameKind>,
     answers: u32,
     /// Which answer held an address last.
@@ -75,22 +76,6 @@ pub struct Desired {
 }
 
 impl Notes {
-    pub fn new(now: Instant) -> Self {
-        Self {
-            told: BTreeMap::new(),
-            last_seen: BTreeMap::new(),
-            lacked_since: BTreeMap::new(),
-            rotating: None,
-            seen_at: now,
-            writes: BTreeMap::new(),
-            is_dry: false,
-            order: 0,
-            wakes: now,
-            is_running: false,
-            run: RunNotes::default(),
-        }
-    }
-
     fn kind(&self, hostname: &Hostname) -> HostnameKind {
         self.told.get(hostname).and_then(|told| told.kind).unwrap_or_else(|| hostname.kind())
     }

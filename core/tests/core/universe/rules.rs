@@ -82,7 +82,7 @@ impl Universe {
         let listed = run.list.as_ref().expect("rule 2: nothing is deregistered without a list");
         let registered = self.group.registered();
         let is_in = |target: &Target| {
-            let was_in = self.left_at.get(target).is_some_and(|left| *left >= notes.seen_at);
+            let was_in = self.left_at.get(target).copied() >= notes.seen_at;
             shown.contains_key(target) || registered.contains(target) || was_in
         };
         if run.has_reached_quota {
@@ -170,7 +170,7 @@ impl Universe {
     /// No run empties a group by itself.
     pub(super) fn check_not_empty(&self, me: usize, before: &BTreeSet<Target>) {
         let others = self.changed_at.iter().enumerate().filter(|(who, _)| *who != me);
-        let is_alone = others.filter_map(|(_, at)| *at).all(|at| at < self.notes[me].seen_at);
+        let is_alone = others.into_iter().all(|(_, at)| *at < self.notes[me].seen_at);
         let is_emptied = !before.is_empty() && self.group.registered().is_empty();
         assert!(!is_emptied || !is_alone, "rule 1: the run empties the group");
     }

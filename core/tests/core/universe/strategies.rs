@@ -19,12 +19,12 @@ fn lookups() -> impl Strategy<Value = Option<u32>> {
     prop_oneof![6 => Just(None), 2 => Just(Some(1)), 1 => Just(Some(3))]
 }
 
-pub fn setting(kind: impl Strategy<Value = Kind>) -> impl Strategy<Value = Setting> {
+pub fn setting() -> impl Strategy<Value = Setting> {
     let second = prop_oneof![3 => Just(None), 1 => Just(Some(0)), 2 => Just(Some(1))];
     let caches = prop_oneof![3 => Just(0_usize), 1 => Just(1), 1 => Just(3)];
     let ttl = prop_oneof![3 => Just(1_u64), 3 => Just(5), 2 => Just(60)];
     let times = (ttl.clone(), ttl);
-    (kind, second, ownership(), grace(), lookups(), caches, times, any::<u64>()).prop_map(
+    (kind(), second, ownership(), grace(), lookups(), caches, times, any::<u64>()).prop_map(
         |(kind, second, ownership, grace, lookups, caches, (ttl, longest_ttl), seed)| Setting {
             kind,
             second,
@@ -39,7 +39,7 @@ pub fn setting(kind: impl Strategy<Value = Kind>) -> impl Strategy<Value = Setti
     )
 }
 
-pub fn any_kind() -> impl Strategy<Value = Kind> {
+fn kind() -> impl Strategy<Value = Kind> {
     prop_oneof![
         1 => Just(Kind::Balancer),
         1 => Just(Kind::Chained),
@@ -110,8 +110,8 @@ pub fn extraordinary() -> impl Strategy<Value = Happening> {
     let spoilt = prop::sample::select(vec!["", " ", "used", "176380200", "1763802000x", "1763802000.2", "released"]);
     prop_oneof![
         1 => (1..1000_u32).prop_map(Happening::ClockBack),
-        1 => (any::<usize>(), spoilt).prop_map(|(which, spoilt)| Happening::Corrupted(which, spoilt)),
-        1 => prop::option::of(any::<usize>()).prop_map(Happening::Removed),
+        2 => (prop::option::of(any::<usize>()), prop::option::of(spoilt))
+            .prop_map(|(which, spoilt)| Happening::Tampered(which, spoilt)),
         1 => (0..=MOST_TAGS).prop_map(Happening::OthersTags),
     ]
 }

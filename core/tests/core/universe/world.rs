@@ -203,15 +203,13 @@ impl Universe {
         if self.is_alone {
             self.pass(until);
         } else {
-            self.notes[me].wakes = until;
+            self.notes[me].wakes = Some(until);
         }
     }
 
     /// Of which time a read tells. Who has seen something does not see what was before.
     fn read_at(&mut self, me: usize) -> Instant {
-        let notes = &mut self.notes[me];
-        notes.seen_at = notes.seen_at.max(self.now - self.lag);
-        notes.seen_at
+        *self.notes[me].seen_at.insert(self.notes[me].seen_at.max(Some(self.now - self.lag)).unwrap_or(self.now))
     }
 
     /// What goes wrong with the next request.
