@@ -16,7 +16,6 @@
 )]
 
 use std::{
-    collections::BTreeMap,
     env, fs,
     io::Write,
     net::{Ipv4Addr, SocketAddr},
@@ -60,15 +59,6 @@ async fn main() {
     }
     if wants("production") {
         production(&binary).await;
-    }
-    if wants("discovery") {
-        discovery(&binary).await;
-    }
-    if wants("check") {
-        check(&binary).await;
-    }
-    if wants("budget") {
-        budget(&binary).await;
     }
 }
 
@@ -130,7 +120,7 @@ async fn runs(binary: &Path) {
         let fleet = Fleet::new(groups).await;
         fleet.slow_down();
         let floor = fleet.floor().await;
-        let mut function = fleet.start(binary, "0").await;
+        let mut function = fleet.start(binary).await;
         let first = function.run(&fleet).await;
         println!("| {groups} | first | {} |", first.cells());
         if groups == 1 {
@@ -201,7 +191,7 @@ async fn production(binary: &Path) {
             run.above(floor),
             milliseconds(run.processor),
             run.peak_mebibytes,
-            run.calls.values().sum::<usize>(),
+            run.calls,
         );
     }
     starts.sort();
@@ -222,65 +212,6 @@ async fn production(binary: &Path) {
         verdict(thawed.lasted <= floors.thawed.mul_f64(1.15)),
         verdict(thawed.processor < Duration::from_millis(2)),
     );
-}
-
-/// What it adds that target groups are found by their tags: to a cold start, to a run in which the tags are asked for, and
-/// to one at once after it, in which they are not.
-async fn discovery(binary: &Path) {
-    println!("\n| groups | bound by | run | lasts, ms | processor, ms | peak memory, MiB | API calls | DNS queries |");
-    println!("|---|---|---|---|---|---|---|---|");
-    for (groups, processes) in DISCOVERED {
-        let fleet = Fleet::new(groups).await;
-        fleet.tag();
-        fleet.slow_down();
-        let kinds = [("event", "off", fleet.event.clone()), ("tags", "tags", json!({}))];
-        let mut running = Vec::new();
-        for (_, discovery, event) in &kinds {
-            let (mut functions, mut firsts) = (Vec::new(), Vec::new());
-            for _ in 0..processes {
-                let began = Instant::now();
-                let mut function = fleet.start_with(binary, "0", [("DISCOVERY", (*discovery).to_owned())]).await;
-                let run = function.run_with(&fleet, event).await;
-                firsts.push(Run { lasted: began.elapsed(), processor: function.processor(), ..run });
-                functions.push(function);
-            }
-            running.push((functions, firsts));
-        }
-        sleep(UNTIL_TAGS_ARE_DUE).await;
-        for ((bound_by, _, event), (functions, firsts)) in kinds.iter().zip(&mut running) {
-            let (mut due, mut next) = (Vec::new(), Vec::new());
-            for function in functions {
-                due.push(function.run_with(&fleet, event).await);
-                sleep(PAUSE).await;
-                next.push(function.run_with(&fleet, event).await);
-            }
-            let rows = [("cold start and first", &*firsts), ("a minute later", &due), ("then one more", &next)];
-            for (name, runs) in rows {
-                println!("| {groups} | {bound_by} | {name}, median of {processes} | {} |", Run::median(runs).cells());
-            }
-        }
-    }
-}
-
-/// Checks of groups that are well, each with a load balancer of its own.
-async fn check(binary: &Path) {
-    println!("\n| groups | check | lasts, ms | processor, ms | peak memory, MiB | API calls | DNS queries |");
-    println!("|---|---|---|---|---|---|---|");
-    for (groups, count) in [(1, 50), (100, 10)] {
-        let fleet = Fleet::new(groups).await;
-        fleet.arns.iter().for_each(|arn| drop(fleet.world.aws.offer(arn)));
-        fleet.slow_down();
-        let mut event = fleet.event.clone();
-        event["check"] = json!(true);
-        let mut function = fleet.start(binary, "0").await;
-        let first = function.run_with(&fleet, &event).await;
-        println!("| {groups} | first | {} |", first.cells());
-        let mut runs = Vec::new();
-        for _ in 0..count {
-            runs.push(function.run_with(&fleet, &event).await);
-        }
-        println!("| {groups} | after it, median of {count} | {} |", Run::median(&runs).cells());
-    }
 }
 
 fn verdict(is_met: bool) -> &'static str {
@@ -326,8 +257,8 @@ impl Cloud {
 
     /// How many full handshakes there were, and how many resumed ones.
     fn handshakes(&self) -> (usize, usize) {
-        let sum = |count: fn(&Tls) -> usize| self.services.iter().map(count).sum();
-        (sum(Tls::full_handshakes), sum(Tls::resumed_handshakes))
+        let counts = self.services.iter().map(Tls::handshakes);
+        counts.fold((0, 0), |sum, counts| (sum.0 + counts.0, sum.1 + counts.1))
     }
 
     async fn floors(&self, fleet: &Fleet) -> Floors {
@@ -376,34 +307,6 @@ async fn connect(connector: &TlsConnector, address: SocketAddr) -> impl AsyncRea
     connector.connect(Authority::server_name(address), stream).await.unwrap()
 }
 
-/// 1,000 groups under the budget of ELBv2 requests that is the default, in runs a minute apart.
-async fn budget(binary: &Path) {
-    println!(
-        "\n| run | lasts, s | processor, ms | peak memory, MiB | API calls | throttled | DNS queries | verified | deferred |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|");
-    let fleet = Fleet::new(1000).await;
-    fleet.slow_down();
-    fleet.world.aws.set_read_quota(40, 10.0);
-    let mut function = fleet.start(binary, "10").await;
-    for name in ["first", "second", "third"] {
-        let began = Instant::now();
-        let run = function.run(&fleet).await;
-        println!(
-            "| {name} | {:.1} | {} | {:.1} | {} | {} | {} | {} | {} |",
-            run.lasted.as_secs_f64(),
-            milliseconds(run.processor),
-            run.peak_mebibytes,
-            run.calls.values().sum::<usize>(),
-            run.throttled,
-            run.queries,
-            run.outcomes.get("in_sync").unwrap_or(&0),
-            run.outcomes.get("deferred").unwrap_or(&0),
-        );
-        sleep(Duration::from_secs(60).saturating_sub(began.elapsed())).await;
-    }
-}
-
 /// Groups that are in step, each with a hostname of its own.
 struct Fleet {
     world: World,
@@ -420,7 +323,7 @@ impl Fleet {
         for number in 0..groups {
             let hostname = format!("db-{number}.c9akciq32abc.eu-central-1.rds.example.test");
             world.dns.set_a(&hostname, &[ADDRESS]);
-            let group = TargetGroup::new(&format!("db-{number}")).region("eu-central-1");
+            let group = TargetGroup { region: "eu-central-1", ..TargetGroup::new(&format!("db-{number}")) };
             let arn = world.aws.create_target_group(group);
             world.aws.add_target(&arn, &format!("{ADDRESS}:5432"), "healthy");
             bindings.push(binding(&hostname, &arn));
@@ -437,29 +340,13 @@ impl Fleet {
         }
     }
 
-    /// Lets each group say by a tag what it follows.
-    fn tag(&self) {
-        for (arn, hostname) in self.arns.iter().zip(&self.hostnames) {
-            self.world.aws.set_tag(arn, "nlb-hostname-targets:hostname", hostname);
-        }
-    }
-
-    async fn start(&self, binary: &Path, requests_per_second: &str) -> Function {
-        self.start_with(binary, requests_per_second, []).await
-    }
-
-    async fn start_with<const N: usize>(
-        &self,
-        binary: &Path,
-        requests_per_second: &str,
-        more: [(&str, String); N],
-    ) -> Function {
+    async fn start(&self, binary: &Path) -> Function {
         let environment = [
             ("AWS_ENDPOINT_URL", self.world.aws.url().to_owned()),
             ("DNS_SERVERS", self.world.dns.address().to_string()),
-            ("ELB_REQUESTS_PER_SECOND", requests_per_second.to_owned()),
+            ("ELB_REQUESTS_PER_SECOND", "0".to_owned()),
         ];
-        Function::start(binary, environment.into_iter().chain(more)).await
+        Function::start(binary, environment).await
     }
 
     /// The slower of a DNS exchange and a DescribeTargetHealth, and one PutMetricData: what a
@@ -511,7 +398,7 @@ impl Fleet {
             })
             .unwrap()
         };
-        let data: Vec<_> = ["A", "B", "C", "D", "E", "F", "G", "H", "I"].map(datum).into();
+        let data: Vec<_> = ["A", "B", "C"].map(datum).into();
         let body = cbor!({ "Namespace" => "bench", "MetricData" => data }).unwrap();
         ciborium::into_writer(&body, &mut metrics).unwrap();
         let path = "/service/GraniteServiceVersion20100801/operation/PutMetricData";
@@ -567,10 +454,8 @@ struct Run {
     lasted: Duration,
     processor: Duration,
     peak_mebibytes: f64,
-    calls: BTreeMap<String, usize>,
-    throttled: usize,
+    calls: usize,
     queries: usize,
-    outcomes: BTreeMap<String, usize>,
 }
 
 impl Function {
@@ -582,27 +467,17 @@ impl Function {
     }
 
     async fn run(&mut self, fleet: &Fleet) -> Run {
-        self.run_with(fleet, &fleet.event).await
-    }
-
-    async fn run_with(&mut self, fleet: &Fleet, event: &Value) -> Run {
         fleet.world.aws.clear_calls();
         fleet.world.dns.clear_queries();
         let before = self.processor();
         let began = Instant::now();
-        let reply = self.api.invoke(event.clone(), RUN).await.expect("the run succeeds");
+        self.api.invoke(fleet.event.clone(), RUN).await.expect("the run succeeds");
         let lasted = began.elapsed();
         self.api.wait_for_poll().await;
         let mut run = Run { lasted, processor: self.processor() - before, ..Run::default() };
         run.peak_mebibytes = self.peak_mebibytes();
-        for call in fleet.world.aws.calls() {
-            run.throttled += usize::from(call.status == 400);
-            *run.calls.entry(call.action).or_default() += 1;
-        }
+        run.calls = fleet.world.aws.calls().len();
         run.queries = fleet.world.dns.queries().len();
-        for group in reply["groups"].as_array().unwrap() {
-            *run.outcomes.entry(group["outcome"].as_str().unwrap().to_owned()).or_default() += 1;
-        }
         run
     }
 
@@ -615,7 +490,7 @@ impl Function {
             // The contract, rule 13: each name and each group once, and all metrics together.
             let groups = fleet.arns.len();
             assert_eq!(run.queries, groups);
-            assert_eq!(run.calls.values().sum::<usize>(), groups + (9 * groups).div_ceil(1000));
+            assert_eq!(run.calls, groups + (3 * groups).div_ceil(1000));
             runs.push(run);
         }
         Run::median(&runs)
@@ -660,7 +535,7 @@ impl Run {
             milliseconds(self.lasted),
             milliseconds(self.processor),
             self.peak_mebibytes,
-            self.calls.values().sum::<usize>(),
+            self.calls,
             self.queries,
         )
     }
@@ -691,12 +566,6 @@ const LATENCY: Duration = Duration::from_millis(5);
 
 /// Target groups of a fleet, and how many steady runs to measure.
 const SIZES: [(usize, usize); 4] = [(1, 200), (10, 50), (100, 20), (1000, 10)];
-
-/// Of the rows of discovery: target groups, and how many processes to measure.
-const DISCOVERED: [(usize, usize); 2] = [(1, 20), (1000, 3)];
-
-/// Longer than what the tags said counts.
-const UNTIL_TAGS_ARE_DUE: Duration = Duration::from_secs(61);
 
 /// The function's time-out: longer than a run may take.
 const RUN: Duration = Duration::from_secs(120);

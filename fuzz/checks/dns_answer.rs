@@ -98,8 +98,8 @@ thread_local! {
 }
 
 /// The next forged message, and then the true reply: one address for the name that is asked for, whatever it is.
-fn forge(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-    let asked = Message::from_vec(query).expect("the resolver sends a query");
+fn forge(well_formed: Vec<u8>) -> Vec<Vec<u8>> {
+    let asked = Message::from_vec(&well_formed).expect("a message");
     let mut reply = Message::response(asked.metadata.id, asked.metadata.op_code);
     for question in asked.queries {
         let family = if question.query_type() == RecordType::A { IpFamily::V4 } else { IpFamily::V6 };
@@ -109,7 +109,7 @@ fn forge(query: &[u8], _: bool) -> Vec<Vec<u8>> {
     let forged = SCRIPT.with_borrow_mut(|script| {
         script.queries += 1;
         let mut message = script.forged.pop_front()?;
-        for (byte, id) in message.iter_mut().zip(query.iter().take(2)) {
+        for (byte, id) in message.iter_mut().zip(well_formed.iter().take(2)) {
             *byte = if script.knows_id { *id } else { !id };
         }
         script.sent.push(message.clone());

@@ -7,28 +7,39 @@
 
 mod cloudwatch;
 mod elb;
+mod fault;
+mod group;
 mod load_balancers;
 mod request;
+mod state;
 mod tagging;
 mod wire;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use ipnet::IpNet;
-use tokio::{net::TcpListener, task::AbortHandle, time::Instant};
+use tokio::{net::TcpListener, task::AbortHandle};
 
 use crate::tls::{Authority, Handshakes, Tls};
-pub use load_balancers::LoadBalancer;
+pub use cloudwatch::Metric;
+pub use elb::TWICE;
+pub use fault::{Fault, FaultKind};
+pub use group::{Found, TargetGroup};
+pub use load_balancers::{Listener, LoadBalancer};
+pub use request::SentTarget;
+pub use state::Call;
 
-use elb::{Bucket, Group, State, Target, checked_health, key_text, nets};
-use request::Asked;
+use group::{Group, key_text};
+use state::{Bucket, State};
 use wire::{lock, serve};
+
+/// Of all violations, for a test that judges them itself, by [`FakeAws::take_violations`].
+pub const EVERYTHING: &str = "";
 
 /// A handle on the server, which stops when the last handle is dropped.
 #[derive(Clone)]
@@ -52,21 +63,15 @@ impl Drop for Server {
 impl FakeAws {
     /// Starts a server with no target groups, on the calling test's runtime.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
-        let address = listener.local_addr().expect("a bound listener");
-        let state = Arc::new(Mutex::new(State::default()));
-        let task = tokio::spawn(serve(listener, None, state.clone())).abort_handle();
-        let url = format!("http://{address}");
-        Self { server: Arc::new(Server { address, url, state, task }) }
+        let state = Arc::<Mutex<State>>::default();
+        let (address, task) = listen(None, &state).await;
+        Self { server: Arc::new(Server { address, url: format!("http://{address}"), state, task }) }
     }
 
     /// Lets the same AWS be reached over TLS as well, with a certificate of this authority.
     pub async fn over_tls(&self, authority: &Authority) -> Tls {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
-        let address = listener.local_addr().expect("a bound listener");
-        let handshakes = Arc::<Handshakes>::default();
-        let tls = Some((authority.acceptor(), handshakes.clone()));
-        let task = tokio::spawn(serve(listener, tls, self.server.state.clone())).abort_handle();
+        let handshakes = Arc::new(Handshakes::new(authority));
+        let (address, task) = listen(Some(handshakes.clone()), &self.server.state).await;
         Tls::new(address, handshakes, task)
     }
 
@@ -83,20 +88,16 @@ impl FakeAws {
     pub fn create_target_group(&self, spec: TargetGroup) -> String {
         let mut state = self.state();
         state.created += 1;
-        let arn = format!(
-            "arn:{}:elasticloadbalancing:{}:123456789012:targetgroup/{}/{:016x}",
-            spec.partition,
-            spec.region,
-            spec.name,
-            0x73e2_d6bc_24d8_a067_u64.wrapping_mul(state.created)
-        );
+        let TargetGroup { partition, region, name, .. } = &spec;
+        let id = 0x73e2_d6bc_24d8_a067_u64.wrapping_mul(state.created);
+        let arn = format!("arn:{partition}:elasticloadbalancing:{region}:123456789012:targetgroup/{name}/{id:016x}");
         state.groups.insert(arn.clone(), Group::new(spec));
         arn
     }
 
     /// Changes the settings of an existing group, say its quota.
-    pub fn reconfigure(&self, arn: &str, change: impl FnOnce(TargetGroup) -> TargetGroup) {
-        self.group(arn, |group| group.spec = change(group.spec.clone()));
+    pub fn reconfigure(&self, arn: &str, change: impl FnOnce(&mut TargetGroup)) {
+        self.group(arn, |group| change(&mut group.spec));
     }
 
     pub fn has_target_group(&self, arn: &str) -> bool {
@@ -109,14 +110,7 @@ impl FakeAws {
 
     /// Puts a target (`10.0.1.9:5432`, `[fd00::9]:5432`, `i-0123:5432`, or without a port) into the group unchecked.
     pub fn add_target(&self, arn: &str, target: &str, health: &str) {
-        self.group(arn, |group| {
-            let (id, port) = group.key(target);
-            let zone = id.parse().ok().map(|ip| {
-                let zone = group.spec.zone_of(ip);
-                zone.unwrap_or_else(|| "all".to_owned())
-            });
-            group.change_targets().insert((id, port), Target::new(health, zone));
-        });
+        self.group(arn, |group| group.add(target, health));
     }
 
     /// Takes a target out of the group at once, without draining.
@@ -129,18 +123,24 @@ impl FakeAws {
 
     /// Sets the health state of a target of the group.
     pub fn set_state(&self, arn: &str, target: &str, health: &str) {
+        self.change_health(arn, target, health, None);
+    }
+
+    /// The same, with AWS's reason and words for it.
+    pub fn set_health(&self, arn: &str, target: &str, health: &str, reason: &str, words: &str) {
+        self.change_health(arn, target, health, Some((reason, words)));
+    }
+
+    fn change_health(&self, arn: &str, target: &str, health: &str, reason: Option<(&str, &str)>) {
         self.group(arn, |group| {
             let key = group.key(target);
-            let target = group.change_targets().get_mut(&key).expect("a target of the group");
-            target.set(health);
+            group.change_targets().get_mut(&key).expect("a target of the group").set(health, reason);
         });
     }
 
     /// Lets the group's draining targets disappear.
     pub fn finish_draining(&self, arn: &str) {
-        self.group(arn, |group| {
-            group.change_targets().retain(|_, target| !target.draining());
-        });
+        self.group(arn, |group| group.change_targets().retain(|_, target| !target.is_draining()));
     }
 
     /// Makes registering this address (or instance) an `InvalidTarget`, whatever its port.
@@ -148,23 +148,9 @@ impl FakeAws {
         self.group(arn, |group| group.refused.insert(id.to_owned()));
     }
 
-    /// Makes deregistering this address (or instance) a `ValidationError` that refuses the whole batch, whatever its
-    /// port, until the faults are cleared.
-    pub fn refuse_deregistration(&self, arn: &str, id: &str) {
-        self.fault(Fault::on("DeregisterTargets", FaultKind::RefuseTarget(id.to_owned())).arn(arn));
-    }
-
-    /// How many accepted calls registered this target, whether it had been registered before or not.
-    pub fn registrations(&self, arn: &str, target: &str) -> usize {
-        self.accepted(arn, target).0
-    }
-
-    /// How many accepted calls deregistered it.
-    pub fn deregistrations(&self, arn: &str, target: &str) -> usize {
-        self.accepted(arn, target).1
-    }
-
-    fn accepted(&self, arn: &str, target: &str) -> (usize, usize) {
+    /// How many accepted calls registered this target, whether it had been registered before or not, and how many
+    /// deregistered it.
+    pub fn accepted(&self, arn: &str, target: &str) -> (usize, usize) {
         self.group(arn, |group| group.accepted.get(&group.key(target)).copied().unwrap_or_default())
     }
 
@@ -193,15 +179,70 @@ impl FakeAws {
         self.group(arn, |group| group.change_tags().remove(key));
     }
 
+    /// Creates a load balancer and returns its ARN.
+    pub fn create_load_balancer(&self, spec: LoadBalancer) -> String {
+        let mut state = self.state();
+        state.created += 1;
+        let kind = match spec.kind {
+            "network" => "net",
+            "application" => "app",
+            _ => "gwy",
+        };
+        let id = 0x50dc_6c49_5c0c_9188_u64.wrapping_mul(state.created);
+        let LoadBalancer { region, name, .. } = &spec;
+        let arn = format!("arn:aws:elasticloadbalancing:{region}:123456789012:loadbalancer/{kind}/{name}/{id:016x}");
+        state.load_balancers.known.insert(arn.clone(), spec);
+        arn
+    }
+
+    /// Changes the settings of an existing load balancer.
+    pub fn reconfigure_load_balancer(&self, arn: &str, change: impl FnOnce(&mut LoadBalancer)) {
+        change(self.state().load_balancers.known.get_mut(arn).expect("an existing load balancer"));
+    }
+
+    /// Deletes a load balancer; DescribeTargetGroups no longer names it.
+    pub fn delete_load_balancer(&self, arn: &str) {
+        self.state().load_balancers.known.remove(arn);
+    }
+
+    /// Lets DescribeLoadBalancers leave out those that there are not, rather than refuse to describe any.
+    pub fn leave_out_load_balancers(&self, leaves_out: bool) {
+        self.state().load_balancers.leaves_out = leaves_out;
+    }
+
+    /// Makes a listener that forwards to target groups, each with a weight or without.
+    pub fn create_listener(&self, load_balancer: &str, port: u16, forwards: &[(&str, Option<u32>)]) {
+        let forwards = forwards.iter().map(|(arn, weight)| ((*arn).to_owned(), *weight)).collect();
+        let listener = Listener { port, protocol: "TCP", forwards };
+        self.reconfigure_load_balancer(load_balancer, |own| own.listeners.push(listener));
+    }
+
+    /// Sets an attribute of a target group or of a load balancer.
+    pub fn set_attribute(&self, arn: &str, key: &str, value: &str) {
+        let is_group = arn.contains(":targetgroup/");
+        let known = if is_group { &elb::GROUP_ATTRIBUTES[..] } else { &elb::LOAD_BALANCER_ATTRIBUTES };
+        assert!(known.iter().any(|(name, _)| *name == key), "no attribute of {arn}: {key}");
+        self.state().attributes.insert((arn.to_owned(), key.to_owned()), value.to_owned());
+    }
+
+    /// Puts a target group behind a network load balancer of its own, as the template does, and returns that one's ARN.
+    pub fn offer(&self, arn: &str) -> String {
+        let load_balancer = self.create_load_balancer(LoadBalancer::new("db"));
+        self.set_attribute(&load_balancer, "load_balancing.cross_zone.enabled", "true");
+        self.create_listener(&load_balancer, 5432, &[(arn, None)]);
+        self.set_attribute(arn, "deregistration_delay.timeout_seconds", "0");
+        self.set_attribute(arn, "deregistration_delay.connection_termination.enabled", "true");
+        self.reconfigure(arn, |group| group.check_interval = 10);
+        load_balancer
+    }
+
     /// Every request so far, in the order of arrival.
     pub fn calls(&self) -> Vec<Call> {
         self.state().calls.clone()
     }
 
     pub fn calls_of(&self, action: &str) -> Vec<Call> {
-        let mut calls = self.calls();
-        calls.retain(|call| call.action == action);
-        calls
+        self.calls().into_iter().filter(|call| call.action == action).collect()
     }
 
     /// Forgets calls and metrics; violations stay.
@@ -242,6 +283,37 @@ impl FakeAws {
         self.state().faults.clear();
     }
 
+    /// Delays the handling of every request, until the faults are cleared.
+    pub fn set_latency(&self, latency: Duration) {
+        self.fault(Fault::any(FaultKind::Latency(latency)));
+    }
+
+    /// Throttles the ELBv2 reads of all groups together, with a token bucket as AWS does.
+    pub fn set_read_quota(&self, burst: u32, per_second: f64) {
+        self.state().read_quota = Some(Bucket::new(burst, per_second));
+    }
+
+    /// The same for GetResources.
+    pub fn set_listing_quota(&self, burst: u32, per_second: f64) {
+        self.state().listing_quota = Some(Bucket::new(burst, per_second));
+    }
+
+    /// Caps a page of GetResources, 100 target groups unless set.
+    pub fn set_listing_page_size(&self, groups: usize) {
+        self.state().listing_page_size = Some(groups);
+    }
+
+    /// How many of the calls were throttled, be it by a quota or a fault.
+    pub fn throttled(&self) -> usize {
+        let is_throttled = |call: &&Call| call.error.as_ref().is_some_and(|code| code.starts_with("Throttl"));
+        self.state().calls.iter().filter(is_throttled).count()
+    }
+
+    /// From now on it is not the function that asks: its actions are not taken for the function's.
+    pub fn asked_by_others(&self) {
+        self.state().asked_by_others = true;
+    }
+
     /// Until a request is left without a reply for good, by a fault that is struck from now on.
     pub async fn left_hanging(&self) {
         let mut hanging = self.state().hanging.subscribe();
@@ -261,35 +333,8 @@ impl FakeAws {
         }
     }
 
-    /// From now on it is not the function that asks: its actions are not taken for the function's.
-    pub fn asked_by_others(&self) {
-        self.state().asked_by_others = true;
-    }
-
-    /// Delays the handling of every request.
-    pub fn set_latency(&self, latency: Duration) {
-        self.state().latency = latency;
-    }
-
-    /// Throttles the ELBv2 reads of all groups together, with a token bucket as AWS does.
-    pub fn set_read_quota(&self, burst: u32, per_second: f64) {
-        self.state().read_quota = Some(Bucket::new(burst, per_second));
-    }
-
-    /// The same for what changes anything. Of other accounts nothing is emulated: all groups are of one.
-    pub fn set_write_quota(&self, burst: u32, per_second: f64) {
-        self.state().write_quota = Some(Bucket::new(burst, per_second));
-    }
-
-    /// How many of the calls were throttled, be it by a quota or a fault.
-    pub fn throttled(&self) -> usize {
-        let is_throttled = |call: &&Call| call.error.as_ref().is_some_and(|code| code.starts_with("Throttl"));
-        self.state().calls.iter().filter(is_throttled).count()
-    }
-
     fn group<T>(&self, arn: &str, act: impl FnOnce(&mut Group) -> T) -> T {
-        let mut state = self.state();
-        act(state.groups.get_mut(arn).expect("an existing target group"))
+        act(self.state().groups.get_mut(arn).expect("an existing target group"))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -297,308 +342,9 @@ impl FakeAws {
     }
 }
 
-/// Of all violations, for a test that judges them itself, by [`FakeAws::take_violations`].
-pub const EVERYTHING: &str = "";
-
-/// Of the violation that a draining target is deregistered. It is none where a request is repeated whose reply was lost,
-/// and where two runs at once find the same stale target.
-pub const TWICE: &str = "is draining already";
-
-/// A target group to create: by default `ip`, IPv4, port 5432, in a VPC 10.0.0.0/16 of us-east-1. What is registered is
-/// healthy at once, and readers see all changes at once.
-#[derive(Clone)]
-pub struct TargetGroup {
-    name: String,
-    partition: String,
-    region: String,
-    target_type: String,
-    ipv6: bool,
-    port: u16,
-    vpc_cidrs: Vec<IpNet>,
-    vpc_subnets: Vec<IpNet>,
-    quota: usize,
-    draining_counts: bool,
-    needs_listener: bool,
-    new_state: String,
-    initial_for: Duration,
-    target_lag: Duration,
-    tag_lag: Duration,
-    listing_lag: Duration,
-}
-
-impl TargetGroup {
-    pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            partition: "aws".to_owned(),
-            region: "us-east-1".to_owned(),
-            target_type: "ip".to_owned(),
-            ipv6: false,
-            port: 5432,
-            vpc_cidrs: nets(&["10.0.0.0/16", "2600:1f18:1:100::/56", "fd00::/56"]),
-            vpc_subnets: nets(&["10.0.0.0/17", "10.0.128.0/17", "2600:1f18:1:100::/56", "fd00::/56"]),
-            quota: 1000,
-            draining_counts: false,
-            needs_listener: false,
-            new_state: "healthy".to_owned(),
-            initial_for: Duration::ZERO,
-            target_lag: Duration::ZERO,
-            tag_lag: Duration::ZERO,
-            listing_lag: Duration::ZERO,
-        }
-    }
-
-    pub fn partition(mut self, partition: &str) -> Self {
-        self.partition = partition.to_owned();
-        self
-    }
-
-    pub fn region(mut self, region: &str) -> Self {
-        self.region = region.to_owned();
-        self
-    }
-
-    /// `ip`, `instance`, `lambda` or `alb`.
-    pub fn target_type(mut self, target_type: &str) -> Self {
-        assert!(["ip", "instance", "lambda", "alb"].contains(&target_type));
-        self.target_type = target_type.to_owned();
-        self
-    }
-
-    pub fn ipv6(mut self) -> Self {
-        self.ipv6 = true;
-        self
-    }
-
-    pub fn port(mut self, port: u16) -> Self {
-        self.port = port;
-        self
-    }
-
-    /// The CIDRs of the VPC; an address in one of them but in no subnet still needs a zone.
-    pub fn vpc_cidrs(mut self, cidrs: &[&str]) -> Self {
-        self.vpc_cidrs = nets(cidrs);
-        self
-    }
-
-    /// The subnets of the VPC: the first is in zone `a`, the second in `b` and so on.
-    pub fn vpc_subnets(mut self, subnets: &[&str]) -> Self {
-        self.vpc_subnets = nets(subnets);
-        self
-    }
-
-    /// How many targets the group may hold.
-    pub fn quota(mut self, targets: usize) -> Self {
-        self.quota = targets;
-        self
-    }
-
-    /// Whether draining targets count against the quota; they do not by default.
-    pub fn draining_counts(mut self, counts: bool) -> Self {
-        self.draining_counts = counts;
-        self
-    }
-
-    /// A target is `unused` unless a listener forwards to the group and the load balancer is in the target's zone, as at
-    /// AWS. By default a group needs neither, so that a test that is not about them need not make them.
-    pub fn needs_listener(mut self) -> Self {
-        self.needs_listener = true;
-        self
-    }
-
-    /// The health state of a newly registered target, once it is no longer `initial`.
-    pub fn new_state(mut self, health: &str) -> Self {
-        self.new_state = checked_health(health);
-        self
-    }
-
-    /// How long a newly registered target is `initial`: [`Duration::MAX`] means for ever.
-    pub fn initial_for(mut self, time: Duration) -> Self {
-        self.initial_for = time;
-        self
-    }
-
-    /// DescribeTargetHealth shows what was so long ago. What is written is carried out at once all the same.
-    pub fn target_lag(mut self, lag: Duration) -> Self {
-        self.target_lag = lag;
-        self
-    }
-
-    /// DescribeTags shows what was so long ago.
-    pub fn tag_lag(mut self, lag: Duration) -> Self {
-        self.tag_lag = lag;
-        self
-    }
-
-    /// GetResources shows what was so long ago.
-    pub fn listing_lag(mut self, lag: Duration) -> Self {
-        self.listing_lag = lag;
-        self
-    }
-
-    /// The zone of the subnet that holds the address.
-    fn zone_of(&self, ip: IpAddr) -> Option<String> {
-        let subnet = self.vpc_subnets.iter().position(|net| net.contains(&ip))?;
-        let letter = char::from(b'a' + u8::try_from(subnet % 6).expect("under 6"));
-        Some(format!("{}{letter}", self.region))
-    }
-}
-
-/// A request as it arrived.
-#[derive(Clone, Debug)]
-pub struct Call {
-    pub action: String,
-    /// The group concerned; the first one where a call names several.
-    pub arn: Option<String>,
-    pub arns: Vec<String>,
-    pub targets: Vec<SentTarget>,
-    /// What AddTags writes.
-    pub tags: Vec<(String, String)>,
-    /// What RemoveTags removes.
-    pub tag_keys: Vec<String>,
-    /// The region that the request was signed for.
-    pub region: String,
-    pub at: Instant,
-    /// The HTTP status of the reply; 0 while there is none, for good after a hang or a reset.
-    pub status: u16,
-    /// The code of the error that was the reply.
-    pub error: Option<String>,
-    /// Whether the body came gzipped.
-    pub gzip: bool,
-    /// The group as it was when RegisterTargets or DeregisterTargets arrived.
-    pub found: Option<Found>,
-    number: u64,
-}
-
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// The targets that were not draining.
-    pub registered: BTreeSet<String>,
-    /// Those of them that were `initial`.
-    pub initial: BTreeSet<String>,
-    pub draining: BTreeSet<String>,
-    pub tags: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct SentTarget {
-    pub id: String,
-    pub port: Option<u16>,
-    pub az: Option<String>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Metric {
-    pub namespace: String,
-    pub name: String,
-    pub dimensions: BTreeMap<String, String>,
-    pub value: f64,
-    pub unit: String,
-    /// Seconds since the epoch.
-    pub timestamp: Option<f64>,
-    /// Which of `calls_of("PutMetricData")` brought it.
-    pub call: usize,
-}
-
-/// A rule that makes some requests go wrong.
-#[derive(Clone, Debug)]
-pub struct Fault {
-    action: Option<String>,
-    arn: Option<String>,
-    after: u32,
-    times: Option<u32>,
-    kind: FaultKind,
-}
-
-#[derive(Clone, Debug)]
-pub enum FaultKind {
-    /// Replies with this HTTP status and body, as text/xml, without handling the request.
-    Body { status: u16, body: String },
-    /// Deletes the target group that the request names, then handles the request.
-    DeleteGroup,
-    /// Refuses the request in the form of its protocol.
-    Error { status: u16, code: String, message: String },
-    /// Never replies, and does not handle the request.
-    Hang,
-    /// Handles the request this much later. It is handled even if the caller gives up meanwhile.
-    Latency(Duration),
-    /// Handles the request, and never replies.
-    LoseReply,
-    /// Handles the request, then resets the connection.
-    ResetAfter,
-    /// Refuses the requests that name a target with this address (or instance), as a whole.
-    RefuseTarget(String),
-    /// Resets the connection without handling the request.
-    ResetBefore,
-    /// Handles the request at once but replies this much later: the answer is stale by then.
-    SlowReply(Duration),
-}
-
-impl Fault {
-    /// Strikes one action, for example `RegisterTargets`, every time.
-    pub fn on(action: &str, kind: FaultKind) -> Self {
-        Self { action: Some(action.to_owned()), ..Self::any(kind) }
-    }
-
-    /// Strikes every request.
-    pub fn any(kind: FaultKind) -> Self {
-        Self { action: None, arn: None, after: 0, times: None, kind }
-    }
-
-    /// Only requests that name this target group.
-    pub fn arn(mut self, arn: &str) -> Self {
-        self.arn = Some(arn.to_owned());
-        self
-    }
-
-    /// Lets this many matching requests pass first.
-    pub fn after(mut self, requests: u32) -> Self {
-        self.after = requests;
-        self
-    }
-
-    /// Strikes this often, then never again.
-    pub fn times(mut self, times: u32) -> Self {
-        self.times = Some(times);
-        self
-    }
-
-    fn strikes(&mut self, asked: &Asked) -> bool {
-        if self.action.as_ref().is_some_and(|a| *a != asked.action)
-            || self.arn.as_ref().is_some_and(|a| !asked.arns.contains(a))
-            || self.times == Some(0)
-            || matches!(&self.kind, FaultKind::RefuseTarget(id) if asked.targets.iter().all(|sent| sent.id != *id))
-        {
-            return false;
-        }
-        if self.after > 0 {
-            self.after -= 1;
-            return false;
-        }
-        self.times = self.times.map(|times| times - 1);
-        true
-    }
-}
-
-impl FaultKind {
-    pub fn error(status: u16, code: &str, message: &str) -> Self {
-        Self::Error { status, code: code.to_owned(), message: message.to_owned() }
-    }
-
-    /// AWS can't tell the health of the targets, nor then which there are.
-    pub fn health_unavailable() -> Self {
-        Self::error(
-            500,
-            "HealthUnavailable",
-            "The health of the specified targets could not be retrieved due to an internal error",
-        )
-    }
-
-    pub fn throttling() -> Self {
-        Self::error(400, "Throttling", "Rate exceeded")
-    }
-
-    pub fn body(status: u16, body: &str) -> Self {
-        Self::Body { status, body: body.to_owned() }
-    }
+/// Serves this AWS on a port of its own.
+async fn listen(tls: Option<Arc<Handshakes>>, state: &Arc<Mutex<State>>) -> (SocketAddr, AbortHandle) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
+    let address = listener.local_addr().expect("a bound listener");
+    (address, tokio::spawn(serve(listener, tls, state.clone())).abort_handle())
 }

@@ -1,9 +1,11 @@
 //! A name server for tests: it answers what the test scripted, over UDP and TCP, with the quirks that servers have.
 
+pub mod hostile;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -25,7 +27,7 @@ use tokio::{
 #[derive(Clone)]
 pub struct FakeDns {
     address: SocketAddr,
-    server: Server,
+    script: Arc<Mutex<Script>>,
     _tasks: Arc<JoinSet<()>>,
 }
 
@@ -34,9 +36,6 @@ pub struct FakeDns {
 pub enum Reply {
     /// Records of the name that was asked (or its CNAME's target), with the TTL of [`FakeDns::set_ttl`].
     Addresses(Vec<IpAddr>),
-    /// One reply for so long from that moment on, then the next for as long, and then the first again: see
-    /// [`Reply::flapping`]. Not to be put into another reply.
-    ByTime(Instant, Duration, Vec<Self>),
     /// The reply comes late. TCP queries of one connection wait for each other.
     Delayed(Duration, Box<Self>),
     /// The name's address is 10.0.0.1, but for what the test makes of the message.
@@ -51,8 +50,8 @@ pub enum Reply {
     NxDomain {
         negative_ttl: Option<u32>,
     },
-    /// Messages of the test's choice for the query and whether it came over TCP. None: silence over UDP, the end of the
-    /// connection over TCP.
+    /// Messages of the test's choice, made of the well-formed one with addresses 10.0.0.1 and 10.0.0.2. None: silence over
+    /// UDP, the end of the connection over TCP.
     Raw(Behaviour),
     /// These records, whoever owns them.
     Records(Vec<Record>),
@@ -68,8 +67,7 @@ pub enum Reply {
     Truncated(Box<Self>),
 }
 
-/// From a query, and whether it came over TCP, to the messages that go back.
-pub type Behaviour = fn(&[u8], bool) -> Vec<Vec<u8>>;
+pub type Behaviour = fn(Vec<u8>) -> Vec<Vec<u8>>;
 
 /// What a server does whatever its script says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,35 +104,11 @@ pub struct Query {
 
 impl FakeDns {
     pub async fn start() -> Self {
-        Self::start_on(Ipv4Addr::LOCALHOST.into()).await
-    }
-
-    /// On another loopback address, such as 127.0.0.2.
-    pub async fn start_on(ip: IpAddr) -> Self {
-        Self::serve(ip, Arc::new(Mutex::new(Script { ttl: 60, ..Script::default() }))).await
-    }
-
-    /// A server that says this, whatever it is asked.
-    pub async fn always(reply: Reply) -> Self {
-        let server = Self::start().await;
-        server.script().always = Some(reply);
-        server
-    }
-
-    /// A server that says what this one says, but with a cache, queries, quirks and delays of its own: an answer is
-    /// repeated until its TTL is over, with what is left of it.
-    pub async fn resolver(&self) -> Self {
-        let resolver = Self::serve(Ipv4Addr::LOCALHOST.into(), self.server.script.clone()).await;
-        resolver.set_caching();
-        resolver
-    }
-
-    async fn serve(ip: IpAddr, script: Arc<Mutex<Script>>) -> Self {
-        let (udp, tcp) = bind(ip).await;
+        let (udp, tcp) = bind().await;
         let (address, udp) = (udp.local_addr().unwrap(), Arc::new(udp));
-        let server = Server { script, own: Arc::default() };
+        let script = Arc::new(Mutex::new(Script { ttl: 60, ..Script::default() }));
         let mut tasks = JoinSet::new();
-        let by_udp = server.clone();
+        let by_udp = Server(script.clone());
         tasks.spawn(async move {
             let mut buffer = [0; 4096];
             while let Ok((length, client)) = udp.recv_from(&mut buffer).await {
@@ -147,22 +121,25 @@ impl FakeDns {
                 });
             }
         });
-        let by_tcp = server.clone();
+        let by_tcp = Server(script.clone());
         tasks.spawn(async move {
             while let Ok((stream, _)) = tcp.accept().await {
                 // An error is the client's end of the connection.
                 tokio::spawn(by_tcp.clone().serve_stream(stream));
             }
         });
-        Self { address, server, _tasks: Arc::new(tasks) }
+        Self { address, script, _tasks: Arc::new(tasks) }
     }
 
-    fn script(&self) -> std::sync::MutexGuard<'_, Script> {
-        self.server.script.lock().unwrap()
+    /// A server that says this, whatever it is asked.
+    pub async fn always(reply: Reply) -> Self {
+        let server = Self::start().await;
+        server.script().always = Some(reply);
+        server
     }
 
-    fn own(&self) -> std::sync::MutexGuard<'_, Own> {
-        self.server.own.lock().unwrap()
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap()
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -180,16 +157,8 @@ impl FakeDns {
 
     /// The reply holds the CNAME and whatever the target has.
     pub fn set_cname(&self, alias: &str, target: &str) {
-        let (alias, target) = (fqdn(alias), fqdn(target));
-        let mut script = self.script();
-        script.replies.retain(|(name, _), _| *name != alias);
-        script.dangling.remove(&alias);
-        script.aliases.insert(alias, target);
-    }
-
-    /// From now on the reply for this alias holds the CNAME alone.
-    pub fn dangling(&self, alias: &str) {
-        self.script().dangling.insert(fqdn(alias));
+        self.remove(alias);
+        self.script().aliases.insert(fqdn(alias), fqdn(target));
     }
 
     pub fn set_reply(&self, name: &str, record_type: RecordType, reply: Reply) {
@@ -205,20 +174,20 @@ impl FakeDns {
         self.script().ttl = seconds;
     }
 
-    /// From now on an answer is repeated until its TTL is over, with what is left of it: a caching resolver in
-    /// between. What the script says meanwhile, nobody hears.
+    /// From now on an answer is repeated until its TTL is over, with what is left of it: a caching resolver in between.
+    /// What the script says meanwhile, nobody hears.
     pub fn set_caching(&self) {
-        self.own().cache = Some(HashMap::new());
+        self.script().cache = Some(HashMap::new());
     }
 
     /// The server takes so long for each reply. A TCP query waits for those before it of its connection.
     pub fn set_delay(&self, delay: Duration) {
-        self.own().delay = delay;
+        self.script().delay = delay;
     }
 
     /// From now on these, and no others.
     pub fn set_quirks(&self, quirks: &[Quirk]) {
-        self.own().quirks = quirks.to_vec();
+        self.script().quirks = quirks.to_vec();
     }
 
     /// As if the name had never been set: NXDOMAIN.
@@ -230,7 +199,7 @@ impl FakeDns {
     }
 
     pub fn queries(&self) -> Vec<Query> {
-        self.own().queries.clone()
+        self.script().queries.clone()
     }
 
     /// How many queries there were, those not counted that were sent again.
@@ -239,7 +208,7 @@ impl FakeDns {
     }
 
     pub fn clear_queries(&self) {
-        self.own().queries.clear();
+        self.script().queries.clear();
     }
 }
 
@@ -248,19 +217,18 @@ impl Reply {
         Self::Addresses(addresses.iter().map(|ip| ip.parse().unwrap()).collect())
     }
 
+    /// So many addresses, from 10.0.0.1 on.
+    pub fn many(count: u16) -> Self {
+        let address = |number| Ipv4Addr::from_bits(0x0a00_0000 + u32::from(number)).into();
+        Self::Addresses((1..=count).map(address).collect())
+    }
+
     /// Each of these addresses alone, in turn: as an Aurora reader endpoint answers.
     pub fn in_turn(addresses: &[&str]) -> Self {
         Self::InTurn(addresses.iter().map(|address| Self::addresses(&[*address])).collect())
     }
 
-    /// Each of these answers for so long, in turn, from now on: as a resolver with several caches behind it answers in
-    /// a failover.
-    pub fn flapping(period: Duration, answers: &[&[&str]]) -> Self {
-        let replies = answers.iter().map(|addresses| Self::addresses(addresses)).collect();
-        Self::ByTime(Instant::now(), period, replies)
-    }
-
-    fn next(&mut self) -> Option<Self> {
+    fn next(&mut self) -> Self {
         match self {
             Self::InTurn(replies) => {
                 replies.rotate_left(1);
@@ -268,12 +236,9 @@ impl Reply {
             }
             Self::Sequence(replies) if replies.len() > 1 => replies.pop_front(),
             Self::Sequence(replies) => replies.front().cloned(),
-            Self::ByTime(from, period, replies) => {
-                let turn = from.elapsed().as_nanos() / period.as_nanos();
-                replies.get(usize::try_from(turn % replies.len() as u128).ok()?).cloned()
-            }
-            _ => None,
+            reply => Some(reply.clone()),
         }
+        .expect("a sequence is never empty")
     }
 
     pub fn delayed(self, delay: Duration) -> Self {
@@ -294,28 +259,27 @@ pub fn record(owner: &str, ttl: u32, data: impl Into<RData>) -> Record {
     Record::from_rdata(fqdn(owner), ttl, data.into())
 }
 
+/// That one name leads to another.
+pub fn cname(owner: &str, ttl: u32, target: &str) -> Record {
+    record(owner, ttl, RData::CNAME(CNAME(fqdn(target))))
+}
+
+type Key = (Name, RecordType);
+
 #[derive(Default)]
 struct Script {
     ttl: u32,
     always: Option<Reply>,
     aliases: HashMap<Name, Name>,
-    dangling: HashSet<Name>,
-    replies: HashMap<(Name, RecordType), Reply>,
+    replies: HashMap<Key, Reply>,
     /// The last reply of several and the id of the query it was for.
-    served: HashMap<(Name, RecordType), (u16, Reply)>,
-}
-
-/// What is a server's own, where several say the same.
-#[derive(Default)]
-struct Own {
+    served: HashMap<Key, (u16, Reply)>,
     queries: Vec<Query>,
     delay: Duration,
     quirks: Vec<Quirk>,
     /// What is repeated, and until when.
-    cache: Option<HashMap<(Name, RecordType), Cached>>,
+    cache: Option<HashMap<Key, (Vec<Record>, Instant)>>,
 }
-
-type Cached = (Vec<Record>, Instant);
 
 impl Script {
     /// The CNAME records to begin with, their last target, and the reply that this one has.
@@ -329,36 +293,24 @@ impl Script {
             && chain.len() <= self.aliases.len()
         {
             let data = RData::CNAME(CNAME(target.clone()));
-            chain.push(Record::from_rdata(owner.clone(), self.ttl, data));
-            if self.dangling.contains(&owner) {
-                return (chain, owner, Reply::NoData { negative_ttl: None });
-            }
+            chain.push(Record::from_rdata(owner, self.ttl, data));
             owner = target.clone();
         }
-
         let key = (owner.clone(), record_type);
         let exists = self.replies.keys().any(|(name, _)| *name == owner);
-        let reply = match self.replies.get_mut(&key) {
-            Some(scripted @ (Reply::ByTime(..) | Reply::InTurn(_) | Reply::Sequence(_))) => match self.served.get(&key)
-            {
-                Some((last, reply)) if *last == id => reply.clone(),
-                _ => {
-                    let next = scripted.next().expect("a sequence is never empty");
-                    self.served.insert(key, (id, next.clone()));
-                    next
-                }
-            },
-            Some(reply) => reply.clone(),
-            None if exists => Reply::NoData { negative_ttl: Some(self.ttl) },
-            None => Reply::NxDomain { negative_ttl: Some(self.ttl) },
+        let served = self.served.get(&key).filter(|(last, _)| *last == id).map(|(_, reply)| reply.clone());
+        let reply = match (served, self.replies.get_mut(&key)) {
+            (Some(reply), _) => reply,
+            (None, Some(scripted)) => scripted.next(),
+            (None, None) if exists => Reply::NoData { negative_ttl: Some(self.ttl) },
+            (None, None) => Reply::NxDomain { negative_ttl: Some(self.ttl) },
         };
+        self.served.insert(key, (id, reply.clone()));
         (chain, owner, reply)
     }
-}
 
-impl Own {
     /// What the cache holds of it. Resolvers count in whole seconds, so less than one shows as none.
-    fn cached(&self, key: &(Name, RecordType)) -> Option<Vec<Record>> {
+    fn cached(&self, key: &Key) -> Option<Vec<Record>> {
         let (records, until) = self.cache.as_ref()?.get(key)?;
         let left = until.checked_duration_since(Instant::now())?;
         let mut records = records.clone();
@@ -366,7 +318,7 @@ impl Own {
         Some(records)
     }
 
-    fn remember(&mut self, key: (Name, RecordType), records: &[Record]) {
+    fn remember(&mut self, key: Key, records: &[Record]) {
         let ttl = records.iter().map(|record| record.ttl).min();
         if self.cached(&key).is_none()
             && let (Some(cache), Some(ttl)) = (&mut self.cache, ttl)
@@ -377,26 +329,21 @@ impl Own {
 }
 
 #[derive(Clone)]
-struct Server {
-    script: Arc<Mutex<Script>>,
-    own: Arc<Mutex<Own>>,
-}
+struct Server(Arc<Mutex<Script>>);
 
 impl Server {
     async fn serve_stream(self, mut stream: TcpStream) -> std::io::Result<()> {
         loop {
             let mut query = vec![0; stream.read_u16().await?.into()];
             stream.read_exact(&mut query).await?;
-            match self.replies(&query, true).await {
-                None => {}
-                Some(replies) if replies.is_empty() => return Ok(()),
-                Some(replies) => {
-                    for reply in replies {
-                        let length = u16::try_from(reply.len()).unwrap().to_be_bytes();
-                        // In one piece: two would wait for each other's acknowledgement.
-                        stream.write_all(&[&length[..], &reply].concat()).await?;
-                    }
-                }
+            let Some(replies) = self.replies(&query, true).await else { continue };
+            if replies.is_empty() {
+                return Ok(());
+            }
+            for reply in replies {
+                let length = u16::try_from(reply.len()).unwrap().to_be_bytes();
+                // In one piece: two would wait for each other's acknowledgement.
+                stream.write_all(&[&length[..], &reply].concat()).await?;
             }
         }
     }
@@ -405,51 +352,43 @@ impl Server {
     async fn replies(&self, bytes: &[u8], over_tcp: bool) -> Option<Vec<Vec<u8>>> {
         let query = Message::from_vec(bytes).ok()?;
         let asked = query.queries.first()?.clone();
-        let has_edns = query.edns.is_some();
+        let (id, has_edns) = (query.metadata.id, query.edns.is_some());
         let key = (asked.name().to_lowercase(), asked.query_type());
-        let (cached, delay, quirks) = {
-            let mut own = self.own.lock().unwrap();
-            let name = key.0.to_ascii().trim_end_matches('.').to_owned();
-            let (id, at) = (query.metadata.id, Instant::now());
-            own.queries.push(Query { id, name, record_type: key.1, over_tcp, has_edns, at });
-            (own.cached(&key), own.delay, own.quirks.clone())
-        };
-        let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
+        let mut reply = Message::response(id, query.metadata.op_code);
         reply.metadata.recursion_desired = query.metadata.recursion_desired;
         reply.metadata.recursion_available = true;
-        for quirk in &quirks {
-            match quirk {
-                Quirk::Silent => return None,
-                Quirk::TcpOnly if !over_tcp => return None,
-                Quirk::UdpOnly if over_tcp => return None,
-                Quirk::EdnsDropped if has_edns => return None,
-                Quirk::EdnsFormErr if has_edns => {
-                    reply.metadata.response_code = ResponseCode::FormErr;
-                    return Some(vec![reply.to_vec().unwrap()]);
-                }
-                Quirk::EdnsNotImp if has_edns => {
-                    reply.metadata.response_code = ResponseCode::NotImp;
-                    return Some(vec![reply.add_query(asked).to_vec().unwrap()]);
-                }
-                _ => {}
+        let (chain, owner, scripted, ttl, delay, is_cut) = {
+            let mut script = self.0.lock().unwrap();
+            let name = key.0.to_ascii().trim_end_matches('.').to_owned();
+            script.queries.push(Query { id, name, record_type: key.1, over_tcp, has_edns, at: Instant::now() });
+            let has = |quirk| script.quirks.contains(&quirk);
+            let is_unheard = if over_tcp { has(Quirk::UdpOnly) } else { has(Quirk::TcpOnly) };
+            if has(Quirk::Silent) || is_unheard || (has_edns && has(Quirk::EdnsDropped)) {
+                return None;
             }
-        }
-        reply.add_query(asked);
-        let (chain, owner, scripted, ttl) = {
-            let mut script = self.script.lock().unwrap();
-            let (chain, owner, scripted) = match cached {
+            if has_edns && has(Quirk::EdnsFormErr) {
+                reply.metadata.response_code = ResponseCode::FormErr;
+                return Some(vec![reply.to_vec().unwrap()]);
+            }
+            reply.add_query(asked);
+            if has_edns && has(Quirk::EdnsNotImp) {
+                reply.metadata.response_code = ResponseCode::NotImp;
+                return Some(vec![reply.to_vec().unwrap()]);
+            }
+            let is_cut = has(Quirk::Cut) && !over_tcp;
+            let (chain, owner, scripted) = match script.cached(&key) {
                 Some(records) => (Vec::new(), key.0.clone(), Reply::Records(records)),
-                None => script.reply(&key.0, key.1, query.metadata.id),
+                None => script.reply(&key.0, key.1, id),
             };
-            (chain, owner, scripted, script.ttl)
+            (chain, owner, scripted, script.ttl, script.delay, is_cut)
         };
         reply.add_answers(chain);
         sleep(delay).await;
-        if let Some(messages) = fill(&mut reply, scripted, &owner, ttl, bytes, over_tcp).await? {
-            return Some(messages);
+        if let Some(behaviour) = fill(&mut reply, scripted, &owner, ttl, over_tcp).await? {
+            return Some(behaviour(reply.to_vec().unwrap()));
         }
         if reply.metadata.response_code == ResponseCode::NoError {
-            self.own.lock().unwrap().remember(key, &reply.answers);
+            self.0.lock().unwrap().remember(key, &reply.answers);
         }
         if over_tcp {
             return Some(vec![reply.to_vec().unwrap()]);
@@ -462,190 +401,75 @@ impl Server {
             reply.answers.truncate(reply.answers.len() * most / message.len());
             message = reply.to_vec().unwrap();
         }
-        if quirks.contains(&Quirk::Cut) {
+        if is_cut {
             message.truncate(message.len() * 2 / 3);
         }
         Some(vec![message])
     }
 }
 
-/// Writes what is scripted into the reply, or tells the messages to send in its place. `None` is silence.
+/// Writes what is scripted into the reply, or tells what makes the messages of it. `None` is silence.
 async fn fill(
     reply: &mut Message,
     mut scripted: Reply,
     owner: &Name,
     ttl: u32,
-    query: &[u8],
     over_tcp: bool,
-) -> Option<Option<Vec<Vec<u8>>>> {
+) -> Option<Option<Behaviour>> {
+    let address = |ip: IpAddr| Record::from_rdata(owner.clone(), ttl, RData::from(ip));
     loop {
-        scripted = match scripted {
+        match scripted {
             Reply::Delayed(delay, next) => {
                 sleep(delay).await;
-                *next
+                scripted = *next;
+                continue;
             }
-            Reply::Truncated(whole) if over_tcp => *whole,
             Reply::Truncated(whole) => {
-                reply.metadata.truncation = true;
-                match *whole {
-                    Reply::Addresses(all) => Reply::Addresses(all[..all.len() / 2].to_vec()),
-                    Reply::Records(all) => Reply::Records(all[..all.len() / 2].to_vec()),
-                    _ => return Some(None),
+                scripted = *whole;
+                if !over_tcp {
+                    reply.metadata.truncation = true;
+                    match &mut scripted {
+                        Reply::Addresses(all) => all.truncate(all.len() / 2),
+                        Reply::Records(all) => all.truncate(all.len() / 2),
+                        _ => return Some(None),
+                    }
                 }
+                continue;
             }
-            Reply::Raw(behaviour) => return Some(Some(behaviour(query, over_tcp))),
-            Reply::Silent | Reply::ByTime(..) | Reply::InTurn(_) | Reply::Sequence(_) => return None,
-            Reply::Addresses(addresses) => {
-                let records = addresses.into_iter().map(|ip| Record::from_rdata(owner.clone(), ttl, RData::from(ip)));
-                reply.add_answers(records);
-                return Some(None);
+            Reply::Raw(behaviour) => {
+                let Reply::Addresses(two) = Reply::many(2) else { return None };
+                reply.add_answers(two.into_iter().map(address));
+                return Some(Some(behaviour));
             }
-            Reply::Records(records) => {
-                reply.add_answers(records);
-                return Some(None);
-            }
+            Reply::Silent | Reply::InTurn(_) | Reply::Sequence(_) => return None,
+            Reply::Addresses(addresses) => _ = reply.add_answers(addresses.into_iter().map(address)),
+            Reply::Records(records) => _ = reply.add_answers(records),
             Reply::Edited(edit) => {
-                reply.add_answer(Record::from_rdata(owner.clone(), ttl, Ipv4Addr::new(10, 0, 0, 1).into()));
+                reply.add_answer(address(Ipv4Addr::new(10, 0, 0, 1).into()));
                 edit(reply);
-                return Some(None);
             }
-            Reply::NoData { negative_ttl } => {
-                reply.authorities.extend(negative_ttl.map(soa_record));
-                return Some(None);
-            }
+            Reply::NoData { negative_ttl } => reply.authorities.extend(negative_ttl.map(soa_record)),
             Reply::NxDomain { negative_ttl } => {
                 reply.metadata.response_code = ResponseCode::NXDomain;
                 reply.authorities.extend(negative_ttl.map(soa_record));
-                return Some(None);
             }
-            Reply::Refused => {
-                reply.metadata.response_code = ResponseCode::Refused;
-                return Some(None);
-            }
-            Reply::ServFail => {
-                reply.metadata.response_code = ResponseCode::ServFail;
-                return Some(None);
-            }
-        };
+            Reply::Refused => reply.metadata.response_code = ResponseCode::Refused,
+            Reply::ServFail => reply.metadata.response_code = ResponseCode::ServFail,
+        }
+        return Some(None);
     }
-}
-
-/// Behaviours for [`Reply::Raw`].
-pub mod hostile {
-    use std::net::Ipv4Addr;
-
-    use hickory_proto::{
-        op::{Message, ResponseCode},
-        rr::{RData, Record, rdata::CNAME},
-    };
-
-    use super::fqdn;
-
-    /// Silence; over TCP the connection is closed at once.
-    pub fn no_reply(_: &[u8], _: bool) -> Vec<Vec<u8>> {
-        Vec::new()
-    }
-
-    pub fn wrong_id(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let mut reply = well_formed(query, 1);
-        reply.metadata.id = !reply.metadata.id;
-        vec![reply.to_vec().unwrap()]
-    }
-
-    /// A forged reply, then the true one, which has another address, too.
-    pub fn wrong_id_first(query: &[u8], over_tcp: bool) -> Vec<Vec<u8>> {
-        [wrong_id(query, over_tcp), vec![well_formed(query, 2).to_vec().unwrap()]].concat()
-    }
-
-    pub fn garbage(_: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![vec![0xa5; 64]]
-    }
-
-    /// Garbage after the right id.
-    pub fn garbage_with_id(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![[&query[..2], &[0xa5; 62]].concat()]
-    }
-
-    pub fn empty(_: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![Vec::new()]
-    }
-
-    /// The header promises a question and an answer, and that is all.
-    pub fn header_only(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![well_formed(query, 1).to_vec().unwrap()[..12].to_vec()]
-    }
-
-    /// The record ends in its middle.
-    pub fn cut_short(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let mut reply = well_formed(query, 1).to_vec().unwrap();
-        reply.truncate(reply.len() - 6);
-        vec![reply]
-    }
-
-    /// The owner of the record is a compression pointer to itself.
-    pub fn pointer_loop(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let mut reply = well_formed(query, 1).to_vec().unwrap();
-        let owner = reply.len() - RECORD_LENGTH;
-        reply[owner..owner + 2].copy_from_slice(&(0xc000 | u16::try_from(owner).unwrap()).to_be_bytes());
-        vec![reply]
-    }
-
-    /// An A record of 3 bytes.
-    pub fn wrong_rdlength(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let mut reply = well_formed(query, 1).to_vec().unwrap();
-        let length = reply.len() - 5;
-        reply[length] = 3;
-        reply.pop();
-        vec![reply]
-    }
-
-    pub fn not_implemented(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let mut reply = well_formed(query, 0);
-        reply.metadata.response_code = ResponseCode::NotImp;
-        vec![reply.to_vec().unwrap()]
-    }
-
-    /// 1,000 addresses, 10.0.0.1 to 10.0.3.232, which do not fit into a datagram of 4 KB.
-    pub fn thousand_records(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        vec![well_formed(query, 1000).to_vec().unwrap()]
-    }
-
-    /// x → xx.test, whatever is asked: one hop in each reply, for ever.
-    pub fn cname_for_ever(query: &[u8], _: bool) -> Vec<Vec<u8>> {
-        let hop = format!("{}.test", "x".repeat(usize::from(query[12]) % 60 + 1));
-        let mut reply = well_formed(query, 0);
-        let owner = reply.queries[0].name().clone();
-        reply.add_answer(Record::from_rdata(owner, 60, RData::CNAME(CNAME(fqdn(&hop)))));
-        vec![reply.to_vec().unwrap()]
-    }
-
-    /// So many addresses, from 10.0.0.1 on.
-    fn well_formed(query: &[u8], count: u16) -> Message {
-        let query = Message::from_vec(query).unwrap();
-        let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
-        let owner = query.queries[0].name().clone();
-        reply.add_query(query.queries[0].clone());
-        reply.add_answers((0..count).map(|number| {
-            let [high, low] = (number + 1).to_be_bytes();
-            Record::from_rdata(owner.clone(), 60, Ipv4Addr::new(10, 0, high, low).into())
-        }));
-        reply
-    }
-
-    /// A pointer to the owner, type, class, TTL, length, address.
-    const RECORD_LENGTH: usize = 16;
 }
 
 /// One free port for both protocols.
-pub(crate) async fn bind(ip: IpAddr) -> (UdpSocket, TcpListener) {
+async fn bind() -> (UdpSocket, TcpListener) {
     for _ in 0..100 {
-        let udp = UdpSocket::bind((ip, 0)).await.unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         // Somebody else's TCP port may have the number that UDP was given.
         if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
             return (udp, tcp);
         }
     }
-    panic!("no port on {ip} is free for UDP and TCP");
+    panic!("no port is free for UDP and TCP");
 }
 
 fn fqdn(name: &str) -> Name {

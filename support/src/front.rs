@@ -9,19 +9,15 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpStream},
     select,
     sync::oneshot,
     task::JoinSet,
-    time::timeout,
 };
-
-use crate::dns::bind;
 
 /// The relay. It ends with its connections when this goes.
 pub struct Front {
@@ -64,16 +60,7 @@ impl Front {
 
     /// On another loopback address, such as 127.0.0.2.
     pub async fn new_on(ip: IpAddr, server: SocketAddr) -> Self {
-        Self::relay(TcpListener::bind((ip, 0)).await.unwrap(), None, server)
-    }
-
-    /// In front of a name server, which is reached over UDP, too. Of datagrams none is lost.
-    pub async fn of_dns(server: SocketAddr) -> Self {
-        let (udp, tcp) = bind(Ipv4Addr::LOCALHOST.into()).await;
-        Self::relay(tcp, Some(udp), server)
-    }
-
-    fn relay(tcp: TcpListener, udp: Option<UdpSocket>, server: SocketAddr) -> Self {
+        let tcp = TcpListener::bind((ip, 0)).await.unwrap();
         let address = tcp.local_addr().unwrap();
         let state = Arc::<State>::default();
         let mut tasks = JoinSet::new();
@@ -95,19 +82,11 @@ impl Front {
                 }
             }
         });
-        if let Some(udp) = udp {
-            tasks.spawn(relay_datagrams(udp, server));
-        }
         Self { address, state, _tasks: tasks }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// How many connections are open.
-    pub fn open(&self) -> usize {
-        self.state.open.lock().unwrap().len()
     }
 
     /// How many connections there were so far.
@@ -153,49 +132,25 @@ impl State {
             Death::Fin => client.shutdown().await?,
             // Then a socket that is closed sends a RST.
             Death::Rst => client.set_zero_linger()?,
-            Death::Silent => {}
-        }
-        if death == Death::Silent {
-            let _ = done.send(());
-            let mut swallowed = 0;
-            let mut buffer = [0; 4096];
-            while let count @ 1.. = client.read(&mut buffer).await? {
-                // A client that closes the connection says goodbye, which is no request.
-                if (swallowed..swallowed + count).contains(&LONGEST_GOODBYE) {
-                    self.lost.fetch_add(1, Ordering::Relaxed);
+            Death::Silent => {
+                let _ = done.send(());
+                let mut swallowed = 0;
+                let mut buffer = [0; 4096];
+                while let count @ 1.. = client.read(&mut buffer).await? {
+                    // A client that closes the connection says goodbye, which is no request.
+                    if (swallowed..swallowed + count).contains(&LONGEST_GOODBYE) {
+                        self.lost.fetch_add(1, Ordering::Relaxed);
+                    }
+                    swallowed += count;
                 }
-                swallowed += count;
+                return Ok(());
             }
-        } else {
-            drop(client);
-            let _ = done.send(());
         }
+        drop(client);
+        let _ = done.send(());
         Ok(())
     }
 }
 
 /// Bytes: what TLS sends when it closes a connection is 24 or 31.
 const LONGEST_GOODBYE: usize = 64;
-
-/// How long a reply to a datagram may take.
-const PATIENCE: Duration = Duration::from_secs(15);
-
-async fn relay_datagrams(udp: UdpSocket, server: SocketAddr) {
-    let udp = Arc::new(udp);
-    let mut exchanges = JoinSet::new();
-    let mut buffer = vec![0; 65_535];
-    while let Ok((length, client)) = udp.recv_from(&mut buffer).await {
-        let (udp, query) = (udp.clone(), buffer[..length].to_vec());
-        exchanges.spawn(async move {
-            let own = UdpSocket::bind("127.0.0.1:0").await?;
-            own.connect(server).await?;
-            own.send(&query).await?;
-            let mut reply = vec![0; 65_535];
-            if let Ok(length) = timeout(PATIENCE, own.recv(&mut reply)).await {
-                udp.send_to(&reply[..length?], client).await?;
-            }
-            io::Result::Ok(())
-        });
-        while exchanges.try_join_next().is_some() {}
-    }
-}

@@ -13,6 +13,7 @@
 
 pub mod aws;
 pub mod dns;
+mod files;
 pub mod front;
 pub mod runtime_api;
 pub mod tls;
@@ -20,16 +21,14 @@ pub mod tls;
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
-    env, fs,
     io::{self, Write},
     net::SocketAddr,
-    path::{Path, PathBuf},
     sync::{Arc, LazyLock, Mutex},
     thread,
     time::{Duration, SystemTime},
 };
 
-use aws_config::{Region, SdkConfig};
+use aws_config::Region;
 use aws_sdk_elasticloadbalancingv2::config::Credentials;
 use nlb_hostname_targets::{
     aws::sdk_config,
@@ -41,6 +40,8 @@ use tracing::{
     Dispatch, Level,
     subscriber::{DefaultGuard, NoSubscriber},
 };
+
+pub use files::release_binary;
 
 use aws::{FakeAws, TargetGroup};
 use dns::FakeDns;
@@ -90,33 +91,23 @@ impl World {
     }
 
     pub async fn function(&self) -> Function {
-        Function::new(self.config(), &self.sdk().await, now).expect("there is a name server")
+        self.function_with(&[]).await
     }
 
     /// The same where it sees other name servers.
     pub async fn function_with(&self, servers: &[SocketAddr]) -> Function {
         let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+        let environment = self.environment();
         let variable = |name: &str| match name {
-            "DNS_SERVERS" => Some(servers.join(",")),
-            _ => self.environment.get(name).cloned(),
+            "DNS_SERVERS" if !servers.is_empty() => Some(servers.join(",")),
+            _ => environment.get(name).cloned(),
         };
         let config = Config::parse(variable).expect("the test's environment is right");
-        Function::new(config, &self.sdk().await, now).expect("there is a name server")
-    }
-
-    fn config(&self) -> Config {
-        Config::parse(|name| self.environment.get(name).cloned()).expect("the test's environment is right")
-    }
-
-    /// The settings of an AWS client that talks to this world's AWS.
-    pub async fn sdk(&self) -> SdkConfig {
-        let endpoint = self.environment.get("AWS_ENDPOINT_URL").map_or_else(|| self.aws.url(), String::as_str);
-        sdk_config(&self.config())
-            .endpoint_url(endpoint)
+        let sdk = sdk_config(&config)
+            .endpoint_url(&environment["AWS_ENDPOINT_URL"])
             .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("AKIDEXAMPLE", "secret", None, None, "test"))
-            .load()
-            .await
+            .credentials_provider(Credentials::new("AKIDEXAMPLE", "secret", None, None, "test"));
+        Function::new(config, &sdk.load().await, now).expect("there is a name server")
     }
 
     /// One invocation of a new execution environment, with 30 s to go.
@@ -248,6 +239,13 @@ pub fn binding(hostname: &str, arn: &str) -> Value {
     json!({"hostname": hostname, "target_group_arn": arn})
 }
 
+/// A binding with these fields besides.
+pub fn binding_with(hostname: &str, arn: &str, fields: &Value) -> Value {
+    let mut binding = binding(hostname, arn);
+    binding.as_object_mut().expect("an object").extend(fields.as_object().expect("fields").clone());
+    binding
+}
+
 /// These, as sets are compared.
 pub fn set(items: &[&str]) -> BTreeSet<String> {
     items.iter().map(ToString::to_string).collect()
@@ -267,23 +265,6 @@ pub fn waiting(group: &Value) -> Vec<&str> {
 /// An event of RDS that a watch follows.
 pub fn failover() -> Value {
     json!({"source": "aws.rds", "detail": {"EventID": "RDS-EVENT-0049"}})
-}
-
-/// A file beside what cargo builds, for what one part of `make test` leaves to another.
-pub fn temporary(name: &str) -> PathBuf {
-    // It is target/PROFILE/deps/TEST that runs.
-    let binary = env::current_exe().expect("a running test");
-    let folder = binary.ancestors().nth(3).expect("a folder of cargo's").join("tmp");
-    fs::create_dir_all(&folder).expect("cargo's folder can be written to");
-    folder.join(name)
-}
-
-/// The release binary that `make build` made.
-pub fn release_binary() -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    let binary = Path::new(&target).join("lambda/bootstrap/bootstrap");
-    assert!(binary.exists(), "{} is not there: `make build` first", binary.display());
-    binary
 }
 
 /// Parses an environment of these variables and nothing else.

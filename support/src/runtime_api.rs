@@ -1,5 +1,5 @@
-//! The Lambda service as the function's process sees it: [`RuntimeApi`] hands out invocations,
-//! [`Bootstrap`] is the process, in the environment that Lambda gives it.
+//! The Lambda service as the function's process sees it: [`RuntimeApi`] hands out invocations, [`Bootstrap`] is the
+//! process, in the environment that Lambda gives it.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use std::{
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response,
     body::{Bytes, Incoming},
     server::conn::http1,
     service::service_fn,
@@ -27,7 +27,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{Mutex as AsyncMutex, mpsc, oneshot, watch},
     task::JoinSet,
     time::{sleep, timeout},
@@ -52,6 +52,20 @@ pub struct FunctionError {
     pub error_message: String,
 }
 
+impl FunctionError {
+    fn new(error_type: &str, error_message: String) -> Self {
+        Self { error_type: error_type.to_owned(), error_message }
+    }
+
+    fn from_body(body: &[u8]) -> Self {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let field = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+        Self { error_type: field("errorType"), error_message: field("errorMessage") }
+    }
+}
+
+type Outcome = Result<Value, FunctionError>;
+
 impl RuntimeApi {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -64,15 +78,17 @@ impl RuntimeApi {
             open_polls: watch::Sender::new(0),
             init_error: watch::Sender::new(None),
         });
-
         let mut tasks = JoinSet::new();
-        tasks.spawn({
-            let state = state.clone();
-            async move {
-                let mut connections = JoinSet::new();
-                while let Ok((stream, _)) = listener.accept().await {
-                    connections.spawn(state.clone().serve(stream));
-                }
+        let served = state.clone();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let state = served.clone();
+                connections.spawn(async move {
+                    let service = service_fn(|request| state.respond(request));
+                    // An error is the process's end of the connection.
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
             }
         });
         Self { address, state, _tasks: tasks }
@@ -83,53 +99,32 @@ impl RuntimeApi {
         self.address
     }
 
-    /// Invokes the function and waits for what it returns. As in Lambda, `limit` is the function's
-    /// timeout, and invocations made at the same time run one after the other.
-    pub async fn invoke(&self, payload: Value, limit: Duration) -> Result<Value, FunctionError> {
+    /// Invokes the function and waits for what it returns, or for what its start failed with. As in Lambda, `limit` is the
+    /// function's timeout, and invocations made at the same time run one after the other.
+    pub async fn invoke(&self, payload: Value, limit: Duration) -> Outcome {
         let (taken, wait_for_taken) = oneshot::channel();
         let (outcome, wait_for_outcome) = oneshot::channel();
-        let invocation = Invocation { payload, limit, taken, outcome };
-        assert!(self.state.queue.send(invocation).is_ok());
-
+        assert!(self.state.queue.send(Invocation { payload, limit, taken, outcome }).is_ok());
         let mut init_error = self.state.init_error.subscribe();
         let request_id = tokio::select! {
             request_id = wait_for_taken => request_id.unwrap(),
-            Ok(error) = init_error.wait_for(Option::is_some) => {
-                return Err(error.clone().unwrap());
-            }
+            Ok(error) = init_error.wait_for(Option::is_some) => return Err(error.clone().unwrap()),
             () = sleep(PATIENCE) => panic!("the function never asked for work"),
         };
-        match timeout(limit, wait_for_outcome).await {
-            Ok(outcome) => outcome.unwrap(),
-            Err(_) => {
-                self.state.running.lock().unwrap().remove(&request_id);
-                Err(FunctionError {
-                    error_type: "Sandbox.Timedout".into(),
-                    error_message: format!(
-                        "RequestId: {request_id} Error: Task timed out after {:.2} seconds",
-                        limit.as_secs_f64()
-                    ),
-                })
-            }
+        if let Ok(outcome) = timeout(limit, wait_for_outcome).await {
+            return outcome.unwrap();
         }
-    }
-
-    /// How the start ended: with this error, or with the process asking for work.
-    pub async fn init_error(&self) -> Option<FunctionError> {
-        let mut init_error = self.state.init_error.subscribe();
-        tokio::select! {
-            Ok(error) = init_error.wait_for(Option::is_some) => error.clone(),
-            () = self.wait_for_poll() => None,
-        }
+        self.state.running.lock().unwrap().remove(&request_id);
+        let seconds = limit.as_secs_f64();
+        let message = format!("RequestId: {request_id} Error: Task timed out after {seconds:.2} seconds");
+        Err(FunctionError::new("Sandbox.Timedout", message))
     }
 
     /// Until the process asks for work: it has started, or is done with the last invocation.
     pub async fn wait_for_poll(&self) {
         let mut open_polls = self.state.open_polls.subscribe();
-        timeout(PATIENCE, open_polls.wait_for(|polls| *polls > 0))
-            .await
-            .expect("the function never asked for work")
-            .unwrap();
+        let polls = timeout(PATIENCE, open_polls.wait_for(|polls| *polls > 0)).await;
+        polls.expect("the function never asked for work").unwrap();
     }
 }
 
@@ -137,57 +132,47 @@ struct Invocation {
     payload: Value,
     limit: Duration,
     taken: oneshot::Sender<String>,
-    outcome: oneshot::Sender<Result<Value, FunctionError>>,
+    outcome: oneshot::Sender<Outcome>,
 }
 
 struct State {
     queue: mpsc::UnboundedSender<Invocation>,
     waiting: AsyncMutex<mpsc::UnboundedReceiver<Invocation>>,
-    running: Mutex<HashMap<String, oneshot::Sender<Result<Value, FunctionError>>>>,
+    running: Mutex<HashMap<String, oneshot::Sender<Outcome>>>,
     open_polls: watch::Sender<usize>,
     init_error: watch::Sender<Option<FunctionError>>,
 }
 
 impl State {
-    async fn serve(self: Arc<Self>, stream: TcpStream) {
-        let service = service_fn(|request| self.respond(request));
-        // An error is the process's end of the connection.
-        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-    }
-
     /// The process is dead, and with it what it was about.
     fn exited(&self) {
         for (request_id, caller) in self.running.lock().unwrap().drain() {
-            let error_message = format!("RequestId: {request_id} Error: Runtime exited");
+            let message = format!("RequestId: {request_id} Error: Runtime exited");
             // A caller that has given up does not wait for it.
-            let _ = caller.send(Err(FunctionError { error_type: "Runtime.ExitError".into(), error_message }));
+            let _ = caller.send(Err(FunctionError::new("Runtime.ExitError", message)));
         }
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-        let path = request.uri().path().to_owned();
-        let path = path.strip_prefix("/2018-06-01/runtime/").unwrap_or("");
-        let route: Vec<_> = path.split('/').collect();
-        Ok(match (request.method(), &route[..]) {
-            (&Method::GET, ["invocation", "next"]) => self.next().await,
-            (&Method::POST, ["invocation", request_id, "response"]) => {
-                let body = body(request).await;
-                let outcome = serde_json::from_slice(&body).map_err(|error| FunctionError {
-                    error_type: "Runtime.InvalidResponse".into(),
-                    error_message: error.to_string(),
-                });
-                self.accept(request_id, outcome)
+        let (head, body) = request.into_parts();
+        // A process that dies while it sends leaves an empty body.
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let route: Vec<_> = head.uri.path().strip_prefix("/2018-06-01/runtime/").unwrap_or("").split('/').collect();
+        Ok(match (head.method, &route[..]) {
+            (Method::GET, ["invocation", "next"]) => self.next().await,
+            (Method::POST, ["invocation", request_id, "response"]) => {
+                let outcome = serde_json::from_slice(&body);
+                let wrong = |error: serde_json::Error| FunctionError::new("Runtime.InvalidResponse", error.to_string());
+                self.accept(request_id, outcome.map_err(wrong))
             }
-            (&Method::POST, ["invocation", request_id, "error"]) => {
-                let error = FunctionError::from_body(&body(request).await);
-                self.accept(request_id, Err(error))
+            (Method::POST, ["invocation", request_id, "error"]) => {
+                self.accept(request_id, Err(FunctionError::from_body(&body)))
             }
-            (&Method::POST, ["init", "error"]) => {
-                let error = FunctionError::from_body(&body(request).await);
-                self.init_error.send_replace(Some(error));
-                status(StatusCode::ACCEPTED, "OK")
+            (Method::POST, ["init", "error"]) => {
+                self.init_error.send_replace(Some(FunctionError::from_body(&body)));
+                status(202, "OK")
             }
-            _ => status(StatusCode::NOT_FOUND, "no such path"),
+            _ => status(404, "no such path"),
         })
     }
 
@@ -196,40 +181,32 @@ impl State {
         // The channel cannot be closed: its sender is beside it.
         let invocation = self.waiting.lock().await.recv().await.unwrap();
         drop(poll);
-
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let request_id = format!("{:08x}-0000-4000-8000-{:012x}", now.as_secs(), now.as_nanos() & 0xffff_ffff_ffff);
         let mut running = self.running.lock().unwrap();
         running.insert(request_id.clone(), invocation.outcome);
         // A caller that has given up does not wait for it.
         let _ = invocation.taken.send(request_id.clone());
-
         let deadline = (now + invocation.limit).as_millis();
+        let trace_id = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=3ed3989a1b2c4d5e;Sampled=0";
         Response::builder()
             .header("content-type", "application/json")
             .header("lambda-runtime-aws-request-id", request_id)
             .header("lambda-runtime-deadline-ms", deadline.to_string())
             .header("lambda-runtime-invoked-function-arn", FUNCTION_ARN)
-            .header(
-                "lambda-runtime-trace-id",
-                "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=3ed3989a1b2c4d5e;Sampled=0",
-            )
+            .header("lambda-runtime-trace-id", trace_id)
             .body(Full::from(invocation.payload.to_string()))
             .unwrap()
     }
 
-    fn accept(&self, request_id: &str, outcome: Result<Value, FunctionError>) -> Response<Full<Bytes>> {
-        if self.finish(request_id, outcome) {
-            status(StatusCode::ACCEPTED, "OK")
-        } else {
-            status(StatusCode::BAD_REQUEST, "InvalidRequestID")
-        }
-    }
-
-    /// Whether the invocation was still running.
-    fn finish(&self, request_id: &str, outcome: Result<Value, FunctionError>) -> bool {
+    /// Hands an outcome to its caller, where the invocation is still running.
+    fn accept(&self, request_id: &str, outcome: Outcome) -> Response<Full<Bytes>> {
         let caller = self.running.lock().unwrap().remove(request_id);
-        caller.is_some_and(|caller| caller.send(outcome).is_ok())
+        if caller.is_some_and(|caller| caller.send(outcome).is_ok()) {
+            status(202, "OK")
+        } else {
+            status(400, "InvalidRequestID")
+        }
     }
 }
 
@@ -249,29 +226,14 @@ impl Drop for OpenPoll<'_> {
     }
 }
 
-impl FunctionError {
-    fn from_body(body: &[u8]) -> Self {
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        let field = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
-        Self { error_type: field("errorType"), error_message: field("errorMessage") }
-    }
-}
-
-async fn body(request: Request<Incoming>) -> Bytes {
-    // A process that dies while it sends leaves an empty body.
-    let body = request.into_body().collect().await;
-    body.map(http_body_util::Collected::to_bytes).unwrap_or_default()
-}
-
-fn status(code: StatusCode, text: &str) -> Response<Full<Bytes>> {
+fn status(code: u16, text: &str) -> Response<Full<Bytes>> {
     Response::builder().status(code).body(Full::from(json!({ "status": text }).to_string())).unwrap()
 }
 
 /// The function's process. It is killed when this value goes.
 pub struct Bootstrap {
     child: Child,
-    stdout: Arc<Mutex<Vec<String>>>,
-    stderr: Arc<Mutex<Vec<String>>>,
+    lines: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -293,11 +255,12 @@ impl Bootstrap {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let lines = Arc::<Mutex<Vec<String>>>::default();
         let state = api.state.clone();
         // A connection tells nothing: the process closes one that has been idle for as long as a long watch lasts.
-        let (stdout, stdout_reader) = read_lines(child.stdout.take().unwrap(), move || state.exited());
-        let (stderr, stderr_reader) = read_lines(child.stderr.take().unwrap(), || ());
-        Self { child, stdout, stderr, readers: vec![stdout_reader, stderr_reader] }
+        let of_stdout = read_lines(child.stdout.take().unwrap(), lines.clone(), move || state.exited());
+        let of_stderr = read_lines(child.stderr.take().unwrap(), lines.clone(), || ());
+        Self { child, lines, readers: vec![of_stdout, of_stderr] }
     }
 
     /// Of the process.
@@ -320,48 +283,34 @@ impl Bootstrap {
         kill(id, signal).expect("a process of our own");
     }
 
-    pub fn stdout(&self) -> Vec<String> {
-        self.stdout.lock().unwrap().clone()
+    /// What it wrote to stdout and stderr.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
     }
 
-    pub fn stderr(&self) -> Vec<String> {
-        self.stderr.lock().unwrap().clone()
-    }
-
-    /// The first line, on stdout or stderr, that holds this text.
+    /// The first line that holds this text.
     pub async fn wait_for_line(&self, text: &str) -> String {
-        let search = async {
-            loop {
-                let lines = [self.stdout(), self.stderr()].concat();
-                if let Some(line) = lines.into_iter().find(|line| line.contains(text)) {
-                    return line;
-                }
-                sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let Ok(line) = timeout(PATIENCE, search).await else {
-            panic!("no line with {text:?} in {:?}", [self.stdout(), self.stderr()]);
-        };
-        line
+        let search = wait_for(|| self.lines().into_iter().find(|line| line.contains(text)));
+        search.await.unwrap_or_else(|| panic!("no line with {text:?} in {:?}", self.lines()))
     }
 
     /// Until the process ends of its own accord; then all its lines are there.
     pub async fn wait_for_exit(&mut self) -> ExitStatus {
-        let status = timeout(PATIENCE, async {
-            loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    return status;
-                }
-                sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await
-        .expect("the function's process goes on");
-        for reader in self.readers.drain(..) {
-            reader.join().unwrap();
-        }
+        let status = wait_for(|| self.child.try_wait().unwrap()).await.expect("the function's process goes on");
+        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
         status
     }
+}
+
+/// Until there is one.
+async fn wait_for<T>(mut find: impl FnMut() -> Option<T>) -> Option<T> {
+    for _ in 0..PATIENCE.as_millis() / 10 {
+        if let Some(found) = find() {
+            return Some(found);
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    None
 }
 
 impl Drop for Bootstrap {
@@ -369,9 +318,7 @@ impl Drop for Bootstrap {
         // It may be gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for reader in self.readers.drain(..) {
-            let _ = reader.join();
-        }
+        self.readers.drain(..).for_each(|reader| drop(reader.join()));
     }
 }
 
@@ -399,17 +346,13 @@ const LAMBDA_ENVIRONMENT: [(&str, &str); 17] = [
 /// Reads until the process ends, which `ended` hears of.
 fn read_lines(
     stream: impl Read + Send + 'static,
+    lines: Arc<Mutex<Vec<String>>>,
     ended: impl FnOnce() + Send + 'static,
-) -> (Arc<Mutex<Vec<String>>>, JoinHandle<()>) {
-    let lines = Arc::<Mutex<Vec<String>>>::default();
-    let reader = thread::spawn({
-        let lines = lines.clone();
-        move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                lines.lock().unwrap().push(line);
-            }
-            ended();
+) -> JoinHandle<()> {
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            lines.lock().unwrap().push(line);
         }
-    });
-    (lines, reader)
+        ended();
+    })
 }

@@ -26,7 +26,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use crate::temporary;
+use crate::files::temporary;
 
 /// A certificate authority of its own. Its file goes with it.
 pub struct Authority {
@@ -37,6 +37,7 @@ pub struct Authority {
 
 impl Authority {
     /// One whose file holds its certificate alone.
+    #[allow(clippy::new_without_default, reason = "it makes a file")]
     pub fn new() -> Self {
         Self::beside("")
     }
@@ -71,42 +72,19 @@ impl Authority {
         &self.file
     }
 
-    /// What a server on a loopback address speaks. Its clients may resume sessions.
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        let key = KeyPair::generate().unwrap();
-        let names = ["127.0.0.1", "127.0.0.2", "localhost"].map(ToOwned::to_owned);
-        let params = CertificateParams::new(names).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let builder = ServerConfig::builder_with_provider(ring::default_provider().into());
-        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
-        // As a fleet of servers does it, that have no memory in common.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = ring::Ticketer::new().unwrap();
-        TlsAcceptor::from(Arc::new(config))
-    }
-
     /// A client that does nothing else, and resumes sessions.
     pub fn connector(&self) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let builder = ClientConfig::builder_with_provider(ring::default_provider().into());
         let builder = builder.with_safe_default_protocol_versions().unwrap();
-        let config = builder.with_root_certificates(roots).with_no_client_auth();
-        TlsConnector::from(Arc::new(config))
+        TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
     }
 
     /// The name that a client of a server at this address expects. Sessions are resumed by names, so that two services
     /// that share an address get each other's tickets, which no service of AWS does.
     pub fn server_name(address: SocketAddr) -> ServerName<'static> {
         ServerName::from(address.ip())
-    }
-}
-
-impl Default for Authority {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -127,16 +105,34 @@ pub struct Tls {
     task: AbortHandle,
 }
 
-#[derive(Default)]
+/// The server's part of handshakes, counted.
 pub(crate) struct Handshakes {
+    acceptor: TlsAcceptor,
     full: AtomicUsize,
     resumed: AtomicUsize,
 }
 
 impl Handshakes {
-    /// Does the server's part of a handshake. `None` where the client does not do its part.
-    pub(crate) async fn accept(&self, acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
-        let stream = acceptor.accept(stream).await.ok()?;
+    /// Of a server on a loopback address. Its clients may resume sessions.
+    pub(crate) fn new(authority: &Authority) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let names = ["127.0.0.1", "127.0.0.2", "localhost"].map(ToOwned::to_owned);
+        let params = CertificateParams::new(names).unwrap();
+        let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let builder = ServerConfig::builder_with_provider(ring::default_provider().into());
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        // As a fleet of servers does it, that have no memory in common.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = ring::Ticketer::new().unwrap();
+        let (full, resumed) = Default::default();
+        Self { acceptor: TlsAcceptor::from(Arc::new(config)), full, resumed }
+    }
+
+    /// `None` where the client does not do its part.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+        let stream = self.acceptor.accept(stream).await.ok()?;
         let counter = match stream.get_ref().1.handshake_kind() {
             Some(HandshakeKind::Resumed) => &self.resumed,
             _ => &self.full,
@@ -155,18 +151,11 @@ impl Tls {
         self.address
     }
 
-    pub fn url(&self) -> String {
-        format!("https://{}", self.address)
-    }
-
-    /// How many handshakes there were with a certificate and a signature.
-    pub fn full_handshakes(&self) -> usize {
-        self.handshakes.full.load(Ordering::Relaxed)
-    }
-
-    /// How many there were that went by a ticket of an earlier one.
-    pub fn resumed_handshakes(&self) -> usize {
-        self.handshakes.resumed.load(Ordering::Relaxed)
+    /// How many handshakes there were with a certificate and a signature, and how many that went by a ticket of an earlier
+    /// one.
+    pub fn handshakes(&self) -> (usize, usize) {
+        let Handshakes { full, resumed, .. } = &*self.handshakes;
+        (full.load(Ordering::Relaxed), resumed.load(Ordering::Relaxed))
     }
 }
 

@@ -511,7 +511,7 @@ impl Scene {
             front = Some(relay);
         }
         let lag = case.circumstance.lag();
-        world.aws.reconfigure(&db, |group| group.target_lag(lag).tag_lag(lag));
+        world.aws.reconfigure(&db, |group| (group.target_lag, group.tag_lag) = (lag, lag));
         let world = world.dns_servers(&servers);
         world.dns.set_quirks(case.dns().quirks);
         let (settings, circumstance) = (case.settings, case.circumstance);

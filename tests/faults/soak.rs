@@ -326,9 +326,15 @@ impl Episode {
         let mut bindings = Vec::new();
         // Names that give samples take their time.
         for (kind, number) in kinds.into_iter().filter(|kind| !kind.sampled || is_patient).take(3).zip(1_u8..) {
-            let spec = TargetGroup::new(kind.name).port(OWN_PORT).initial_for(initial_for);
-            let spec = spec.target_lag(lag).tag_lag(lag).listing_lag(lag);
-            let arn = world.aws.create_target_group(if kind.ipv6 { spec.ipv6() } else { spec });
+            let arn = world.aws.create_target_group(TargetGroup {
+                ipv6: kind.ipv6,
+                port: OWN_PORT,
+                initial_for,
+                target_lag: lag,
+                tag_lag: lag,
+                listing_lag: lag,
+                ..TargetGroup::new(kind.name)
+            });
             let others = [("team", "data"), ("Name", kind.name)].map(|(key, value)| (key.to_owned(), value.to_owned()));
             others.iter().for_each(|(key, value)| world.aws.set_tag(&arn, key, value));
             let hostnames: Vec<_> = (1..=kind.ports.len()).map(|host| format!("{}-{host}.test", kind.name)).collect();
@@ -470,12 +476,12 @@ impl Episode {
                 }
                 (7, _) => {
                     let quota = registered.len().max(1);
-                    aws.reconfigure(arn, |group| group.quota(quota).draining_counts(true));
+                    aws.reconfigure(arn, |group| (group.quota, group.draining_counts) = (quota, true));
                     group.full = true;
                     story.push(format!("{} takes {quota} targets", group.kind.name));
                 }
                 (8 | 9, _) => {
-                    aws.reconfigure(arn, |group| group.quota(1000));
+                    aws.reconfigure(arn, |group| group.quota = 1000);
                     group.full = false;
                 }
                 (10 | 11, _) => {
@@ -773,7 +779,8 @@ impl Episode {
                 self.story.push(format!("{} gives {:?}", host.name, host.given));
                 host.tell(&self.world);
             }
-            self.world.aws.reconfigure(&group.arn, |group| group.quota(1000).initial_for(Duration::ZERO));
+            let settle = |spec: &mut TargetGroup| (spec.quota, spec.initial_for) = (1000, Duration::ZERO);
+            self.world.aws.reconfigure(&group.arn, settle);
             group.full = false;
             for (target, _) in self.world.aws.targets(&group.arn).iter().filter(|(_, state)| *state == "initial") {
                 self.world.aws.set_state(&group.arn, target, "healthy");
@@ -809,7 +816,7 @@ impl Episode {
                 self.world.aws.remove_target(&group.arn, &target);
             }
             group.lost_tags = false;
-            self.world.aws.reconfigure(&group.arn, |group| group.initial_for(self.initial_for));
+            self.world.aws.reconfigure(&group.arn, |spec| spec.initial_for = self.initial_for);
         }
         broken
     }

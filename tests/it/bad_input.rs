@@ -298,13 +298,13 @@ async fn a_wrong_environment_ends_the_real_binary_with_a_readable_init_error() {
     let api = RuntimeApi::start().await;
     let environment = [("METRICS", "statsd"), ("AWS_MAX_ATTEMPTS", "0")];
     let mut bootstrap = Bootstrap::start(env!("CARGO_BIN_EXE_bootstrap"), &api, environment);
-    let error = tokio::time::timeout(Duration::from_secs(20), api.init_error()).await.unwrap().unwrap();
+    let error = api.invoke(json!({}), Duration::from_secs(20)).await.unwrap_err();
     assert_eq!(error.error_type, "InvalidConfiguration");
     for word in ["METRICS is `statsd`", "`cloudwatch` or `emf` or `off`", "AWS_MAX_ATTEMPTS is `0`"] {
         assert!(error.error_message.contains(word), "{}\nlacks {word}", error.error_message);
     }
     assert!(!bootstrap.wait_for_exit().await.success());
-    let log = [bootstrap.stdout(), bootstrap.stderr()].concat().join("\n");
+    let log = bootstrap.lines().join("\n");
     assert!(log.contains("METRICS is `statsd`") && !log.contains("panicked"), "{log}");
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use support::{
     ARN, World,
     aws::{FakeAws, Fault, FaultKind, LoadBalancer, TargetGroup},
-    binding,
+    binding, binding_with,
     dns::Reply,
     invoke, invoke_within,
 };
@@ -129,15 +129,23 @@ fn set(world: World, arn: &str, key: &str, value: &str) -> World {
     aws(world, |aws| aws.set_attribute(arn, key, value))
 }
 
-fn speak(world: World, arn: &str, of_group: &str, balancer: &str, of_listener: &str) -> World {
-    world.aws.set_protocol(arn, of_group);
-    aws(world, |aws| aws.set_listener_protocol(balancer, 5432, of_listener))
+fn change(world: World, arn: &str, change: fn(&mut TargetGroup)) -> World {
+    aws(world, |aws| aws.reconfigure(arn, change))
+}
+
+fn change_lb(world: World, arn: &str, change: impl FnOnce(&mut LoadBalancer)) -> World {
+    aws(world, |aws| aws.reconfigure_load_balancer(arn, change))
+}
+
+fn speak(world: World, arn: &str, of_group: &'static str, balancer: &str, of_listener: &'static str) -> World {
+    world.aws.reconfigure(arn, |group| group.protocol = of_group);
+    change_lb(world, balancer, |own| own.listeners[0].protocol = of_listener)
 }
 
 /// The listener on port 5432 forwards with these weights, to the group and to another one.
 fn weigh(world: World, arn: &str, balancer: &str, weights: [u32; 2]) -> World {
     let other = world.aws.create_target_group(TargetGroup::new("other"));
-    world.aws.delete_listener(balancer, 5432);
+    let world = change_lb(world, balancer, |own| own.listeners.clear());
     aws(world, |aws| aws.create_listener(balancer, 5432, &[(arn, Some(weights[0])), (&other, Some(weights[1]))]))
 }
 
@@ -148,7 +156,7 @@ fn health(world: World, arn: &str, state: &str, reason: &str) -> World {
 
 /// Beside it there is a target in a zone that the load balancer is not in, for which AWS has these words.
 fn outside(world: World, arn: &str, balancer: &str, words: &str) -> World {
-    world.aws.reconfigure_load_balancer(balancer, |own| own.zones(&["us-east-1a"]));
+    let world = change_lb(world, balancer, |own| own.zones = vec!["us-east-1a"]);
     world.aws.add_target(arn, "10.0.128.10:5432", "unused");
     world.aws.set_health(arn, "10.0.128.10:5432", "unused", "Target.NotInUse", words);
     answer(world, &["10.0.1.10", "10.0.128.10"])
@@ -156,14 +164,15 @@ fn outside(world: World, arn: &str, balancer: &str, words: &str) -> World {
 
 /// A load balancer that no longer listens is named before the one that does.
 fn beside_former(world: World, arn: &str) -> World {
-    let former = world.aws.create_load_balancer(LoadBalancer::new("a").zones(&["us-east-1c"]));
-    world.aws.set_former_load_balancer(arn, &former);
+    let former = LoadBalancer { zones: vec!["us-east-1c"], ..LoadBalancer::new("a") };
+    let former = world.aws.create_load_balancer(former);
+    world.aws.reconfigure(arn, |group| group.former_load_balancer = Some(former.clone()));
     set(world, &former, "load_balancing.cross_zone.enabled", "true")
 }
 
 /// The group is of IPv6 and holds this address, which is all that DNS gives.
 fn ipv6(world: World, arn: &str, address: &str) -> World {
-    world.aws.reconfigure(arn, TargetGroup::ipv6);
+    world.aws.reconfigure(arn, |group| group.ipv6 = true);
     world.aws.remove_target(arn, "10.0.1.10:5432");
     world.aws.add_target(arn, &format!("[{address}]:5432"), "healthy");
     world.dns.set_aaaa("db.test", &[address]);
@@ -182,9 +191,7 @@ fn deny(world: World, action: &str) -> World {
 /// The database is known by this name, and bound with these fields.
 fn bound(world: World, arn: &str, name: &str, fields: Value) -> World {
     world.dns.set_a(name, &["10.0.1.10"]);
-    let mut bound = binding(name, arn);
-    bound.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-    world.set("BINDINGS", json!([bound]))
+    world.set("BINDINGS", json!([binding_with(name, arn, &fields)]))
 }
 
 const READERS: &str = "db.cluster-ro-c9akciq32abc.us-east-1.rds.amazonaws.com";
@@ -210,20 +217,20 @@ async fn each_code_is_found_where_it_is_so_and_alone() {
         (|w, arn, _| bound(w, arn, READERS, json!({"lookups": 1})), "warning", "flapping", READERS, &["`lookups` 1", "come and go"]),
         (|w, arn, _| bound(w, arn, READERS, json!({"deregister_after_seconds": 0})), "warning", "flapping", READERS, &["`deregister_after_seconds` 0"]),
         (|w, arn, _| bound(w, arn, PROXY, json!({"deregister_after_seconds": 0, "lookups": 1})), "warning", "flapping", PROXY, &["`lookups` 1 and `deregister_after_seconds` 0"]),
-        (|w, arn, _| aws(w, |aws| aws.reconfigure(arn, |group| group.target_type("instance"))), "error", "target-type", GROUP, &["`instance`", "--target-type ip", "TargetGroupArn"]),
-        (|w, arn, _| aws(w, |aws| aws.reconfigure(arn, |group| group.target_type("lambda"))), "error", "target-type", GROUP, &["`lambda`", "--target-type ip", "TargetGroupArn"]),
-        (|w, arn, _| aws(w, |aws| aws.reconfigure(arn, |group| group.target_type("alb"))), "error", "target-type", GROUP, &["`alb`", "--target-type ip", "TargetGroupArn"]),
+        (|w, arn, _| change(w, arn, |group| group.target_type = "instance"), "error", "target-type", GROUP, &["`instance`", "--target-type ip", "TargetGroupArn"]),
+        (|w, arn, _| change(w, arn, |group| group.target_type = "lambda"), "error", "target-type", GROUP, &["`lambda`", "--target-type ip", "TargetGroupArn"]),
+        (|w, arn, _| change(w, arn, |group| group.target_type = "alb"), "error", "target-type", GROUP, &["`alb`", "--target-type ip", "TargetGroupArn"]),
         (|w, _, lb| aws(w, |aws| aws.delete_load_balancer(lb)), "error", "unused", GROUP, &["no load balancer", "create-listener", "--port 5432", "$group"]),
-        (|w, arn, lb| { let w = weigh(w, arn, lb, [1, 1]); w.aws.delete_listener(lb, 5432); w }, "error", "unused", GROUP, &["no load balancer has"]),
-        (|w, arn, lb| { w.aws.delete_listener(lb, 5432); w.aws.set_former_load_balancer(arn, lb); w }, "error", "unused", GROUP, &["no listener of $balancer", "--load-balancer-arn $balancer"]),
+        (|w, arn, lb| change_lb(weigh(w, arn, lb, [1, 1]), lb, |lb| lb.listeners.clear()), "error", "unused", GROUP, &["no load balancer has"]),
+        (|w, arn, lb| { w.aws.reconfigure(arn, |group| group.former_load_balancer = Some(lb.to_owned())); change_lb(w, lb, |lb| lb.listeners.clear()) }, "error", "unused", GROUP, &["no listener of $balancer", "--load-balancer-arn $balancer"]),
         (|w, arn, lb| weigh(w, arn, lb, [0, 1]), "warning", "unused", GROUP, &["weight 0", "port 5432", "modify-listener", "listener/net/db"]),
         (|w, arn, lb| weigh(w, arn, lb, [0, 0]), "error", "unused", GROUP, &["weight 0"]),
-        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.kind("application"))), "error", "load-balancer-type", BALANCER, &["`application`", "--type network", "SubnetIds"]),
-        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.in_state("provisioning"))), "error", "load-balancer-state", BALANCER, &["`provisioning`", "AWS's reason", "in some minutes"]),
-        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.in_state("active_impaired"))), "error", "load-balancer-state", BALANCER, &["`active_impaired`", "addresses"]),
-        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.in_state("failed"))), "error", "load-balancer-state", BALANCER, &["`failed`", "create-load-balancer"]),
-        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, LoadBalancer::internet_facing)), "error", "scheme", BALANCER, &["internet", "--scheme internal"]),
-        (|w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.security_groups(&["sg-1", "sg-2"]))), "error", "security-group-rules", BALANCER, &["sg-1, sg-2", "--security-groups sg-1 sg-2", "private-link-traffic off", "$balancer"]),
+        (|w, _, lb| change_lb(w, lb, |lb| lb.kind = "application"), "error", "load-balancer-type", BALANCER, &["`application`", "--type network", "SubnetIds"]),
+        (|w, _, lb| change_lb(w, lb, |lb| lb.state = "provisioning"), "error", "load-balancer-state", BALANCER, &["`provisioning`", "AWS's reason", "in some minutes"]),
+        (|w, _, lb| change_lb(w, lb, |lb| lb.state = "active_impaired"), "error", "load-balancer-state", BALANCER, &["`active_impaired`", "addresses"]),
+        (|w, _, lb| change_lb(w, lb, |lb| lb.state = "failed"), "error", "load-balancer-state", BALANCER, &["`failed`", "create-load-balancer"]),
+        (|w, _, lb| change_lb(w, lb, |lb| lb.scheme = "internet-facing"), "error", "scheme", BALANCER, &["internet", "--scheme internal"]),
+        (|w, _, lb| change_lb(w, lb, |lb| lb.security_groups = vec!["sg-1", "sg-2"]), "error", "security-group-rules", BALANCER, &["sg-1, sg-2", "--security-groups sg-1 sg-2", "private-link-traffic off", "$balancer"]),
         (|w, arn, lb| speak(w, arn, "UDP", lb, "UDP"), "error", "protocol", GROUP, &["speaks UDP", "--protocol TCP"]),
         (|w, arn, lb| speak(w, arn, "TCP_UDP", lb, "TCP_UDP"), "error", "protocol", GROUP, &["speaks TCP_UDP", "create-target-group"]),
         (|w, arn, lb| speak(w, arn, "TCP_QUIC", lb, "TCP_QUIC"), "error", "protocol", GROUP, &["speaks TCP_QUIC"]),
@@ -237,21 +244,11 @@ async fn each_code_is_found_where_it_is_so_and_alone() {
         (|w, _, lb| set(w, lb, "load_balancing.cross_zone.enabled", "false"), "warning", "cross-zone", BALANCER, &["modify-load-balancer-attributes --load-balancer-arn $balancer", "cross_zone.enabled,Value=true"]),
         (|w, arn, _| set(w, arn, "deregistration_delay.timeout_seconds", "61"), "info", "slow-drain", GROUP, &["61 s"]),
         (|w, arn, _| set(w, arn, "deregistration_delay.connection_termination.enabled", "false"), "info", "slow-drain", GROUP, &["connection_termination.enabled,Value=true"]),
-        (|w, arn, _| aws(w, |aws| aws.set_health_check(arn, 30, 3)), "info", "slow-health-check", GROUP, &["90 s", "--health-check-interval-seconds 10"]),
-        (|w, arn, _| aws(w, |aws| aws.set_health_check_by(arn, "HTTP", "traffic-port")), "warning", "health-check", GROUP, &["HTTP", "--health-check-protocol TCP --health-check-port traffic-port"]),
-        (|w, arn, _| aws(w, |aws| aws.set_health_check_by(arn, "TCP", "8008")), "warning", "health-check", GROUP, &["`8008`", "--target-group-arn $group"]),
-        (|w, arn, _| health(w, arn, "unhealthy", "Target.FailedHealthChecks"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.FailedHealthChecks: AWS's words)", "port 5432 of 10.0.1.10", "--protocol tcp --port 5432", "subnet-us-east-1a, subnet-us-east-1b", "--cidr"]),
-        (|w, arn, _| health(w, arn, "unhealthy", "Target.Timeout"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.Timeout: AWS's words)", "port 5432 of 10.0.1.10", "--protocol tcp --port 5432"]),
-        (|w, arn, _| health(w, arn, "unhealthy", "Target.ResponseCodeMismatch"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.ResponseCodeMismatch: AWS's words)", "HTTP", "--health-check-protocol TCP"]),
-        (|w, arn, _| health(w, arn, "unhealthy", "Elb.InternalError"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Elb.InternalError: AWS's words)", "AWS itself", "open a case"]),
-        (|w, arn, _| health(w, arn, "initial", "Elb.InitialHealthChecking"), "info", "no-healthy-target", GROUP, &["none of the 1 targets", "(Elb.InitialHealthChecking: AWS's words)", "moments ago", "Check again"]),
-        (|w, arn, _| health(w, arn, "initial", "Elb.RegistrationInProgress"), "info", "no-healthy-target", GROUP, &["none of the 1 targets", "(Elb.RegistrationInProgress: AWS's words)", "moments ago", "Check again"]),
-        (|w, arn, _| health(w, arn, "unused", "Target.IpUnusable"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.IpUnusable: AWS's words)", "reserved for a load balancer", "Hostname"]),
-        (|w, arn, _| health(w, arn, "unused", "Target.NotInUse"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.NotInUse: AWS's words)", "nothing forwards to it yet", "Check again"]),
-        (|w, arn, _| health(w, arn, "unused", "Target.InvalidState"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.InvalidState: AWS's words)", "can't be used", "describe-target-health"]),
-        (|w, arn, _| health(w, arn, "unavailable", "Target.HealthCheckDisabled"), "error", "no-healthy-target", GROUP, &["none of the 1 targets", "(Target.HealthCheckDisabled: AWS's words)", "disabled", "--health-check-enabled"]),
+        (|w, arn, _| change(w, arn, |group| (group.check_interval, group.unhealthy_threshold) = (30, 3)), "info", "slow-health-check", GROUP, &["90 s", "--health-check-interval-seconds 10"]),
+        (|w, arn, _| change(w, arn, |group| (group.check_protocol, group.check_port) = ("HTTP", "traffic-port")), "warning", "health-check", GROUP, &["HTTP", "--health-check-protocol TCP --health-check-port traffic-port"]),
+        (|w, arn, _| change(w, arn, |group| (group.check_protocol, group.check_port) = ("TCP", "8008")), "warning", "health-check", GROUP, &["`8008`", "--target-group-arn $group"]),
         (|w, arn, _| health(beside_former(w, arn), arn, "unhealthy", "Target.Timeout"), "error", "no-healthy-target", GROUP, &["subnet-us-east-1a, subnet-us-east-1b"]),
-        (|w, arn, lb| health(aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.security_groups(&["sg-1"]).lets_private_link_in())), arn, "unhealthy", "Target.Timeout"), "error", "no-healthy-target", GROUP, &["--source-group sg-1"]),
+        (|w, arn, lb| health(change_lb(w, lb, |lb| (lb.security_groups, lb.enforces_inbound_rules) = (vec!["sg-1"], false)), arn, "unhealthy", "Target.Timeout"), "error", "no-healthy-target", GROUP, &["--source-group sg-1"]),
         // What was registered moments ago says more soon.
         (|w, arn, _| aws(answer(w, &["10.0.1.9", "10.0.1.10", "10.0.1.11"]), |aws| { aws.add_target(arn, "10.0.1.9:5432", "unhealthy"); aws.add_target(arn, "10.0.1.11:5432", "initial"); }), "warning", "unhealthy-target", "10.0.1.9:5432", &["Target.FailedHealthChecks", "--port 5432"]),
         (|w, arn, lb| outside(w, arn, lb, "Target is in an Availability Zone that is not enabled for the load balancer"), "warning", "zone-not-enabled", "10.0.128.10:5432", &["us-east-1b is not enabled", "set-subnets", "--subnets subnet-us-east-1a SUBNET", "$balancer"]),
@@ -260,12 +257,6 @@ async fn each_code_is_found_where_it_is_so_and_alone() {
         (|w, _, _| fail(w, "DescribeTargetHealth", FaultKind::throttling()), "error", "failed", GROUP, &["Rate exceeded", "bindings"]),
         (|w, _, _| fail(w, "DescribeListeners", FaultKind::error(400, "ValidationError", "no")), "error", "failed", BALANCER, &["ValidationError", "Mend"]),
         (|w, _, _| fail(w, "DescribeTargetGroupAttributes", FaultKind::body(200, "<html>")), "error", "failed", GROUP, &["can't be read", "Mend"]),
-        (|w, _, _| deny(w, "DescribeTargetGroups"), "error", "permission", GROUP, &["Allow elasticloadbalancing:DescribeTargetGroups ", "no identity-based policy"]),
-        (|w, _, _| deny(w, "DescribeTargetHealth"), "error", "permission", GROUP, &["Allow elasticloadbalancing:DescribeTargetHealth ", "no identity-based policy"]),
-        (|w, _, _| deny(w, "DescribeTargetGroupAttributes"), "error", "permission", GROUP, &["Allow elasticloadbalancing:DescribeTargetGroupAttributes ", "no identity-based policy"]),
-        (|w, _, _| deny(w, "DescribeLoadBalancers"), "error", "permission", BALANCER, &["Allow elasticloadbalancing:DescribeLoadBalancers ", "no identity-based policy"]),
-        (|w, _, _| deny(w, "DescribeLoadBalancerAttributes"), "error", "permission", BALANCER, &["Allow elasticloadbalancing:DescribeLoadBalancerAttributes ", "no identity-based policy"]),
-        (|w, _, _| deny(w, "DescribeListeners"), "error", "permission", BALANCER, &["Allow elasticloadbalancing:DescribeListeners ", "no identity-based policy"]),
         (|w, arn, _| deny(bound(w, arn, "db.test", json!({"ownership": "shared"})), "DescribeTags"), "error", "permission", GROUP, &["Allow elasticloadbalancing:DescribeTags "]),
     ];
     for (change, severity, code, subject, words) in rows {
@@ -279,13 +270,51 @@ async fn each_code_is_found_where_it_is_so_and_alone() {
 }
 
 #[tokio::test]
+async fn each_reason_why_no_target_is_healthy_has_its_advice() {
+    let connects: &[&str] =
+        &["port 5432 of 10.0.1.10", "--protocol tcp --port 5432", "subnet-us-east-1a, subnet-us-east-1b", "--cidr"];
+    let rows: [(&str, &str, &[&str]); 10] = [
+        ("unhealthy", "Target.FailedHealthChecks", connects),
+        ("unhealthy", "Target.Timeout", connects),
+        ("unhealthy", "Target.ResponseCodeMismatch", &["HTTP", "--health-check-protocol TCP"]),
+        ("unhealthy", "Elb.InternalError", &["AWS itself", "open a case"]),
+        ("initial", "Elb.InitialHealthChecking", &["moments ago", "Check again"]),
+        ("initial", "Elb.RegistrationInProgress", &["moments ago", "Check again"]),
+        ("unused", "Target.IpUnusable", &["reserved for a load balancer", "Hostname"]),
+        ("unused", "Target.NotInUse", &["nothing forwards to it yet", "Check again"]),
+        ("unused", "Target.InvalidState", &["can't be used", "describe-target-health"]),
+        ("unavailable", "Target.HealthCheckDisabled", &["disabled", "--health-check-enabled"]),
+    ];
+    for (state, reason, words) in rows {
+        let (world, arn, _) = set_up().await;
+        let world = health(world, &arn, state, reason);
+        let severity = if state == "initial" { "info" } else { "error" };
+        let told = format!("({reason}: AWS's words)");
+        let words = [words, &["none of the 1 targets", &told]].concat();
+        only(&world, severity, "no-healthy-target", &arn, &words).await;
+    }
+}
+
+#[tokio::test]
+async fn each_action_that_the_role_lacks_is_found() {
+    let of_group = ["DescribeTargetGroups", "DescribeTargetHealth", "DescribeTargetGroupAttributes"];
+    let of_balancer = ["DescribeLoadBalancers", "DescribeLoadBalancerAttributes", "DescribeListeners"];
+    for action in of_group.into_iter().chain(of_balancer) {
+        let (world, arn, balancer) = set_up().await;
+        let subject = if of_group.contains(&action) { arn } else { balancer };
+        let allow = format!("Allow elasticloadbalancing:{action} ");
+        only(&deny(world, action), "error", "permission", &subject, &[&allow, "no identity-based policy"]).await;
+    }
+}
+
+#[tokio::test]
 #[rustfmt::skip]
 async fn several_codes_come_in_their_order_and_errors_first() {
     let rows: &[(Change, &[(&str, &str)])] = &[
         (|w, arn, lb| {
             let w = set(set(w, arn, "deregistration_delay.timeout_seconds", "300"), arn, "proxy_protocol_v2.enabled", "true");
             let w = set(answer(w, &["10.0.1.11"]), lb, "load_balancing.cross_zone.enabled", "false");
-            aws(w, |aws| aws.reconfigure_load_balancer(lb, LoadBalancer::internet_facing))
+            change_lb(w, lb, |lb| lb.scheme = "internet-facing")
         }, &[("error", "scheme"), ("error", "proxy-protocol"), ("warning", "out-of-step"), ("warning", "cross-zone"), ("info", "slow-drain")]),
         // What a target lacks whose group is not used is that use, which may be meant not to be.
         (|w, arn, lb| { w.aws.delete_load_balancer(lb); health(w, arn, "unused", "Target.NotInUse") }, &[("error", "unused"), ("error", "no-healthy-target")]),
@@ -298,7 +327,7 @@ async fn several_codes_come_in_their_order_and_errors_first() {
         // No target, and one that drains.
         (|w, arn, _| aws(w, |aws| aws.remove_target(arn, "10.0.1.10:5432")), &[("error", "no-healthy-target"), ("warning", "out-of-step")]),
         (|w, arn, _| aws(w, |aws| aws.set_state(arn, "10.0.1.10:5432", "draining")), &[("error", "no-healthy-target"), ("warning", "out-of-step")]),
-        (|w, arn, lb| health(aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.zones(&["us-east-1b"]))), arn, "unused", "Target.NotInUse"), &[("error", "no-healthy-target"), ("warning", "zone-not-enabled")]),
+        (|w, arn, lb| health(change_lb(w, lb, |lb| lb.zones = vec!["us-east-1b"]), arn, "unused", "Target.NotInUse"), &[("error", "no-healthy-target"), ("warning", "zone-not-enabled")]),
     ];
     for (change, codes) in rows {
         let (world, arn, balancer) = set_up().await;
@@ -315,12 +344,12 @@ async fn nothing_is_found_at_the_limits_of_what_is_right() {
         |w, arn, _| set(w, arn, "deregistration_delay.timeout_seconds", "60"),
         // The group's own setting goes before that of the load balancer.
         |w, arn, lb| set(set(w, arn, "load_balancing.cross_zone.enabled", "true"), lb, "load_balancing.cross_zone.enabled", "false"),
-        |w, _, lb| aws(w, |aws| aws.reconfigure_load_balancer(lb, |lb| lb.security_groups(&["sg-1"]).lets_private_link_in())),
-        |w, arn, _| aws(w, |aws| aws.set_health_check(arn, 30, 2)),
-        |w, arn, _| aws(w, |aws| aws.set_health_check_by(arn, "TCP", "5432")),
+        |w, _, lb| change_lb(w, lb, |lb| (lb.security_groups, lb.enforces_inbound_rules) = (vec!["sg-1"], false)),
+        |w, arn, _| change(w, arn, |group| (group.check_interval, group.unhealthy_threshold) = (30, 2)),
+        |w, arn, _| change(w, arn, |group| (group.check_protocol, group.check_port) = ("TCP", "5432")),
         |w, arn, lb| weigh(w, arn, lb, [1, 9]),
         // On a later page, too.
-        |w, arn, lb| aws(weigh(w, arn, lb, [0, 1]), |aws| { aws.create_listener(lb, 5433, &[(arn, None)]); aws.set_listener_page_size(1); }),
+        |w, arn, lb| aws(weigh(w, arn, lb, [0, 1]), |aws| { aws.create_listener(lb, 5433, &[(arn, None)]); aws.reconfigure_load_balancer(lb, |lb| lb.page_size = 1); }),
         |w, arn, _| bound(w, arn, READERS, json!({})),
         // It has no more addresses than an answer of such a name can hold.
         |w, arn, _| bound(w, arn, BALANCED, json!({"lookups": 1})),
@@ -337,11 +366,8 @@ async fn nothing_is_found_at_the_limits_of_what_is_right() {
 #[tokio::test]
 async fn a_public_range_of_a_vpc_is_followed_where_it_is_stated() {
     let (world, arn) = World::with_database(&["11.0.1.10"], &[]).await;
-    world.aws.reconfigure(&arn, |group| group.vpc_subnets(&["11.0.0.0/17"]));
-    let message = world.failure(json!({})).await;
-    for words in ["publicly accessible", "must run in that VPC", "state ALLOWED_CIDRS"] {
-        assert!(message.contains(words), "{message}");
-    }
+    world.aws.reconfigure(&arn, |group| group.vpc_subnets = &["11.0.0.0/17"]);
+    world.failure(json!({})).await;
     let world = world.set("ALLOWED_CIDRS", "11.0.0.0/16");
     assert_eq!(world.sync().await.unwrap()["registered"], json!(["11.0.1.10:5432"]));
     world.aws.offer(&arn);
@@ -355,8 +381,8 @@ async fn advice_that_runs_the_function_acts_on_no_other_group() {
     world.aws.offer(&own);
     let world = bound(world, &arn, "other.test", json!({}));
     world.dns.set_a("other.test", &["10.0.1.11"]);
-    let mut stated = json!({"port": 6543, "deregister_after_seconds": 60, "ownership": "shared", "lookups": 2});
-    stated.as_object_mut().unwrap().extend(binding("db.test", &own).as_object().unwrap().clone());
+    let stated = json!({"port": 6543, "deregister_after_seconds": 60, "ownership": "shared", "lookups": 2});
+    let stated = binding_with("db.test", &own, &stated);
     for bindings in [json!([binding("db.test", &own)]), json!([stated])] {
         let reply = world.run(json!({"check": true, "bindings": bindings})).await.unwrap();
         let found = reply["groups"][0]["findings"].as_array().unwrap();
@@ -385,18 +411,6 @@ async fn fleet(count: usize) -> (World, Vec<String>) {
     let arns: Vec<_> = (0..count).map(make).collect();
     let bindings: Vec<_> = arns.iter().map(|arn| binding("db.test", arn)).collect();
     (world.set("BINDINGS", json!(bindings)), arns)
-}
-
-#[tokio::test]
-async fn a_group_that_could_not_be_looked_at_is_not_well() {
-    let (world, _) = fleet(12).await;
-    let function = world.set("ELB_REQUESTS_PER_SECOND", 1).function().await;
-    let reply = invoke_within(&function, json!({"check": true}), Duration::from_secs(7)).await.unwrap();
-    assert!(reply["ok"] == false && reply["groups"][11]["outcome"] == "deferred", "{reply}");
-    for group in reply["groups"].as_array().unwrap().iter().filter(|group| group["outcome"] == "deferred") {
-        let arn = group["target_group_arn"].as_str().unwrap();
-        expect(&group["findings"][0], "error", "not-checked", arn, &["time", "bindings", "Settings"]);
-    }
 }
 
 fn group() -> Group {
@@ -452,7 +466,7 @@ async fn a_load_balancer_that_was_deleted_is_none() {
         let own = world.aws.offer(&arns[0]);
         world.aws.delete_load_balancer(&own);
         // It is still said to have the group.
-        world.aws.set_former_load_balancer(&arns[0], &own);
+        world.aws.reconfigure(&arns[0], |group| group.former_load_balancer = Some(own));
         world.aws.leave_out_load_balancers(is_left_out);
         let reply = reply(&world).await;
         let groups = reply["groups"].as_array().unwrap().iter();
@@ -470,6 +484,7 @@ async fn a_call_that_hangs_defers_its_group_alone() {
     let [first, second] = &reply["groups"].as_array().unwrap()[..] else { panic!("{reply}") };
     assert_eq!((&first["outcome"], &second["outcome"]), (&json!("deferred"), &json!("in_sync")));
     assert_eq!(codes(first["findings"].as_array().unwrap()), ["not-checked"]);
+    expect(&first["findings"][0], "error", "not-checked", &arns[0], &["time", "bindings", "Settings"]);
     assert_eq!(codes(second["findings"].as_array().unwrap()), ["cross-zone", "slow-drain"]);
 }
 

@@ -8,18 +8,20 @@ use std::{
 use futures_util::future::join_all;
 use hickory_proto::{
     op::{Message, MessageType, ResponseCode},
-    rr::{DNSClass, Name, RData, Record, RecordType, rdata::CNAME},
+    rr::{DNSClass, Name, Record, RecordType},
 };
 use nlb_hostname_targets::{answer::Answer, dns::Resolver, failure::ResolveError, target::IpFamily};
 use serde_json::json;
 use support::{
     World,
     aws::TargetGroup,
-    binding,
-    dns::{FakeDns, Quirk, Reply, hostile, record},
-    invoke, invoke_within,
+    binding, binding_with,
+    dns::{FakeDns, Quirk, Reply, cname, hostile, record},
+    invoke_within,
 };
 use tokio::net::UdpSocket;
+
+use crate::production::servers;
 
 async fn ask(resolver: &Resolver, seconds: u64) -> Result<Answer, ResolveError> {
     let hostname = "db.test".to_owned().try_into().unwrap();
@@ -37,14 +39,6 @@ async fn saying(reply: Reply) -> FakeDns {
     server
 }
 
-fn addresses(count: u16) -> Reply {
-    Reply::Addresses((1..=count).map(|number| Ipv4Addr::from_bits(0x0a00_0000 + u32::from(number)).into()).collect())
-}
-
-fn cname(owner: &str, target: &str) -> Record {
-    record(owner, 60, RData::CNAME(CNAME(Name::from_ascii(target).unwrap())))
-}
-
 #[tokio::test]
 async fn a_name_is_asked_as_fully_qualified_and_nothing_else() {
     for written in ["db.test", "db.test.", "db", "DB.Test", "_db.localhost"] {
@@ -53,35 +47,6 @@ async fn a_name_is_asked_as_fully_qualified_and_nothing_else() {
         world.failure(json!({"bindings": [binding(written, &arn)]})).await;
         let names: Vec<_> = world.dns.queries().into_iter().map(|query| query.name).collect();
         assert_eq!(names, [written.trim_end_matches('.').to_lowercase()], "{written}");
-    }
-}
-
-#[tokio::test]
-async fn a_name_of_several_bindings_of_a_group_is_asked_once() {
-    let (world, arn) = World::with_database(&["10.0.1.10"], &[]).await;
-    let world = world.set(
-        "BINDINGS",
-        json!([
-            {"hostname": "db.test", "target_group_arn": arn, "port": 5432},
-            {"hostname": "DB.test.", "target_group_arn": arn, "port": 6432},
-        ]),
-    );
-    let group = world.sync().await.unwrap();
-    assert_eq!(group["registered"], json!(["10.0.1.10:5432", "10.0.1.10:6432"]));
-    assert_eq!(group["hostnames"].as_array().unwrap().len(), 1);
-    assert_eq!(world.dns.queries().len(), 1);
-}
-
-#[tokio::test]
-async fn every_run_asks_anew() {
-    let (world, _) = World::with_database(&["10.0.1.10"], &[]).await;
-    world.dns.set_ttl(3600);
-    let function = world.function().await;
-    for last in 11..14 {
-        let address = format!("10.0.1.{last}");
-        world.dns.set_a("db.test", &[&address]);
-        let reply = invoke(&function, json!({})).await.unwrap();
-        assert_eq!(reply["groups"][0]["resolved"], json!([address]));
     }
 }
 
@@ -100,7 +65,7 @@ async fn rule_7_a_server_is_asked_in_the_way_that_it_understands() {
         (&[Cut, EdnsNotImp], 8),
     ];
     let checks = cases.map(async |(quirks, count)| {
-        let server = saying(addresses(count)).await;
+        let server = saying(Reply::many(count)).await;
         server.set_quirks(quirks);
         let resolver = resolver(&[server.address()]);
         for time in 1..=2 {
@@ -120,7 +85,7 @@ async fn rule_7_a_server_is_asked_in_the_way_that_it_understands() {
 
 #[tokio::test]
 async fn rule_7_a_server_that_understands_all_is_asked_once_and_by_udp() {
-    let server = saying(addresses(74)).await;
+    let server = saying(Reply::many(74)).await;
     ask(&resolver(&[server.address()]), 10).await.unwrap();
     let queries: Vec<_> = server.queries().iter().map(|query| (query.has_edns, query.over_tcp)).collect();
     assert_eq!(queries, [(true, false)]);
@@ -128,7 +93,7 @@ async fn rule_7_a_server_that_understands_all_is_asked_once_and_by_udp() {
 
 #[tokio::test]
 async fn rule_7_the_next_server_is_asked_until_one_answers() {
-    let good = saying(addresses(2)).await;
+    let good = saying(Reply::many(2)).await;
     let silent = saying(Reply::Silent).await;
     let unread = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -153,11 +118,11 @@ async fn rule_7_the_next_server_is_asked_until_one_answers() {
 
 #[tokio::test]
 async fn rule_7_what_may_pass_is_tried_again() {
-    for failure in [Reply::ServFail, addresses(1).delayed(Duration::from_secs(6))] {
-        let server = saying(Reply::sequence([failure.clone(), addresses(1)])).await;
+    for failure in [Reply::ServFail, Reply::many(1).delayed(Duration::from_secs(6))] {
+        let server = saying(Reply::sequence([failure.clone(), Reply::many(1)])).await;
         ask(&resolver(&[server.address()]), 10).await.unwrap_or_else(|error| panic!("{failure:?}: {error}"));
-        let (other, silent) = (saying(Reply::sequence([failure.clone(), addresses(1)])).await, FakeDns::start().await);
-        silent.set_quirks(&[Quirk::Silent]);
+        let (other, silent) =
+            (saying(Reply::sequence([failure.clone(), Reply::many(1)])).await, saying(Reply::Silent).await);
         let servers = [silent.address(), other.address()];
         ask(&resolver(&servers), 10).await.unwrap_or_else(|error| panic!("{failure:?}: {error}"));
     }
@@ -165,7 +130,7 @@ async fn rule_7_what_may_pass_is_tried_again() {
 
 #[tokio::test]
 async fn that_there_is_no_such_name_or_record_is_final() {
-    let good = saying(addresses(1)).await;
+    let good = saying(Reply::many(1)).await;
     for (reply, word) in [
         (Reply::NxDomain { negative_ttl: Some(5) }, "NXDOMAIN"),
         (Reply::NxDomain { negative_ttl: None }, "NXDOMAIN"),
@@ -189,8 +154,8 @@ async fn an_error_tells_what_each_server_did_that_was_asked() {
         (&[(Reply::Silent, &[]), (Reply::Refused, &[])], 3, &["time-out", "REFUSED"]),
         (&[(Reply::Silent, &[]), (Reply::NxDomain { negative_ttl: None }, &[])], 1, &["", "NXDOMAIN"]),
         (&[(Reply::Silent, &[]), (Reply::Silent, &[])], 1, &["no time left", "no time left"]),
-        (&[(addresses(2).truncated(), &[Quirk::UdpOnly])], 10, &["TCP"]),
-        (&[(addresses(2).truncated(), &[Quirk::UdpOnly]), (Reply::Refused, &[])], 10, &["TCP", "REFUSED"]),
+        (&[(Reply::many(2).truncated(), &[Quirk::UdpOnly])], 10, &["TCP"]),
+        (&[(Reply::many(2).truncated(), &[Quirk::UdpOnly]), (Reply::Refused, &[])], 10, &["TCP", "REFUSED"]),
     ];
     let checks = cases.map(async |(servers, seconds, words)| {
         let servers = join_all(servers.iter().map(async |(reply, quirks)| {
@@ -250,7 +215,7 @@ async fn both_ends_of_the_times_to_live_are_known() {
         server.set_ttl(300);
         server.set_cname("db.test", "two.test");
         if comes_alone {
-            server.dangling("db.test");
+            server.set_reply("db.test", RecordType::A, Reply::Records(vec![cname("db.test", 300, "two.test")]));
         }
         server.set_reply(
             "two.test",
@@ -273,6 +238,7 @@ async fn many_addresses_are_registered_in_chunks_of_200() {
     let addresses: Vec<_> = (0..450).map(|number| format!("10.0.{}.{}", number / 200, number % 200)).collect();
     let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
     let (world, arn) = World::with_database(&addresses, &[]).await;
+    let world = world.set("BINDINGS", json!([binding_with("db.test", &arn, &json!({"lookups": 1}))]));
     let group = world.sync().await.unwrap();
     assert_eq!(group["registered"].as_array().unwrap().len(), 450);
     assert_eq!(world.aws.registered(&arn).len(), 450);
@@ -302,7 +268,7 @@ async fn hostile_replies_are_no_answer() {
         ("cut short", Reply::Raw(hostile::cut_short), "malformed"),
         ("pointer loop", Reply::Raw(hostile::pointer_loop), "malformed"),
         ("wrong length", Reply::Raw(hostile::wrong_rdlength), "malformed"),
-        ("a CNAME in each reply, for ever", Reply::Raw(hostile::cname_for_ever), "CNAME"),
+        ("a CNAME in each reply, for ever", Reply::Edited(leads_on), "CNAME"),
         ("another question", Reply::Edited(|reply| _ = reply.queries[0].set_name(root())), "time-out"),
         ("no question", Reply::Edited(|reply| reply.queries.clear()), "time-out"),
         ("FORMERR", Reply::Edited(|reply| says(reply, ResponseCode::FormErr)), "response code"),
@@ -313,8 +279,8 @@ async fn hostile_replies_are_no_answer() {
         ("another owner", Reply::Edited(|reply| only(reply).name = root()), "no data"),
         ("another class", Reply::Edited(|reply| only(reply).dns_class = DNSClass::CH), "no data"),
         ("additional", Reply::Edited(|reply| reply.additionals.append(&mut reply.answers)), "no data"),
-        ("a loop", Reply::Records(vec![cname("db.test", "a.test."), cname("a.test", "db.test.")]), "CNAME"),
-        ("a loop of one", Reply::Records(vec![cname("db.test", "db.test.")]), "CNAME"),
+        ("a loop", Reply::Records(vec![cname("db.test", 60, "a.test"), cname("a.test", 60, "db.test")]), "CNAME"),
+        ("a loop of one", Reply::Records(vec![cname("db.test", 60, "db.test")]), "CNAME"),
     ];
     let checks = cases.into_iter().flat_map(|(name, reply, word)| {
         // By TCP, too, where what a datagram can't say is not heard.
@@ -329,6 +295,13 @@ async fn hostile_replies_are_no_answer() {
     .await;
 }
 
+/// x → xx.test, whatever is asked: one hop in each reply.
+fn leads_on(reply: &mut Message) {
+    let owner = reply.queries[0].name().to_ascii();
+    let length = owner.find('.').unwrap_or_default() % 60 + 1;
+    *only(reply) = cname(&owner, 60, &format!("{}.test", "x".repeat(length)));
+}
+
 fn root() -> Name {
     Name::root()
 }
@@ -341,20 +314,21 @@ fn says(reply: &mut Message, code: ResponseCode) {
 async fn odd_but_right_replies_are_taken() {
     let ip = |last| Ipv4Addr::new(10, 0, 0, last);
     let chain = |length: u16| {
-        let mut records: Vec<_> = (1..length).map(|n| cname(&format!("{:03x}", n - 1), &format!("{n:03x}."))).collect();
-        records.insert(0, cname("db.test", "000."));
+        let mut records: Vec<_> =
+            (1..length).map(|n| cname(&format!("{:03x}", n - 1), 60, &format!("{n:03x}"))).collect();
+        records.insert(0, cname("db.test", 60, "000"));
         records.push(record(&format!("{:03x}", length - 1), 60, ip(1)));
         Reply::Records(records)
     };
     let cases = [
-        ("well formed", addresses(1), 1),
-        ("truncated", addresses(9).truncated(), 9),
-        ("a thousand", Reply::Raw(hostile::thousand_records).truncated(), 1000),
+        ("well formed", Reply::many(1), 1),
+        ("truncated", Reply::many(9).truncated(), 9),
+        ("a thousand", Reply::many(1000).truncated(), 1000),
         ("a forged one first", Reply::Raw(hostile::wrong_id_first), 2),
         ("another name beside", Reply::Records(vec![record("db.test", 5, ip(1)), record("a.test", 5, ip(2))]), 1),
         ("a chain of 30", chain(30), 1),
         ("a chain of 3,000", chain(3000).truncated(), 1),
-        ("the CNAME last", Reply::Records(vec![record("a.test", 5, ip(1)), cname("db.test", "a.test.")]), 1),
+        ("the CNAME last", Reply::Records(vec![record("a.test", 5, ip(1)), cname("db.test", 60, "a.test")]), 1),
         ("in capitals", Reply::Edited(|reply| only(reply).name = Name::from_ascii("DB.TEST.").unwrap()), 1),
     ];
     for (name, reply, count) in cases {
@@ -362,4 +336,21 @@ async fn odd_but_right_replies_are_taken() {
         let answer = ask(&resolver(&[server.address()]), 10).await.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(answer.addresses.len(), count, "{name}");
     }
+}
+
+#[tokio::test]
+async fn servers_that_are_slow_or_silent_are_all_listened_to() {
+    // What each server does: its delay in milliseconds, or silence.
+    let cases: [&[Option<u64>]; 5] =
+        [&[Some(2500)], &[Some(2500), Some(2500)], &[Some(2500), None], &[None, Some(2500)], &[None, None, Some(1800)]];
+    let checks = cases.map(async |delays| {
+        let servers = servers(delays, "10.0.1.10").await;
+        let resolver = resolver(&servers.iter().map(FakeDns::address).collect::<Vec<_>>());
+        ask(&resolver, 9).await.unwrap_or_else(|error| panic!("{delays:?}: {error}"));
+        // One that says that there is no such name is believed, too.
+        servers.iter().for_each(|server| server.remove("db.test"));
+        let error = ask(&resolver, 9).await.unwrap_err().to_string();
+        assert!(error.contains("NXDOMAIN"), "{delays:?}: {error}");
+    });
+    join_all(checks).await;
 }

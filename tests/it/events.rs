@@ -9,13 +9,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::join_all;
 use nlb_hostname_targets::{
     VERSION,
     report::{Outcome, Trigger},
     settings::event::{Request, WatchRequest},
 };
 use serde_json::{Value, json};
-use support::{World, aws::TargetGroup, binding, invoke_within};
+use support::{World, aws::TargetGroup, binding, binding_with, invoke_within, targets};
 
 fn event(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("events").join(name);
@@ -36,20 +37,17 @@ async fn the_files_of_events_do_what_their_names_say() {
         ("scheduler.json", "schedule", WatchRequest::No),
         ("sns-rds-notification.json", "rds-event", WatchRequest::UntilStable),
     ];
-    for (file, trigger, watch) in expected {
+    let checks = expected.map(async |(file, trigger, watch)| {
         assert_eq!(Request::from_event(event(file)).unwrap().watch, watch, "{file}");
         let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
-        let function = world.function().await;
-        let reply = invoke_within(&function, event(file), Duration::from_secs(4))
-            .await
-            .unwrap_or_else(|error| panic!("{file}: {error}"));
+        let reply = invoke_within(&world.function().await, event(file), Duration::from_secs(4)).await;
+        let reply = reply.unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!((reply["trigger"].as_str(), reply["dry_run"].as_bool()), (Some(trigger), Some(false)), "{file}");
-        assert_eq!(world.aws.registered(&arn), BTreeSet::from(["10.0.1.10:5432".to_owned()]), "{file}");
-    }
-    let names: BTreeSet<_> = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("events"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+        assert_eq!(world.aws.registered(&arn), targets(&[10]), "{file}");
+    });
+    join_all(checks).await;
+    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("events")).unwrap();
+    let names: BTreeSet<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     for file in ["check.json", "direct.json"] {
         assert_eq!(Request::from_event(event(file)).unwrap().trigger, Trigger::Direct, "{file}");
     }
@@ -67,7 +65,7 @@ async fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
     assert_eq!(group["registered"], json!(["10.0.1.10:5432"]));
     assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
     assert_eq!(group["refused"][0]["address"], "54.1.2.3");
-    assert_eq!(world.aws.registered(&arn), BTreeSet::from(["10.0.1.9:5432".to_owned()]));
+    assert_eq!(world.aws.registered(&arn), targets(&[9]));
     assert_eq!((world.writes(), world.count("PutMetricData")), (vec![], 0));
 }
 
@@ -115,7 +113,7 @@ async fn a_deadline_that_was_over_before_the_start_is_not_known() {
 #[tokio::test]
 async fn the_bindings_of_an_event_replace_those_of_the_environment() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &[]).await;
-    let other = world.aws.create_target_group(TargetGroup::new("other").port(3306));
+    let other = world.aws.create_target_group(TargetGroup { port: 3306, ..TargetGroup::new("other") });
     world.dns.set_a("other.test", &["10.0.2.10"]);
     let reply = world.run(json!({"bindings": [binding("other.test", &other)]})).await.unwrap();
     assert_eq!(reply["groups"].as_array().unwrap().len(), 1);
@@ -127,13 +125,15 @@ async fn the_bindings_of_an_event_replace_those_of_the_environment() {
 async fn several_hostnames_of_a_group_are_reconciled_together() {
     let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9", "10.0.1.11"]).await;
     world.dns.set_a("reader.test", &["10.0.1.11", "10.0.1.12"]);
-    let world = world.set("BINDINGS", json!([binding("db.test", &arn), binding("reader.test", &arn)]));
+    // A name that two of them have is asked once.
+    let other_port = binding_with("DB.test.", &arn, &json!({"port": 6432}));
+    let world = world.set("BINDINGS", json!([binding("db.test", &arn), binding("reader.test", &arn), other_port]));
     let reply = world.run(json!({})).await.unwrap();
-    assert_eq!(reply["groups"].as_array().unwrap().len(), 1);
+    assert_eq!((reply["groups"].as_array().unwrap().len(), world.dns.queries().len()), (1, 2));
     let group = &reply["groups"][0];
-    assert_eq!(group["hostnames"], json!(["db.test", "reader.test"]));
+    assert_eq!(group["hostnames"], json!(["DB.test.", "reader.test"]));
     assert_eq!(group["resolved"], json!(["10.0.1.10", "10.0.1.11", "10.0.1.12"]));
-    assert_eq!(group["registered"], json!(["10.0.1.10:5432", "10.0.1.12:5432"]));
+    assert_eq!(group["registered"], json!(["10.0.1.10:5432", "10.0.1.10:6432", "10.0.1.12:5432"]));
     assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
 }
 
@@ -141,11 +141,9 @@ async fn several_hostnames_of_a_group_are_reconciled_together() {
 async fn groups_of_several_regions_and_partitions_are_called_in_their_own() {
     let world = World::new().await;
     world.dns.set_a("db.test", &["10.0.1.10"]);
-    let arns = [
-        world.aws.create_target_group(TargetGroup::new("a").region("us-east-1")),
-        world.aws.create_target_group(TargetGroup::new("b").region("eu-west-1")),
-        world.aws.create_target_group(TargetGroup::new("c").region("cn-north-1").partition("aws-cn")),
-    ];
+    let places = [("aws", "us-east-1"), ("aws", "eu-west-1"), ("aws-cn", "cn-north-1")];
+    let create = |(partition, region)| TargetGroup { partition, region, ..TargetGroup::new("db") };
+    let arns = places.map(|place| world.aws.create_target_group(create(place)));
     let bindings: Vec<_> = arns.iter().map(|arn| binding("db.test", arn)).collect();
     let reply = world.run(json!({"bindings": bindings})).await.unwrap();
     let order: Vec<_> = reply["groups"].as_array().unwrap().iter().map(|group| &group["target_group_arn"]).collect();

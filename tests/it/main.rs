@@ -13,7 +13,6 @@ mod check; // what is wrong with the set-up
 mod corpus; // what the fuzz targets found
 mod discovery; // target groups that say by their tags what they follow
 mod dns; // what name servers do, and what becomes of it
-mod emulation; // what the tests run against
 mod events; // what invokes the function
 mod metrics; // what is published
 mod production; // what production does that is less kind than an emulation

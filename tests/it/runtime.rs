@@ -69,7 +69,7 @@ async fn it_logs_a_line_per_change_and_a_summary_as_json_where_lambda_asks_for_i
     running.api.invoke(json!({}), TIME).await.unwrap();
     running.bootstrap.wait_for_line("run finished").await;
     let lines: Vec<Value> =
-        running.bootstrap.stdout().iter().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+        running.bootstrap.lines().iter().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
     let fields = |message: &str| {
         let line = lines.iter().find(|line| line["fields"]["message"] == message);
         line.unwrap_or_else(|| panic!("no line says {message}: {lines:?}"))["fields"].clone()
@@ -100,8 +100,8 @@ async fn it_prints_metrics_in_the_embedded_metric_format() {
     let running = start(&[("METRICS", "emf")]).await;
     running.api.invoke(json!({}), TIME).await.unwrap();
     let line = running.bootstrap.wait_for_line("CloudWatchMetrics").await;
-    check_emf(&[line], running.arn.split(':').next_back().unwrap(), true);
-    assert!(running.world.aws.calls_of("PutMetricData").is_empty());
+    check_emf(&line, running.arn.split(':').next_back().unwrap(), true);
+    assert_eq!(running.world.count("PutMetricData"), 0);
 }
 
 #[tokio::test]
@@ -117,14 +117,14 @@ async fn it_replies_before_the_deadline_where_everything_hangs() {
 async fn it_finds_the_target_groups_of_its_own_region_by_their_tags() {
     let running = start(&[("BINDINGS", ""), ("DISCOVERY", "tags"), ("METRICS", "emf")]).await;
     let aws = &running.world.aws;
-    let arn = aws.create_target_group(TargetGroup::new("tagged").region("eu-central-1"));
+    let arn = aws.create_target_group(TargetGroup { region: "eu-central-1", ..TargetGroup::new("tagged") });
     aws.set_tag(&running.arn, "nlb-hostname-targets:hostname", "db.test");
     aws.set_tag(&arn, "nlb-hostname-targets:hostname", "db.test");
     let reply = running.api.invoke(json!({}), TIME).await.unwrap();
     assert_eq!(reply["groups"].as_array().unwrap().len(), 1);
     assert_eq!(reply["groups"][0]["target_group_arn"], arn.as_str());
     let line = running.bootstrap.wait_for_line("RegisteredTargets").await;
-    check_emf(&[line], arn.split(':').next_back().unwrap(), false);
+    check_emf(&line, arn.split(':').next_back().unwrap(), false);
 
     aws.fault(Fault::on("GetResources", FaultKind::error(400, "AccessDeniedException", "not authorized")));
     let fresh = start(&[("BINDINGS", ""), ("DISCOVERY", "tags"), ("AWS_ENDPOINT_URL", aws.url())]).await;

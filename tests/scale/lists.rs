@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use support::{
     Log, World,
     aws::TargetGroup,
-    binding,
-    dns::{FakeDns, Reply, hostile},
+    binding_with,
+    dns::{FakeDns, Reply},
     invoke_within,
     runtime_api::{Bootstrap, RuntimeApi},
 };
@@ -37,16 +37,14 @@ fn networks(first: &str, count: u16) -> String {
 /// Groups of one name that gives 1,000 addresses, 10.0.1.10 among them, of which those in `allowed` may be registered.
 /// What they are bound to is the event.
 async fn long_lists(allowed: &str) -> (World, Value, FakeDns) {
-    let dns = FakeDns::always(Reply::Raw(hostile::thousand_records).truncated()).await;
+    let dns = FakeDns::always(Reply::many(1000).truncated()).await;
     // Once more where the machine was too busy to hear it.
     let world = World::new().await.dns_servers(&[dns.address(); 3]);
     let bindings: Vec<_> = (0..GROUPS)
         .map(|number| {
             let arn = world.aws.create_target_group(TargetGroup::new(&format!("g{number}")));
             world.aws.add_target(&arn, "10.0.1.10", "healthy");
-            let mut binding = binding("db.test", &arn);
-            binding["lookups"] = json!(1);
-            binding
+            binding_with("db.test", &arn, &json!({"lookups": 1}))
         })
         .collect();
     let world = world.set("ALLOWED_CIDRS", networks(allowed, 4)).set("ELB_REQUESTS_PER_SECOND", 0);
@@ -82,7 +80,7 @@ async fn an_error_of_thousands_of_refused_addresses_stays_readable() {
     assert!(error.error_message.starts_with("80 of 80 target groups failed"), "{:.200}", error.error_message);
     assert_eq!(error.error_message.matches("db.test of arn:").count(), GROUPS);
     assert!(error.error_message.contains("ALLOWED_CIDRS"), "{:.2000}", error.error_message);
-    for line in [bootstrap.stdout(), bootstrap.stderr()].concat() {
+    for line in bootstrap.lines() {
         assert!(line.len() < LONGEST, "a line of {} bytes: {line:.500}", line.len());
     }
 }

@@ -4,8 +4,6 @@ use std::{collections::BTreeMap, fmt};
 
 use hyper::{body::Bytes, http::request::Parts};
 
-use super::SentTarget;
-
 /// A request, read but not yet judged.
 #[derive(Default)]
 pub(super) struct Asked {
@@ -26,6 +24,13 @@ pub(super) struct Asked {
     pub(super) refusal: Option<Refusal>,
 }
 
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SentTarget {
+    pub id: String,
+    pub port: Option<u16>,
+    pub az: Option<String>,
+}
+
 /// How a request is written, and its reply.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 pub(super) enum Protocol {
@@ -38,44 +43,27 @@ pub(super) enum Protocol {
     Query,
 }
 
-impl Protocol {
-    fn of(head: &Parts) -> Self {
-        if head.uri.path().starts_with("/service/") {
-            Self::Cbor
-        } else if head.headers.contains_key(TARGET) {
-            Self::Json
-        } else {
-            Self::Query
-        }
-    }
-}
-
 /// CloudWatch, as it calls itself.
 const GRANITE: &str = "GraniteServiceVersion20100801";
 
-/// The header that names the operation in JSON.
-const TARGET: &str = "x-amz-target";
-
 impl Asked {
     pub(super) fn read(head: &Parts, body: Bytes) -> Self {
-        let mut asked = Self {
-            protocol: Protocol::of(head),
-            gzip: head.headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip"),
-            ..Self::default()
-        };
-        let service = if asked.protocol == Protocol::Json {
-            let target = head.headers.get(TARGET).and_then(|target| target.to_str().ok()).unwrap_or_default();
-            let (service, operation) = target.split_once('.').unwrap_or_default();
-            asked.action = operation.to_owned();
-            asked.body = body;
-            if service == GRANITE { "monitoring" } else { "tagging" }
-        } else if asked.protocol == Protocol::Cbor {
-            let prefix = format!("/service/{GRANITE}/operation/");
-            let operation = head.uri.path().strip_prefix(&prefix);
+        let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let mut asked = Self { gzip: header("content-encoding") == Some("gzip"), ..Self::default() };
+        if let Some(path) = head.uri.path().strip_prefix("/service/") {
+            let operation = path.strip_prefix(GRANITE).and_then(|path| path.strip_prefix("/operation/"));
+            asked.protocol = Protocol::Cbor;
+            asked.service = "monitoring";
             asked.action = operation.unwrap_or_default().to_owned();
             asked.body = body;
-            "monitoring"
+        } else if let Some(target) = header("x-amz-target") {
+            let (service, operation) = target.split_once('.').unwrap_or_default();
+            asked.protocol = Protocol::Json;
+            asked.service = if service == GRANITE { "monitoring" } else { "tagging" };
+            asked.action = operation.to_owned();
+            asked.body = body;
         } else {
+            asked.service = "elasticloadbalancing";
             asked.fields = form_urlencoded::parse(&body).into_owned().collect();
             asked.action = asked.field("Action").unwrap_or_default().to_owned();
             let arn = asked.field("TargetGroupArn").map(str::to_owned);
@@ -83,13 +71,11 @@ impl Asked {
             asked.arns = arn.into_iter().chain(lists.concat()).collect();
             asked.targets = asked.sent_targets();
             asked.tags = asked.sent_tags();
-            "elasticloadbalancing"
-        };
-        asked.service = service;
-        match signed_scope(head) {
-            Some((region, scope)) if scope == service => asked.region = region,
+        }
+        match header("authorization").and_then(signed_scope) {
+            Some((region, service)) if service == asked.service => asked.region = region.to_owned(),
             _ => {
-                let message = format!("Request is missing Authentication Token for {service}");
+                let message = format!("Request is missing Authentication Token for {}", asked.service);
                 asked.refusal = Some(refuse(403, "MissingAuthenticationToken", message).breach());
             }
         }
@@ -101,8 +87,7 @@ impl Asked {
     }
 
     pub(super) fn list(&self, name: &str) -> Vec<String> {
-        let member = |n| self.fields.get(&format!("{name}.member.{n}")).cloned();
-        (1..).map_while(member).collect()
+        (1..).map_while(|n| self.fields.get(&format!("{name}.member.{n}")).cloned()).collect()
     }
 
     fn sent_tags(&self) -> Vec<(String, String)> {
@@ -128,16 +113,15 @@ impl Asked {
 }
 
 /// Region and service of the SigV4 credential scope. The signature itself is not checked: any credentials do.
-fn signed_scope(head: &Parts) -> Option<(String, String)> {
-    let authorization = head.headers.get("authorization")?.to_str().ok()?;
+fn signed_scope(authorization: &str) -> Option<(&str, &str)> {
     let parts = authorization.strip_prefix("AWS4-HMAC-SHA256 ")?;
-    let part = |name| parts.split([',', ' ']).find_map(|p| p.strip_prefix(name));
+    let part = |name| parts.split([',', ' ']).find_map(|part| part.strip_prefix(name));
     part("Signature=")?;
     let scope: Vec<&str> = part("Credential=")?.rsplit('/').collect();
     let ["aws4_request", service, region, _date, _key, ..] = scope[..] else {
         return None;
     };
-    Some((region.to_owned(), service.to_owned()))
+    Some((region, service))
 }
 
 #[derive(Clone)]
@@ -169,7 +153,14 @@ pub(super) fn element(name: &str, content: impl fmt::Display) -> String {
     format!("<{name}>{content}</{name}>")
 }
 
+/// A list whose members are elements themselves.
 pub(super) fn members(name: &str, members: impl Iterator<Item = String>) -> String {
     let members: String = members.map(|member| format!("<member>{member}</member>")).collect();
+    format!("<{name}>{members}</{name}>")
+}
+
+/// A list of texts.
+pub(super) fn texts(name: &str, texts: impl Iterator<Item = impl fmt::Display>) -> String {
+    let members: String = texts.map(|text| element("member", text)).collect();
     format!("<{name}>{members}</{name}>")
 }

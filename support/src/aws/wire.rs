@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeSet,
     convert::Infallible,
+    fmt::Debug,
     fs::OpenOptions,
     io::{self, Write},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use ciborium::cbor;
+use ciborium::{Value, cbor};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response,
@@ -25,20 +26,16 @@ use tokio::{
     net::TcpListener,
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
 
 use super::{
-    FaultKind,
-    elb::State,
+    elb,
+    fault::FaultKind,
     request::{Asked, Protocol, Refusal, element, refuse},
+    state::State,
 };
-use crate::{temporary, tls::Handshakes};
+use crate::{files::temporary, tls::Handshakes};
 
-pub(super) async fn serve(
-    listener: TcpListener,
-    tls: Option<(TlsAcceptor, Arc<Handshakes>)>,
-    state: Arc<Mutex<State>>,
-) -> Infallible {
+pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<Handshakes>>, state: Arc<Mutex<State>>) -> Infallible {
     // Aborting this task drops the set, and that ends the connections.
     let mut connections = JoinSet::new();
     loop {
@@ -50,8 +47,8 @@ pub(super) async fn serve(
         connections.spawn(async move {
             match tls {
                 None => speak(stream, state).await,
-                Some((acceptor, handshakes)) => {
-                    if let Some(stream) = handshakes.accept(&acceptor, stream).await {
+                Some(handshakes) => {
+                    if let Some(stream) = handshakes.accept(stream).await {
                         speak(stream, state).await;
                     }
                 }
@@ -77,10 +74,7 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Res
     let fate = lock(&state).arrive(&mut asked);
 
     match fate.end {
-        Some(FaultKind::Hang) => {
-            hang(&state);
-            std::future::pending().await
-        }
+        Some(FaultKind::Hang) => return hang(&state).await,
         Some(FaultKind::ResetBefore) => return Err(reset()),
         _ => {}
     }
@@ -90,29 +84,25 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Res
         if let (Some(FaultKind::DeleteGroup), Some(arn)) = (&fate.end, asked.arns.first()) {
             lock(&state).delete_group(arn);
         }
-        let outcome = match &fate.end {
-            Some(FaultKind::Error { status, code, message }) => Err(refuse(*status, code, message.clone())),
-            Some(FaultKind::Body { .. }) => Ok(String::new()),
-            Some(FaultKind::RefuseTarget(id)) => {
-                Err(refuse(400, "ValidationError", format!("The target '{id}' is not in a state that allows this")))
+        // The code of the error that is replied, and the reply.
+        let (error, reply) = match &fate.end {
+            // One that says nothing of what was asked for comes of a call that was not carried out.
+            Some(FaultKind::Body { status, body }) => {
+                (Some("not carried out".to_owned()), raw(*status, XML, body.clone()))
             }
-            _ => lock(&state).handle(&asked),
-        };
-        // A reply that says nothing of what was asked for comes of a call that was not carried out.
-        let error = match &fate.end {
-            Some(FaultKind::Body { .. }) => Some("not carried out".to_owned()),
-            _ => outcome.as_ref().err().map(|refusal| refusal.code.clone()),
-        };
-        let reply = match &fate.end {
-            Some(FaultKind::Body { status, body }) => raw(*status, "text/xml", body.clone()),
-            _ => reply(&asked, outcome),
+            Some(FaultKind::Error { status, code, message }) => refused(&asked, refuse(*status, code, message.clone())),
+            Some(FaultKind::RefuseTarget(id)) => {
+                let message = format!("The target '{id}' is not in a state that allows this");
+                refused(&asked, refuse(400, "ValidationError", message))
+            }
+            _ => {
+                let outcome = elb::handle(&mut lock(&state), &asked);
+                outcome.map_or_else(|refusal| refused(&asked, refusal), |result| (None, replied(&asked, &result)))
+            }
         };
         pause(fate.after).await;
         match fate.end {
-            Some(FaultKind::LoseReply) => {
-                hang(&state);
-                std::future::pending().await
-            }
+            Some(FaultKind::LoseReply) => return hang(&state).await,
             Some(FaultKind::ResetAfter) => return Err(reset()),
             _ => {}
         }
@@ -133,58 +123,72 @@ async fn pause(duration: Duration) {
     }
 }
 
-fn hang(state: &Mutex<State>) {
+/// Leaves a request without a reply, for good.
+async fn hang<T>(state: &Mutex<State>) -> T {
     lock(state).hanging.send_modify(|hanging| *hanging += 1);
+    std::future::pending().await
 }
 
 pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().expect("nothing panics while it holds the lock")
 }
 
-fn reply(asked: &Asked, outcome: Result<String, Refusal>) -> Response<Full<Bytes>> {
-    let status = outcome.as_ref().map_or_else(|refusal| refusal.status, |_| 200);
+/// The reply of a request that was carried out.
+fn replied(asked: &Asked, result: &str) -> Response<Full<Bytes>> {
+    match asked.protocol {
+        Protocol::Cbor => cbor_reply(200, &cbor!({})),
+        Protocol::Json => raw(200, JSON, result.to_owned()),
+        Protocol::Query => {
+            let Asked { action, number, .. } = asked;
+            let body = format!(
+                "<{action}Response xmlns=\"{NAMESPACE}\"><{action}Result>{result}</{action}Result><ResponseMetadata>{}\
+                 </ResponseMetadata></{action}Response>",
+                request_id(*number)
+            );
+            raw(200, XML, body)
+        }
+    }
+}
+
+/// The code of a refusal, and its reply.
+fn refused(asked: &Asked, refusal: Refusal) -> (Option<String>, Response<Full<Bytes>>) {
+    let Refusal { status, code, message, .. } = refusal;
     let fault = if status < 500 { "Sender" } else { "Receiver" };
-    if asked.protocol == Protocol::Json {
-        let body = match &outcome {
-            Ok(result) => result.clone(),
-            Err(refusal) => json!({"__type": refusal.code, "Message": refusal.message}).to_string(),
-        };
-        return raw(status, "application/x-amz-json-1.1", body);
-    }
-    if asked.protocol == Protocol::Cbor {
-        let value = match &outcome {
-            Ok(_) => cbor!({}),
-            Err(refusal) => cbor!({ "__type" => refusal.code, "message" => refusal.message }),
-        };
-        let mut body = Vec::new();
-        ciborium::into_writer(&value.expect("plain strings"), &mut body).expect("a Vec grows");
-        let mut reply = raw(status, "application/cbor", body);
-        let headers = reply.headers_mut();
-        headers.insert("smithy-protocol", HeaderValue::from_static("rpc-v2-cbor"));
-        if let Err(Refusal { code, .. }) = outcome {
+    let reply = match asked.protocol {
+        Protocol::Cbor => {
+            let mut reply = cbor_reply(status, &cbor!({ "__type" => code, "message" => message }));
             let error = format!("{code};{fault}").parse().expect("a plain code");
-            headers.insert("x-amzn-query-error", error);
+            reply.headers_mut().insert("x-amzn-query-error", error);
+            reply
         }
-        return reply;
-    }
-    let id = format!("00000000-0000-4000-8000-{:012}", asked.number);
-    let namespace = "http://elasticloadbalancing.amazonaws.com/doc/2015-12-01/";
-    let body = match outcome {
-        Ok(result) => {
-            let action = &asked.action;
-            format!(
-                "<{action}Response xmlns=\"{namespace}\"><{action}Result>{result}</{action}Result>\
-                 <ResponseMetadata><RequestId>{id}</RequestId></ResponseMetadata></{action}Response>"
-            )
+        Protocol::Json => raw(status, JSON, json!({"__type": code, "Message": message}).to_string()),
+        Protocol::Query => {
+            let body = format!(
+                "<ErrorResponse xmlns=\"{NAMESPACE}\"><Error><Type>{fault}</Type>{}{}</Error>{}</ErrorResponse>",
+                element("Code", &code),
+                element("Message", message),
+                request_id(asked.number)
+            );
+            raw(status, XML, body)
         }
-        Err(Refusal { code, message, .. }) => format!(
-            "<ErrorResponse xmlns=\"{namespace}\"><Error><Type>{fault}</Type>{}{}</Error>\
-             <RequestId>{id}</RequestId></ErrorResponse>",
-            element("Code", code),
-            element("Message", message)
-        ),
     };
-    raw(status, "text/xml", body)
+    (Some(code), reply)
+}
+
+const JSON: &str = "application/x-amz-json-1.1";
+const NAMESPACE: &str = "http://elasticloadbalancing.amazonaws.com/doc/2015-12-01/";
+const XML: &str = "text/xml";
+
+fn request_id(number: u64) -> String {
+    element("RequestId", format_args!("00000000-0000-4000-8000-{number:012}"))
+}
+
+fn cbor_reply<E: Debug>(status: u16, value: &Result<Value, E>) -> Response<Full<Bytes>> {
+    let mut body = Vec::new();
+    ciborium::into_writer(value.as_ref().expect("plain strings"), &mut body).expect("a Vec grows");
+    let mut reply = raw(status, "application/cbor", body);
+    reply.headers_mut().insert("smithy-protocol", HeaderValue::from_static("rpc-v2-cbor"));
+    reply
 }
 
 fn raw(status: u16, content_type: &str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

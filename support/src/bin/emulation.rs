@@ -41,15 +41,18 @@ fn make(aws: &FakeAws, what: Make) -> String {
     match what {
         Make::Group { name, attached, ipv6 } => {
             // The network that conformance/network.py makes elsewhere: the load balancer is in the first zone alone.
-            let spec = TargetGroup::new(&name)
-                .vpc_cidrs(&["10.0.0.0/16", "fd00::/56"])
-                .vpc_subnets(&["10.0.1.0/24", "10.0.2.0/24"])
-                .initial_for(Duration::from_secs(1))
-                .needs_listener();
-            let spec = if ipv6 { spec.ipv6().vpc_subnets(&["fd00:0:0:1::/64"]) } else { spec };
+            let spec = TargetGroup {
+                ipv6,
+                vpc_cidrs: &["10.0.0.0/16", "fd00::/56"],
+                vpc_subnets: if ipv6 { &["fd00:0:0:1::/64"] } else { &["10.0.1.0/24", "10.0.2.0/24"] },
+                initial_for: Duration::from_secs(1),
+                needs_listener: true,
+                ..TargetGroup::new(&name)
+            };
             let arn = aws.create_target_group(spec);
             if attached {
-                let load_balancer = aws.create_load_balancer(LoadBalancer::new(&name).zones(&["us-east-1a"]));
+                let load_balancer =
+                    aws.create_load_balancer(LoadBalancer { zones: vec!["us-east-1a"], ..LoadBalancer::new(&name) });
                 aws.create_listener(&load_balancer, 5432, &[(&arn, None)]);
             }
             arn
