@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -15,32 +14,37 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from conformance import acceptance
-from conformance.facts import FACTS, Fact, Outcome, Place, judge
+from conformance.facts import FACTS, Outcome, judge
 from conformance.network import TAG, Network, network, remove, tagged
-from conformance.places import NAMES, opened
+from conformance.places import PORT, Place, ours
 from local.__main__ import STOPS, interrupt
+from local.cloud import ministack, moto
 from local.process import ROOT, Failure, isolate
 
 PAGE = ROOT / "docs" / "conformance.md"
 # Between these the page has the matrix.
 BEGIN, END = "<!-- make conformance writes this -->\n", "<!-- until here -->"
 
-Matrix = dict[str, dict[str, Outcome]]
+Matrix = Mapping[str, Mapping[str, Outcome]]
+
+COSTS = {
+    "aws": f"""\
+It makes a stack with a VPC, an internal network load balancer and an interface endpoint, some 90 target groups, and
+three metrics, which CloudWatch keeps for 15 months. It should take about 20 minutes and cost less than 0.10 USD.
+Everything has the tag {TAG}. Everything is removed in the end, also if it fails or is interrupted.""",
+    "acceptance": acceptance.COSTS,
+    "sweep": f"It removes all of this account and Region that has the tag {TAG}, also of runs that go on.",
+}
 
 
 def main() -> int:
     """0 if every fact holds where it has to."""
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
-    where = parser.add_subparsers(dest="where", required=True)
-    where.add_parser("local", help="on our emulation, ministack and moto; writes the matrix into docs/conformance.md")
-    on_aws = where.add_parser("aws", help="on AWS, in a VPC of its own")
-    on_aws.add_argument("--throttle", action="store_true", help="also use up the account's read quota, for seconds")
-    scenario = where.add_parser("acceptance", help="on AWS: a stack from a package, and its failovers")
-    scenario.add_argument("--package", type=Path, default=ROOT / "dist", help="a folder as `make package` fills it")
-    sweep = where.add_parser("sweep", help="on AWS: remove what killed runs left")
-    for each in (on_aws, scenario, sweep):
-        each.add_argument("--sandbox", default="", help="the number of the account, which says that it is a sandbox")
-        each.add_argument("--yes", action="store_true", help="do it; without this it is only told what would be done")
+    parser.add_argument("where", choices=("local", *COSTS))
+    parser.add_argument("--sandbox", default="", help="the number of the account, which says that it is a sandbox")
+    parser.add_argument("--yes", action="store_true", help="do it; without this it is only told what would be done")
+    parser.add_argument("--throttle", action="store_true", help="also use up the account's read quota, for seconds")
+    parser.add_argument("--package", type=Path, default=ROOT / "dist", help="a folder as `make package` fills it")
     given = parser.parse_args()
     for number in STOPS:
         signal.signal(number, interrupt)
@@ -60,13 +64,10 @@ def main() -> int:
 
 
 def locally() -> int:
-    """The matrix, printed and written into the page; 0 if all holds on our emulation."""
+    """Writes the matrix into the page; 0 if all holds on our emulation."""
     isolate()
-    with tempfile.TemporaryDirectory(prefix="nlb-hostname-targets-") as work:
-        matrix = {name: run(name, Path(work)) for name in NAMES}
-    text = PAGE.read_text()
-    PAGE.write_text(with_matrix(text, matrix))
-    print("\n".join(rows(matrix)))
+    matrix = on_emulations()
+    PAGE.write_text(with_matrix(PAGE.read_text(), matrix))
     print(f"\nWritten into {PAGE.relative_to(ROOT)}")
     wrong = [f"{name}: {x.verdict}: {x.seen}" for name, x in matrix["ours"].items() if x.verdict != "holds"]
     for line in wrong:
@@ -74,71 +75,55 @@ def locally() -> int:
     return 1 if wrong else 0
 
 
-def run(name: str, work: Path) -> dict[str, Outcome]:
-    """All facts in one of the places that are not AWS, where throttling bothers nobody."""
-    with opened(name, work) as place:
-        return {fact.name: outcome for fact, outcome in judged(place, throttle=True)}
+def on_emulations() -> Matrix:
+    """All facts where throttling bothers nobody."""
+    with tempfile.TemporaryDirectory(prefix="nlb-hostname-targets-") as work:
+        with ours() as place:
+            matrix = {"ours": judged(place, throttle=True)}
+        for name, start in {"ministack": ministack, "moto": moto}.items():
+            with start(Path(work)) as cloud:
+                place = Network(name, boto3.Session(), cloud.endpoint)
+                place.create()
+                if name == "moto":
+                    # Its CloudFormation makes no network load balancer.
+                    place.balancer = cloud.create_target_group("checks", PORT).load_balancer
+                matrix[name] = judged(place, throttle=True)
+    return matrix
 
 
-def judged(place: Place, throttle: bool) -> list[tuple[Fact, Outcome]]:
+def judged(place: Place, throttle: bool) -> dict[str, Outcome]:
     """Runs the checks, and tells of each."""
-    outcomes = []
+    outcomes = {}
     for fact in FACTS:
-        if fact.spends and not throttle:
-            outcome = Outcome("not supported", "not asked for: --throttle")
-        else:
-            outcome = judge(fact, place)
-        seen = f": {outcome.seen}" if outcome.seen else ""
-        print(f"{place.name:10} {fact.name:32} {outcome.verdict}{seen}", flush=True)
-        outcomes.append((fact, outcome))
+        spared = fact.spends and not throttle
+        outcome = (
+            Outcome("not supported", "not asked for: --throttle") if spared else judge(lambda x=fact: x.check(place))
+        )
+        print(f"{place.name:10} {fact.name:32} {outcome.verdict}{outcome.seen and f': {outcome.seen}'}", flush=True)
+        outcomes[fact.name] = outcome
     return outcomes
 
 
-def rows(matrix: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
-    """The matrix as a table in Markdown: without what is measured, which differs each time."""
+def rows(matrix: Matrix, measured: bool = False) -> list[str]:
+    """The matrix as a table in Markdown; what is measured differs each time."""
     lines = [f"| fact | | {' | '.join(matrix)} |", "|---|---|" + "---|" * len(matrix)]
     for fact in FACTS:
-        cells = [cell(outcomes[fact.name]) for outcomes in matrix.values()]
-        lines.append(f"| `{fact.name}` | {escaped(fact.says)} ([source]({fact.source})) | {' | '.join(cells)} |")
+        found = [outcomes[fact.name] for outcomes in matrix.values()]
+        cells = [x.cell() if measured else "holds" if x.verdict == "holds" else x.cell(70) for x in found]
+        lines.append(f"| [`{fact.name}`]({fact.source}) | {fact.says.replace('|', '&#124;')} | {' | '.join(cells)} |")
     return lines
 
 
-def cell(outcome: Outcome) -> str:
-    """A verdict, with what was seen in place of what should be."""
-    if outcome.verdict == "holds":
-        return "holds"
-    seen = re.sub(r"arn:aws\S+", "ARN", outcome.seen)
-    seen = seen if len(seen) <= 70 else f"{seen[:70].strip()}…"
-    return f"**{outcome.verdict}**: {escaped(seen)}"
-
-
-def escaped(text: str) -> str:
-    """The text as a cell of a table has it."""
-    return re.sub(r"([|*\[\]<>])", r"\\\1", text) if "`" not in text else text.replace("|", "\\|")
-
-
-def with_matrix(page: str, matrix: Mapping[str, Mapping[str, Outcome]]) -> str:
+def with_matrix(page: str, matrix: Matrix) -> str:
     """The page with this matrix in it."""
     head, rest = page.split(BEGIN)
     _, tail = rest.split(END)
     return head + BEGIN + "\n" + "\n".join(rows(matrix)) + "\n\n" + END + tail
 
 
-COSTS = {
-    "aws": f"""\
-It makes a VPC with two subnets, some 90 target groups, an internal network load balancer and an interface endpoint, and
-sends three metrics, which CloudWatch keeps for 15 months. It should take about 20 minutes and cost less than 0.10 USD.
-Everything has the tag {TAG}. Everything is removed in the end, also if it fails or is interrupted.""",
-    "acceptance": acceptance.COSTS,
-    "sweep": f"It removes all of this account and Region that has the tag {TAG}, also of runs that go on.",
-}
-
-
 def on_account(given: argparse.Namespace) -> int:
     """What is asked for, on the account of the user's own profile."""
     session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
-    # For emulations, which the tests of all this run against. boto3 itself knows the variable, too.
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
     account = sandbox(session, given.sandbox)
     # By this one boto3 goes where it is given no session.
     os.environ["AWS_DEFAULT_REGION"] = str(session.region_name)
@@ -146,7 +131,9 @@ def on_account(given: argparse.Namespace) -> int:
     if not given.yes:
         print("Nothing was done. To do it, add CONFIRM=no (--yes).", file=sys.stderr)
         return 2
-    place = place_of(session, endpoint)
+    # boto3 knows the variable, too: the tests of all this run against an emulation.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    place = Network("emulation" if endpoint else "AWS", session, endpoint)
     if given.where == "sweep":
         remove(place, print, of_all=True)
         print("Nothing with the tag is left.")
@@ -159,8 +146,9 @@ def on_account(given: argparse.Namespace) -> int:
         return acceptance.main(place, given.package)
     with network(place, print):
         outcomes = judged(place, given.throttle)
-    print("\n" + "\n".join(report({fact.name: outcome for fact, outcome in outcomes}, session.region_name)))
-    return 0 if all(outcome.verdict != "differs" for _, outcome in outcomes) else 1
+    print("\n" + "\n".join(rows({f"{place.name} in {session.region_name}": outcomes}, measured=True)))
+    print(f"\nA read lagged a write by {place.lag:.1f} s at most.")
+    return 0 if all(outcome.verdict != "differs" for outcome in outcomes.values()) else 1
 
 
 def sandbox(session: boto3.Session, said: str) -> str:
@@ -175,22 +163,6 @@ def sandbox(session: boto3.Session, said: str) -> str:
     if said != account:
         raise Failure(f"{who} The sandbox is to be {said}: choose its profile, or correct SANDBOX")
     return account
-
-
-def place_of(session: boto3.Session, endpoint: str | None) -> Network:
-    """AWS, where reads may lag and targets are initial for minutes, or an emulation in its place."""
-    if endpoint:
-        return Network("emulation", session, endpoint)
-    return Network("AWS", session, None, patience=60, initial_seconds=300, settle_seconds=5, pause=5)
-
-
-def report(outcomes: Mapping[str, Outcome], region: str | None) -> list[str]:
-    """What was found, for an issue: with what was measured."""
-    lines = [f"Conformance of AWS in {region}:", "", "| fact | | verdict | seen |", "|---|---|---|---|"]
-    for fact in FACTS:
-        outcome = outcomes[fact.name]
-        lines.append(f"| `{fact.name}` | {escaped(fact.says)} | {outcome.verdict} | {escaped(outcome.seen)} |")
-    return lines
 
 
 if __name__ == "__main__":

@@ -6,30 +6,37 @@ waited for, and what must not happen is looked for a while later.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
+
+from conformance.places import (
+    FIRST,
+    NO_SUBNET,
+    OUTSIDE,
+    PORT,
+    SECOND,
+    Differs,
+    Group,
+    NotSupported,
+    Place,
+    Target,
+    expect,
+)
+from local.process import Failure
 
 API = "https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference"
 NLB = "https://docs.aws.amazon.com/elasticloadbalancing/latest/network"
 CONTROLLER = "https://github.com/kubernetes-sigs/aws-load-balancer-controller"
 CLOUDWATCH = "https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html"
 TAGGING = "https://docs.aws.amazon.com/resourcegroupstagging/latest/APIReference/API_GetResources.html"
-QUOTAS = f"{NLB}/load-balancer-limits.html"
 THROTTLING = "https://docs.aws.amazon.com/elasticloadbalancing/latest/userguide/elb-api-throttling.html"
 CALLER = f"{CONTROLLER}/blob/225f445/pkg/targetgroupbinding/targets_manager.go#L20"
-
-# Of the network that each place has: 10.0.0.0/16, with a subnet 10.0.1.0/24 in one zone and 10.0.2.0/24 in another.
-FIRST = "10.0.1.9"
-SECOND = "10.0.2.9"
-NO_SUBNET = "10.0.200.9"
-OUTSIDE = "10.1.0.9"
-PORT = 5432
 
 # Errors that tell nothing about a fact: there is no such operation here, or the caller may not, or not now.
 TELLS_NOTHING = {
@@ -38,40 +45,7 @@ TELLS_NOTHING = {
     *("ExpiredToken", "ExpiredTokenException", "Throttling", "ThrottlingException", "ThrottledException"),
 }
 
-
-class Place(Protocol):
-    """Where the checks run: AWS, or what stands in for it."""
-
-    name: str
-    # Zones of the two subnets; the load balancer is in the first alone.
-    zones: tuple[str, str]
-    # How long a read may lag a write, in seconds, and how long a target may be `initial`.
-    patience: float
-    initial_seconds: float
-    # How long to wait before something that must not happen is said not to have.
-    settle_seconds: float
-    # The first four groups of its IPv6 addresses; empty where it has none.
-    ipv6: str
-
-    def client(self, service: str) -> Any:
-        """A boto3 client, which checks no parameters itself."""
-
-    def group(self, attached: bool = False, ipv6: bool = False) -> str:
-        """Makes a target group, of port 5432; its ARN. If attached, a listener of a load balancer forwards to it."""
-
-    def listening(self) -> tuple[str, int]:
-        """The address and the port, in the first subnet, of something that takes connections."""
-
-    def throttle(self) -> None:
-        """Makes sure that reads are throttled soon, where that can be chosen."""
-
-
-class Differs(Exception):
-    """The fact does not hold here; the message tells what was seen."""
-
-
-class NotSupported(Exception):
-    """It cannot be told here; the message tells why."""
+Check = Callable[[Place], "str | None"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +55,7 @@ class Fact:
     name: str
     says: str
     source: str
-    check: Callable[[Place], str | None]
+    check: Check
     # Whether it spends what others of the account need, and so runs only where that is asked for.
     spends: bool = False
 
@@ -93,10 +67,14 @@ class Outcome:
     verdict: str
     seen: str = ""
 
+    def cell(self, length: int = 1000) -> str:
+        """As a cell of a table in Markdown."""
+        seen = " ".join(re.sub(r"arn:aws\S+:", "", self.seen).split())
+        seen = seen if len(seen) <= length else f"{seen[:length].strip()}…"
+        return f"**{self.verdict}**: " + re.sub(r"([|*`\[\]<>])", r"\\\1", seen) if seen else self.verdict
+
 
 FACTS: list[Fact] = []
-
-Check = Callable[[Place], "str | None"]
 
 
 def fact(source: str, spends: bool = False) -> Callable[[Check], Check]:
@@ -110,39 +88,31 @@ def fact(source: str, spends: bool = False) -> Callable[[Check], Check]:
     return add
 
 
-def judge(fact: Fact, place: Place) -> Outcome:
+def judge(check: Callable[[], str | None]) -> Outcome:
     """Runs one check."""
     try:
-        return Outcome("holds", fact.check(place) or "")
-    except Differs as differs:
+        return Outcome("holds", check() or "")
+    except (Differs, Failure) as differs:
         return Outcome("differs", str(differs))
     except NotSupported as unsupported:
         return Outcome("not supported", str(unsupported))
-    except ResponseParserError as error:
-        return Outcome("differs", f"an unreadable reply: {error}")
     except ClientError as error:
-        code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+        code = error.response["Error"]["Code"]
         # What is made for a check is not what it is about.
-        if code in TELLS_NOTHING or error.operation_name.startswith("Create"):
-            return Outcome("not supported", f"{error.operation_name}: {code}: {message}")
-        return Outcome("differs", f"{error.operation_name}: {code}: {message}")
-    except BotoCoreError as error:
-        return Outcome("not supported", f"no reply: {error}")
-    except (LookupError, TypeError, ValueError) as error:
+        nothing = code in TELLS_NOTHING or error.operation_name.startswith("Create")
+        seen = f"{error.operation_name}: {code}: {error.response['Error']['Message']}"
+        return Outcome("not supported" if nothing else "differs", seen)
+    except (ResponseParserError, LookupError, TypeError, ValueError) as error:
         # It must not keep the other checks from running.
         return Outcome("differs", f"an unexpected reply: {error!r}")
+    except BotoCoreError as error:
+        return Outcome("not supported", f"no reply: {error}")
 
 
-def expect(truth: bool, seen: object) -> None:
-    """The fact differs unless it is true."""
-    if not truth:
-        raise Differs(str(seen))
-
-
-def refused(codes: str, part: str, call: Callable[[], Any]) -> None:
+def refused(codes: str, part: str, call: Callable[..., Any], *arguments: Any) -> None:
     """The call is refused with one of these codes, in words that hold this part."""
     try:
-        call()
+        call(*arguments)
     except ClientError as error:
         found = error.response["Error"]
         if found["Code"] in TELLS_NOTHING:
@@ -154,302 +124,151 @@ def refused(codes: str, part: str, call: Callable[[], Any]) -> None:
         raise Differs("accepted")
 
 
-def accepted(call: Callable[[], Any]) -> None:
-    """The call is not refused."""
+def each_refused(codes: str, call: Callable[[Any], Any], wrong: Iterable[Any]) -> None:
+    """The call is refused with each of these."""
+    others = []
+    for x in wrong:
+        try:
+            refused(codes, "", call, x)
+        except Differs as differs:
+            others.append(f"{x}: {differs}")
+    expect(others == [], "; ".join(others))
+
+
+def tried(what: str, call: Callable[..., Any], *arguments: Any) -> str:
+    """What becomes of a call that nothing is said of."""
     try:
-        call()
+        call(*arguments)
     except ClientError as error:
-        if error.response["Error"]["Code"] in TELLS_NOTHING:
-            raise
-        raise Differs(str(error)) from None
+        return f"{what} are refused: {error.response['Error']['Code']}"
+    return f"{what} are accepted, too"
 
 
-def eventually(place: Place, read: Callable[[], Any], wanted: Callable[[Any], bool]) -> float:
-    """Waits until what is read is what is wanted; the seconds that took."""
-    start = time.monotonic()
-    while not wanted(found := read()):
-        if time.monotonic() - start > place.patience:
-            raise Differs(f"still {short(found)}")
-        time.sleep(0.1)
-    return time.monotonic() - start
-
-
-def short(found: Any) -> str:
-    """What was read, if it is much the begin of it."""
-    text = "nothing" if found in ([], {}, None) else str(found)
-    return text if len(text) < 200 else f"{text[:200]}…"
-
-
-def target(address: str, port: int | None = PORT, zone: str | None = None) -> dict[str, Any]:
+def target(address: str, port: int | None = PORT, zone: str | None = None) -> Target:
     """A target as RegisterTargets takes it."""
     fields = {"Id": address, "Port": port, "AvailabilityZone": zone}
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def batch(count: int, first: int = 0) -> list[dict[str, Any]]:
+def batch(count: int, first: int = 0) -> list[Target]:
     """So many targets: one address on many ports."""
     return [target(FIRST, 10_000 + first + n) for n in range(count)]
 
 
-def register(place: Place, group: str, *targets: dict[str, Any]) -> None:
-    """RegisterTargets."""
-    place.client("elbv2").register_targets(TargetGroupArn=group, Targets=list(targets))
-
-
-def deregister(place: Place, group: str, *targets: dict[str, Any]) -> None:
-    """DeregisterTargets."""
-    place.client("elbv2").deregister_targets(TargetGroupArn=group, Targets=list(targets))
-
-
-def health(place: Place, group: str) -> dict[str, dict[str, Any]]:
-    """What DescribeTargetHealth tells, by ADDRESS:PORT."""
-    found = place.client("elbv2").describe_target_health(TargetGroupArn=group)["TargetHealthDescriptions"]
-    return {f"{x['Target']['Id']}:{x['Target'].get('Port')}": x for x in found}
-
-
-def states(place: Place, group: str) -> dict[str, str]:
-    """The state of each target."""
-    return {name: x["TargetHealth"]["State"] for name, x in health(place, group).items()}
-
-
-def has(place: Place, group: str, *wanted: str) -> None:
-    """These targets come to be listed, and no others."""
-    eventually(place, lambda: sorted(states(place, group)), lambda found: found == sorted(wanted))
-
-
-def still_has(place: Place, group: str, *wanted: str) -> None:
-    """These targets, and no others, are listed and not draining; also a while later."""
-    time.sleep(place.settle_seconds)
-    found = states(place, group)
-    expect(set(found) == set(wanted) and "draining" not in found.values(), f"the targets {short(found)}")
-
-
-@contextmanager
-def set_up() -> Iterator[None]:
-    """What differs here is what another fact is about, so it tells nothing about this one."""
-    try:
-        yield
-    except Differs as differs:
-        raise NotSupported(f"the set-up differs: {differs}") from None
-
-
-def takes(place: Place, *targets: dict[str, Any], attached: bool = False) -> str:
-    """A new group takes these targets, and comes to list them; the group."""
+def takes(place: Place, *targets: Target, attached: bool = False, otherwise: type[Exception] = NotSupported) -> Group:
+    """A new group that has these targets. Where they are what a fact is about, it differs otherwise."""
     group = place.group(attached)
-    register(place, group, *targets)
-    has(place, group, *[f"{x['Id']}:{x['Port']}" for x in targets])
+    group.register(*targets)
+    names = {f"{x['Id']}:{x['Port']}" for x in targets}
+    group.comes_to(lambda found: found.keys() == names, otherwise)
     return group
 
 
-def group_of(place: Place, *targets: dict[str, Any], attached: bool = False) -> str:
-    """A group that has these targets."""
-    with set_up():
-        return takes(place, *targets, attached=attached)
-
-
-def in_service(place: Place) -> tuple[str, dict[str, Any], str]:
-    """A new group with a healthy target: the group, the target, and its name."""
-    group = place.group(attached=True)
-    address, port = place.listening()
-    register(place, group, target(address, port))
-    name = f"{address}:{port}"
-    deadline = time.monotonic() + place.initial_seconds
-    while (found := states(place, group)) != {name: "healthy"}:
-        if time.monotonic() > deadline:
-            raise NotSupported(f"no target becomes healthy: {short(found)}")
-        time.sleep(0.2)
-    return group, target(address, port), name
-
-
-def draining(place: Place) -> tuple[str, dict[str, Any], str]:
-    """A new group whose only target is draining, likewise."""
-    group, only, name = in_service(place)
-    deregister(place, group, only)
-    with set_up():
-        eventually(place, lambda: states(place, group), lambda found: found == {name: "draining"})
-    return group, only, name
-
-
-def unknown(group: str) -> str:
-    """The ARN of a group that does not exist."""
-    return group[:-1] + ("0" if group[-1] != "0" else "1")
-
-
-def tags(place: Place, group: str) -> dict[str, str]:
-    """What DescribeTags tells."""
-    (found,) = place.client("elbv2").describe_tags(ResourceArns=[group])["TagDescriptions"]
-    return {x["Key"]: x["Value"] for x in found["Tags"]}
-
-
-def pairs(*given: tuple[str, str]) -> list[dict[str, str]]:
-    """Tags as AddTags takes them."""
-    return [{"Key": key, "Value": value} for key, value in given]
+def deregistered(place: Place) -> tuple[Group, Target]:
+    """A new group whose only target was healthy, and was then deregistered."""
+    only = target(*place.listening)
+    group = takes(place, only, attached=True)
+    group.comes_to(lambda found: list(found.values()) == ["healthy"], NotSupported, place.initial_seconds)
+    group.deregister(only)
+    return group, only
 
 
 # Addresses and zones.
 
 
-@fact(f"{API}/API_TargetDescription.html")
-def inside_without_a_zone(place: Place) -> None:
-    """An address of a subnet is registered without a zone, and listed with that of its subnet."""
-    group = takes(place, target(FIRST), target(SECOND))
-    found = [health(place, group)[f"{x}:{PORT}"]["Target"].get("AvailabilityZone") for x in (FIRST, SECOND)]
-    expect(found == list(place.zones), f"the zones {found}")
+@fact(f"{CONTROLLER}/issues/561")
+def inside_the_vpc(place: Place) -> None:
+    """An address of a subnet is registered without a zone, and listed with its subnet's.
+
+    With the zone `all` it is refused: ValidationError, "is within the VPC".
+    """
+    zones = takes(place, target(FIRST), target(SECOND), otherwise=Differs).zones()
+    expect(zones == list(place.zones), f"the zones {zones}")
+    refused("ValidationError", "is within the VPC", place.group().register, target(FIRST, zone="all"))
 
 
 @fact(f"{CONTROLLER}/issues/3084")
-def outside_without_a_zone(place: Place) -> None:
-    """An address outside the VPC is refused without a zone: ValidationError, "outside the VPC"."""
-    group = place.group()
-    refused("ValidationError", "outside the VPC", lambda: register(place, group, target(OUTSIDE)))
+def outside_the_vpc(place: Place) -> None:
+    """A private address outside the VPC is refused without a zone: ValidationError, "outside the VPC".
+
+    With the zone `all` it is registered, and listed so.
+    """
+    outside = (OUTSIDE, "172.16.0.9", "192.168.0.9", "100.64.0.9")
+    zones = takes(place, *[target(x, zone="all") for x in outside], otherwise=Differs).zones()
+    expect(zones == ["all"] * 4, f"the zones {zones}")
+    refused("ValidationError", "outside the VPC", place.group().register, target(OUTSIDE))
 
 
 @fact(f"{CONTROLLER}/issues/3714")
 def no_subnet_without_a_zone(place: Place) -> None:
-    """An address of the VPC in none of its subnets is refused without a zone: ValidationError, "not in the VPC"."""
-    group = place.group()
-    refused("ValidationError", "not in the VPC", lambda: register(place, group, target(NO_SUBNET)))
+    """An address of the VPC in none of its subnets is refused without a zone: ValidationError, "not in the VPC".
 
-
-@fact(f"{CONTROLLER}/issues/561")
-def inside_with_all_zones(place: Place) -> None:
-    """An address of a subnet is refused with the zone `all`: ValidationError, "is within the VPC"."""
-    group = place.group()
-    refused("ValidationError", "is within the VPC", lambda: register(place, group, target(FIRST, zone="all")))
-
-
-@fact(f"{API}/API_TargetDescription.html")
-def outside_with_all_zones(place: Place) -> None:
-    """With the zone `all`, an address outside the VPC is registered and listed so."""
-    in_all_zones(place, OUTSIDE)
-
-
-@fact(f"{CONTROLLER}/issues/3714")
-def no_subnet_with_all_zones(place: Place) -> None:
-    """So is, with the zone `all`, an address of the VPC in none of its subnets. The source only says that it needs one."""
-    in_all_zones(place, NO_SUBNET)
-
-
-def in_all_zones(place: Place, address: str) -> None:
-    """The address is registered and listed with the zone `all`."""
-    group = takes(place, target(address, zone="all"))
-    (found,) = health(place, group).values()
-    zone = found["Target"].get("AvailabilityZone")
-    expect(zone == "all", f"the zone {zone}")
+    With the zone `all` it is registered, and listed so; the source only says that it needs a zone.
+    """
+    refused("ValidationError", "not in the VPC", place.group().register, target(NO_SUBNET))
+    zones = takes(place, target(NO_SUBNET, zone="all"), otherwise=Differs).zones()
+    expect(zones == ["all"], f"the zones {zones}")
 
 
 @fact(f"{NLB}/load-balancer-target-groups.html#target-type")
-def private_addresses(place: Place) -> None:
-    """Of 172.16.0.0/12, 192.168.0.0/16 and 100.64.0.0/10 an address is registered, with the zone `all`."""
-    takes(place, *[target(x, zone="all") for x in ("172.16.0.9", "192.168.0.9", "100.64.0.9")])
-
-
-@fact(f"{NLB}/load-balancer-target-groups.html#target-type")
-def public_addresses(place: Place) -> None:
-    """A public address is refused, whatever its zone."""
+def other_addresses(place: Place) -> None:
+    """Others are refused, whatever their zone: public, loopback, link-local, multicast, broadcast, reserved ones."""
     group = place.group()
+    wrong = ("8.8.8.8", "127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "240.0.0.1")
     for zone in (None, "all"):
-        refused(
-            "ValidationError|InvalidTarget", "", lambda zone=zone: register(place, group, target("8.8.8.8", zone=zone))
-        )
-    still_has(place, group)
-
-
-@fact(f"{NLB}/load-balancer-target-groups.html#target-type")
-def reserved_addresses(place: Place) -> None:
-    """Only private addresses are allowed, so loopback, link-local, multicast, broadcast and the like are refused."""
-    group = place.group()
-    wrong = ("127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "240.0.0.1")
-    accepted = []
-    for address in wrong:
-        try:
-            refused(
-                "ValidationError|InvalidTarget", "", lambda x=address: register(place, group, target(x, zone="all"))
-            )
-        except Differs as differs:
-            accepted.append(f"{address}: {differs}")
-    expect(accepted == [], "; ".join(accepted))
+        each_refused("ValidationError|InvalidTarget", lambda x, zone=zone: group.register(target(x, zone=zone)), wrong)
+    group.still_has()
 
 
 @fact(f"{NLB}/target-group-register-targets.html")
 def families(place: Place) -> None:
     """An IPv4 group takes no IPv6 address, and an IPv6 group, which takes those of the VPC, no IPv4 address."""
-    if not place.ipv6:
-        raise NotSupported("a VPC has no IPv6 addresses here")
-    address = f"{place.ipv6}::9"
+    address = target(f"{place.ipv6}::9")
     group = place.group(ipv6=True)
-    register(place, group, target(address))
-    eventually(place, lambda: states(place, group), lambda found: len(found) == 1)
-    refused("ValidationError|InvalidTarget", "", lambda: register(place, group, target(FIRST)))
-    refused("ValidationError|InvalidTarget", "", lambda: register(place, place.group(), target(address)))
+    group.register(address)
+    group.comes_to(lambda found: len(found) == 1)
+    refused("ValidationError|InvalidTarget", "", group.register, target(FIRST))
+    refused("ValidationError|InvalidTarget", "", place.group().register, address)
 
 
 # Ports, and what is there already or not.
 
 
-@fact(f"{API}/API_TargetDescription.html")
-def port_of_the_group(place: Place) -> None:
-    """A target without a port gets the group's."""
-    group = place.group()
-    register(place, group, target(FIRST, None))
-    has(place, group, f"{FIRST}:{PORT}")
-
-
 @fact(f"{API}/API_RegisterTargets.html")
 def ports_make_targets(place: Place) -> None:
-    """One address on two ports is two targets."""
-    takes(place, target(FIRST), target(FIRST, 6543))
-
-
-@fact(f"{API}/API_TargetDescription.html")
-def ports_out_of_range(place: Place) -> None:
-    """The ports 0 and 65536 are refused."""
-    group = place.group()
-    for port in (0, 65_536):
-        refused("ValidationError", "", lambda port=port: register(place, group, target(FIRST, port)))
+    """One address on two ports is two targets, and each is deregistered by its port."""
+    group = takes(place, target(FIRST), target(FIRST, 6543), attached=True, otherwise=Differs)
+    group.deregister(target(FIRST, 6543))
+    gone = (None, "draining")
+    group.comes_to(lambda found: found.get(f"{FIRST}:6543") in gone)
+    expect(group.states().get(f"{FIRST}:{PORT}") not in gone, group.states())
 
 
 @fact(f"{API}/API_DeregisterTargets.html")
 def deregistered_without_its_port(place: Place) -> None:
     """To deregister a target on a port of its own without that port succeeds, and does nothing."""
-    group = group_of(place, target(FIRST, 6543), attached=True)
-    deregister(place, group, target(FIRST, None))
-    still_has(place, group, f"{FIRST}:6543")
-
-
-@fact(f"{API}/API_DeregisterTargets.html")
-def deregistered_with_its_port(place: Place) -> None:
-    """To deregister a target with its port leaves the same address on another port."""
-    group = group_of(place, target(FIRST), target(FIRST, 6543), attached=True)
-    deregister(place, group, target(FIRST, 6543))
-    gone = (None, "draining")
-    eventually(place, lambda: states(place, group), lambda found: found.get(f"{FIRST}:6543") in gone)
-    expect(states(place, group).get(f"{FIRST}:{PORT}") not in gone, states(place, group))
+    group = takes(place, target(FIRST, 6543), attached=True)
+    group.deregister(target(FIRST, None))
+    group.still_has(f"{FIRST}:6543")
 
 
 @fact(f"{API}/API_DeregisterTargets.html")
 def deregistered_without_its_zone(place: Place) -> None:
     """A target that has the zone `all` is deregistered without it, or with it."""
     for zone in (None, "all"):
-        group = group_of(place, target(OUTSIDE, zone="all"))
-        deregister(place, group, target(OUTSIDE, zone=zone))
-        eventually(place, lambda x=group: states(place, x), lambda found: set(found.values()) <= {"draining"})
+        group = takes(place, target(OUTSIDE, zone="all"))
+        group.deregister(target(OUTSIDE, zone=zone))
+        group.comes_to(lambda found: set(found.values()) <= {"draining"})
 
 
 @fact(f"{API}/API_DeregisterTargets.html")
-def deregistered_and_not_there(place: Place) -> None:
-    """To deregister what is not registered succeeds."""
-    group = group_of(place, target(FIRST))
-    deregister(place, group, target(SECOND))
-    still_has(place, group, f"{FIRST}:{PORT}")
-
-
-@fact(f"{API}/API_RegisterTargets.html")
-def registered_twice(place: Place) -> None:
-    """To register what is registered succeeds, and makes no second target."""
-    group = group_of(place, target(FIRST))
-    register(place, group, target(FIRST))
-    still_has(place, group, f"{FIRST}:{PORT}")
+def as_it_is(place: Place) -> None:
+    """To register what is registered, or to deregister what is not, succeeds and changes nothing."""
+    group = takes(place, target(FIRST))
+    group.register(target(FIRST))
+    group.still_has(f"{FIRST}:{PORT}")
+    group.deregister(target(SECOND))
+    group.still_has(f"{FIRST}:{PORT}")
 
 
 # Draining.
@@ -457,26 +276,23 @@ def registered_twice(place: Place) -> None:
 
 @fact(f"{API}/API_TargetHealth.html")
 def draining_is_listed(place: Place) -> None:
-    """A deregistered target stays listed: `draining`, Target.DeregistrationInProgress."""
-    group, only, _ = in_service(place)
-    deregister(place, group, only)
-    comes_to_be(place, group, "draining", "Target.DeregistrationInProgress")
+    """A deregistered target stays listed: `draining`, Target.DeregistrationInProgress.
+
+    To deregister it again succeeds, and changes nothing.
+    """
+    group, again = deregistered(place)
+    group.comes_to_be("draining", "Target.DeregistrationInProgress")
+    group.deregister(again)
+    group.comes_to_be("draining", "Target.DeregistrationInProgress")
 
 
 @fact(f"{CONTROLLER}/blob/225f445/pkg/targetgroupbinding/resource_manager.go#L207")
 def draining_is_registered_again(place: Place) -> None:
     """A draining target can be registered again, and drains no more. The controller, which is the source, goes by it."""
-    group, again, name = draining(place)
-    register(place, group, again)
-    back = ("initial", "healthy", "unhealthy")
-    eventually(place, lambda: states(place, group), lambda found: found.get(name) in back)
-
-
-@fact(f"{API}/API_DeregisterTargets.html")
-def draining_is_deregistered_again(place: Place) -> None:
-    """To deregister a draining target succeeds."""
-    group, again, _ = draining(place)
-    accepted(lambda: deregister(place, group, again))
+    group, again = deregistered(place)
+    group.comes_to(lambda found: list(found.values()) == ["draining"], NotSupported)
+    group.register(again)
+    group.comes_to(lambda found: list(found.values()) in (["initial"], ["healthy"], ["unhealthy"]))
 
 
 # Many targets.
@@ -486,95 +302,56 @@ def draining_is_deregistered_again(place: Place) -> None:
 def two_hundred_in_a_call(place: Place) -> str:
     """A call registers or deregisters 200 targets. What AWS makes of more is not documented."""
     group = place.group()
-    register(place, group, *batch(200))
-    eventually(place, lambda: len(states(place, group)), lambda found: found == 200)
-    deregister(place, group, *batch(200))
-    eventually(place, lambda: set(states(place, group).values()), lambda found: found <= {"draining"})
-    try:
-        register(place, place.group(), *batch(201))
-    except ClientError as error:
-        return f"201 are refused: {error.response['Error']['Code']}"
-    return "201 are accepted, too"
+    group.register(*batch(200))
+    group.comes_to(lambda found: len(found) == 200)
+    group.deregister(*batch(200))
+    group.comes_to(lambda found: set(found.values()) <= {"draining"})
+    return tried("201", place.group().register, *batch(201))
 
 
 @fact(f"{API}/API_RegisterTargets.html")
 def one_bad_target(place: Place) -> None:
     """A call with one bad target among good ones is refused, and registers none. No source says so."""
     group = place.group()
-    refused("ValidationError", "", lambda: register(place, group, target(FIRST), target(OUTSIDE), target(SECOND)))
-    still_has(place, group)
+    refused("ValidationError", "", group.register, target(FIRST), target(OUTSIDE), target(SECOND))
+    group.still_has()
 
 
-@fact(QUOTAS)
+@fact(f"{NLB}/load-balancer-limits.html")
 def a_thousand_targets(place: Place) -> None:
     """A group has 1,000 targets, all in one answer of DescribeTargetHealth; one more is refused: TooManyTargets."""
     group = place.group()
     for first in range(0, 1000, 200):
-        register(place, group, *batch(200, first))
-    eventually(place, lambda: len(states(place, group)), lambda found: found == 1000)
-    refused("TooManyTargets", "", lambda: register(place, group, target(FIRST, 9)))
+        group.register(*batch(200, first))
+    group.comes_to(lambda found: len(found) == 1000)
+    refused("TooManyTargets", "", group.register, target(FIRST, 9))
 
 
 # Health.
 
 
-@fact(f"{API}/API_TargetHealth.html")
-def not_attached(place: Place) -> None:
-    """The targets of a group that no listener forwards to are `unused`: Target.NotInUse."""
-    unused(place, place.group(), FIRST)
-
-
 @fact(f"{NLB}/load-balancer-target-groups.html#registered-targets")
-def zone_not_enabled(place: Place) -> None:
-    """A target in a zone that the load balancer is not in is `unused`: Target.NotInUse."""
-    unused(place, place.group(attached=True), SECOND)
-
-
-def unused(place: Place, group: str, address: str) -> None:
-    """The address, once it is registered, comes to be unused."""
-    register(place, group, target(address))
-    comes_to_be(place, group, "unused", "Target.NotInUse")
-
-
-def comes_to_be(place: Place, group: str, state: str, reason: str) -> None:
-    """The only target of the group comes to be shown so."""
-    wanted = {"State": state, "Reason": reason}
-    eventually(
-        place,
-        lambda: [x["TargetHealth"] for x in health(place, group).values()],
-        lambda found: [{key: x.get(key) for key in wanted} for x in found] == [wanted],
-    )
+def unused(place: Place) -> None:
+    """A target is `unused`, Target.NotInUse, in a zone without the load balancer, or if its group has no listener."""
+    for group, address in ((place.group(attached=True), SECOND), (place.group(), FIRST)):
+        group.register(target(address))
+        group.comes_to_be("unused", "Target.NotInUse")
 
 
 @fact(f"{API}/API_TargetHealth.html")
 def initial(place: Place) -> str:
     """A new target is `initial`, Elb.RegistrationInProgress or Elb.InitialHealthChecking, before it is anything else."""
     group = place.group(attached=True)
-    address, port = place.listening()
     start = time.monotonic()
-    register(place, group, target(address, port))
+    group.register(target(*place.listening))
     listed: list[dict[str, Any]] = []
     # What is seen first counts, because it may be something else soon.
-    eventually(place, lambda: listed.extend(health(place, group).values()), lambda _: listed != [])
+    group.eventually(lambda: listed.extend(group.health().values()), lambda _: listed != [])
     reasons = ("Elb.RegistrationInProgress", "Elb.InitialHealthChecking")
     seen = listed[0]["TargetHealth"]
     expect(seen["State"] == "initial" and seen.get("Reason") in reasons, seen)
-    while states(place, group) == {f"{address}:{port}": "initial"}:
-        if time.monotonic() - start > place.initial_seconds:
-            return f"still initial after {place.initial_seconds:.0f} s"
-        time.sleep(0.2)
-    return f"for {time.monotonic() - start:.1f} s, then {next(iter(states(place, group).values()))}"
-
-
-@fact(f"{NLB}/target-group-register-targets.html")
-def lag_of_targets(place: Place) -> str:
-    """DescribeTargetHealth shows what was registered or deregistered sooner or later."""
-    group, only, _ = in_service(place)
-    register(place, group, target(SECOND))
-    listed = eventually(place, lambda: states(place, group), lambda found: len(found) == 2)
-    deregister(place, group, only, target(SECOND))
-    gone = eventually(place, lambda: set(states(place, group).values()), lambda found: found <= {"draining"})
-    return f"registered after {listed:.1f} s, deregistered after {gone:.1f} s"
+    group.comes_to(lambda found: list(found.values()) != ["initial"], NotSupported, place.initial_seconds)
+    return f"for {time.monotonic() - start:.1f} s"
 
 
 # Groups.
@@ -583,263 +360,166 @@ def lag_of_targets(place: Place) -> str:
 @fact(f"{API}/API_TargetGroup.html")
 def kind_of_a_group(place: Place) -> None:
     """DescribeTargetGroups tells a group's type, port and family."""
-    (found,) = describe_groups(place, place.group())
+    found = place.group().description()
     seen = {key: found.get(key) for key in ("TargetType", "Port", "IpAddressType")}
     expect(seen == {"TargetType": "ip", "Port": PORT, "IpAddressType": "ipv4"}, seen)
 
 
-@fact(f"{API}/API_CreateTargetGroup.html")
-def health_check_defaults(place: Place) -> None:
-    """A TCP group's health check by default: every 30 s, 10 s long, healthy after 5, unhealthy after 2."""
-    (found,) = describe_groups(place, place.group())
-    kinds = ("IntervalSeconds", "TimeoutSeconds")
-    seen = [found.get(f"HealthCheck{x}") for x in kinds] + [
-        found.get(f"{x}ThresholdCount") for x in ("Healthy", "Unhealthy")
-    ]
-    expect(seen == [30, 10, 5, 2], seen)
-
-
 @fact(f"{API}/API_TargetGroupAttribute.html")
-def attributes_of_a_group(place: Place) -> None:
-    """A group drains for 300 s without ending connections, and proxy protocol, client IP and stickiness are off."""
-    found = place.client("elbv2").describe_target_group_attributes(TargetGroupArn=place.group())["Attributes"]
-    compare(
-        found,
-        {
-            "deregistration_delay.connection_termination.enabled": "false",
-            "deregistration_delay.timeout_seconds": "300",
-            "load_balancing.cross_zone.enabled": "use_load_balancer_configuration",
-            "preserve_client_ip.enabled": "false",
-            "proxy_protocol_v2.enabled": "false",
-            "stickiness.enabled": "false",
-        },
-    )
+def attributes(place: Place) -> None:
+    """A group drains for 300 s without ending connections, and proxy protocol, client IP and stickiness are off.
 
-
-@fact(f"{API}/API_LoadBalancerAttribute.html")
-def attributes_of_a_load_balancer(place: Place) -> None:
-    """A network load balancer is not cross-zone, and not protected from deletion."""
-    (group,) = describe_groups(place, place.group(attached=True))
-    (arn,) = group["LoadBalancerArns"]
-    found = place.client("elbv2").describe_load_balancer_attributes(LoadBalancerArn=arn)["Attributes"]
-    compare(found, {"deletion_protection.enabled": "false", "load_balancing.cross_zone.enabled": "false"})
-
-
-def compare(found: list[dict[str, str]], wanted: dict[str, str]) -> None:
-    """These attributes have these values."""
-    values = {x["Key"]: x["Value"] for x in found}
-    other = [f"{key}={values.get(key, '(missing)')}" for key, value in wanted.items() if values.get(key) != value]
-    expect(other == [], ", ".join(other))
+    A network load balancer is not cross-zone.
+    """
+    group = place.group(attached=True)
+    (balancer,) = group.description()["LoadBalancerArns"]
+    own = place.elb.describe_target_group_attributes(TargetGroupArn=group.arn)["Attributes"]
+    front = place.elb.describe_load_balancer_attributes(LoadBalancerArn=balancer)["Attributes"]
+    found = {x["Key"]: x["Value"] for x in front if "cross_zone" in x["Key"]}
+    expect(found == {"load_balancing.cross_zone.enabled": "false"}, f"of the load balancer {found}")
+    wanted = {
+        "deregistration_delay.connection_termination.enabled": "false",
+        "deregistration_delay.timeout_seconds": "300",
+        "load_balancing.cross_zone.enabled": "use_load_balancer_configuration",
+        "preserve_client_ip.enabled": "false",
+        "proxy_protocol_v2.enabled": "false",
+        "stickiness.enabled": "false",
+    }
+    found = {x["Key"]: x["Value"] for x in own if x["Key"] in wanted}
+    expect(found == wanted, found)
 
 
 @fact(f"{API}/API_DescribeListeners.html")
 def from_a_group_to_its_listener(place: Place) -> None:
     """DescribeTargetGroups names the load balancer, and that one's listener the group. Nothing names one of no group."""
-    elb = place.client("elbv2")
     attached = place.group(attached=True)
-    (group,) = describe_groups(place, attached)
-    (arn,) = group["LoadBalancerArns"]
-    (balancer,) = elb.describe_load_balancers(LoadBalancerArns=[arn])["LoadBalancers"]
+    (arn,) = attached.description()["LoadBalancerArns"]
+    (balancer,) = place.elb.describe_load_balancers(LoadBalancerArns=[arn])["LoadBalancers"]
     expect((balancer["Type"], balancer["Scheme"]) == ("network", "internal"), balancer)
-    listeners = elb.describe_listeners(LoadBalancerArn=arn)["Listeners"]
-    expect(attached in [x["DefaultActions"][0].get("TargetGroupArn") for x in listeners], listeners)
-    (loose,) = describe_groups(place, place.group())
-    expect(loose["LoadBalancerArns"] == [], loose["LoadBalancerArns"])
-
-
-def describe_groups(place: Place, *groups: str) -> list[dict[str, Any]]:
-    """DescribeTargetGroups."""
-    found: list[dict[str, Any]] = place.client("elbv2").describe_target_groups(TargetGroupArns=list(groups))[
-        "TargetGroups"
-    ]
-    return found
+    listeners = place.elb.describe_listeners(LoadBalancerArn=arn)["Listeners"]
+    expect(attached.arn in [x["DefaultActions"][0].get("TargetGroupArn") for x in listeners], listeners)
+    loose = place.group().description()["LoadBalancerArns"]
+    expect(loose == [], loose)
 
 
 @fact(f"{API}/API_DescribeTargetHealth.html#API_DescribeTargetHealth_Errors")
 def unknown_group(place: Place) -> None:
     """Each call about a group that does not exist is refused: TargetGroupNotFound."""
-    elb = place.client("elbv2")
-    arn = unknown(place.group())
-    for call in (
-        lambda: elb.describe_target_groups(TargetGroupArns=[arn]),
-        lambda: elb.describe_target_health(TargetGroupArn=arn),
-        lambda: elb.describe_tags(ResourceArns=[arn]),
-        lambda: register(place, arn, target(FIRST)),
-        lambda: deregister(place, arn, target(FIRST)),
-        lambda: elb.add_tags(ResourceArns=[arn], Tags=pairs(("a", "b"))),
-    ):
-        refused("TargetGroupNotFound", "", call)
+    arn = place.group().arn
+    unknown = Group(place, arn[:-1] + ("0" if arn[-1] != "0" else "1"))
+    for read in (unknown.description, unknown.health, unknown.tags):
+        refused("TargetGroupNotFound", "", read)
+    for write in (unknown.register, unknown.deregister):
+        refused("TargetGroupNotFound", "", write, target(FIRST))
+    refused("TargetGroupNotFound", "", unknown.tag, ("a", "b"))
 
 
 # Tags.
 
 
 @fact(f"{API}/API_Tag.html")
-def characters_of_tags(place: Place) -> None:
-    """Tags take letters, digits, blanks and `_.:/=+-@`, and nothing else."""
-    add = adding(place, group := place.group())
+def what_tags_take(place: Place) -> str:
+    """Letters, digits, blanks and `_.:/=+-@`: 127 in a key, 255 in a value. All else is refused, as are 129 or 257."""
+    group = place.group()
     text = "Aé9 _.:/=+-@z"
-    add((text, text))
-    eventually(place, lambda: tags(place, group), lambda found: found.get(text) == text)
-    accepted = []
-    for wrong in ",;*{}|'":
-        try:
-            refused("ValidationError", "", lambda x=wrong: add(("list", f"a{x}b")))
-        except Differs as differs:
-            accepted.append(f"{wrong}: {differs}")
-    expect(accepted == [], "; ".join(accepted))
-
-
-@fact(f"{API}/API_Tag.html")
-def length_of_tags(place: Place) -> str:
-    """A key has 127 characters or a value 255. 129 and 257 are too many."""
-    add = adding(place, group := place.group())
-    add(("k" * 127, "v" * 255))
-    eventually(place, lambda: tags(place, group), lambda found: found.get("k" * 127) == "v" * 255)
-    for wrong in (("k" * 129, "v"), ("k", "v" * 257)):
-        refused("ValidationError", "", lambda x=wrong: add(x))
-    try:
-        add(("k" * 128, "v" * 256))
-    except ClientError as error:
-        return f"128 and 256 are refused: {error.response['Error']['Code']}"
-    return "128 and 256 are accepted, too"
+    for key, value in ((text, text), ("k" * 127, "v" * 255)):
+        group.tag((key, value))
+        group.comes_to_be_tagged({key: value})
+    wrong = [("list", f"a{x}b") for x in ",;*{}|'"]
+    each_refused("ValidationError", group.tag, [*wrong, ("k" * 129, "v"), ("k", "v" * 257)])
+    return tried("128 and 256", group.tag, ("k" * 128, "v" * 256))
 
 
 @fact(f"{NLB}/target-group-tags.html")
 def fifty_tags(place: Place) -> None:
     """A group has 50 tags; one more is refused: TooManyTags."""
-    add = adding(place, group := place.group())
-    add(*[(f"tag-{n}", "x") for n in range(50 - len(tags(place, group)))])
-    eventually(place, lambda: len(tags(place, group)), lambda found: found == 50)
-    refused("TooManyTags", "", lambda: add(("one-more", "x")))
+    group = place.group()
+    group.tag(*[(f"tag-{n}", "x") for n in range(50 - len(group.tags()))])
+    group.eventually(group.tags, lambda found: len(found) == 50)
+    refused("TooManyTags", "", group.tag, ("one-more", "x"))
 
 
 @fact(f"{API}/API_AddTags.html")
 def tags_are_overwritten(place: Place) -> None:
     """AddTags overwrites the value of a key that is there, and leaves all other tags."""
-    add = adding(place, group := place.group())
-    add(("first", "1"), ("second", "2"))
-    add(("first", "3"))
-    wanted = {"first": "3", "second": "2"}
-    eventually(place, lambda: tags(place, group), lambda found: wanted.items() <= found.items())
+    group = place.group()
+    group.tag(("first", "1"), ("second", "2"))
+    group.tag(("first", "3"))
+    group.comes_to_be_tagged({"first": "3", "second": "2"})
 
 
 @fact(f"{API}/API_AddTags.html")
 def the_same_key_twice(place: Place) -> None:
     """AddTags refuses a key that comes twice: DuplicateTagKeys."""
-    add = adding(place, place.group())
-    refused("DuplicateTagKeys", "", lambda: add(("first", "1"), ("first", "2")))
-
-
-@fact(f"{NLB}/target-group-tags.html")
-def keys_of_aws(place: Place) -> None:
-    """AddTags refuses a key that begins with `aws:`."""
-    add = adding(place, place.group())
-    refused("ValidationError|InvalidParameterValue", "", lambda: add(("aws:own", "1")))
+    refused("DuplicateTagKeys", "", place.group().tag, ("first", "1"), ("first", "2"))
 
 
 @fact("https://github.com/aws/aws-sdk-go-v2/issues/2715")
 def one_resource_a_call(place: Place) -> None:
     """AddTags takes one resource: ValidationError, "Only one resource can be tagged at a time"."""
-    elb = place.client("elbv2")
-    arns = [place.group(), place.group()]
-    text = "Only one resource can be tagged at a time"
-    refused("ValidationError", text, lambda: elb.add_tags(ResourceArns=arns, Tags=pairs(("first", "1"))))
+    arns = [place.group().arn, place.group().arn]
+    add = lambda: place.elb.add_tags(ResourceArns=arns, Tags=[{"Key": "first", "Value": "1"}])
+    refused("ValidationError", "Only one resource can be tagged at a time", add)
 
 
 @fact(f"{API}/API_RemoveTags.html")
 def keys_that_are_not_there(place: Place) -> None:
     """RemoveTags removes a key that is there, and succeeds with one that is not."""
-    add = adding(place, group := place.group())
-    add(("first", "1"))
-    place.client("elbv2").remove_tags(ResourceArns=[group], TagKeys=["first", "never"])
-    eventually(place, lambda: tags(place, group), lambda found: "first" not in found)
+    group = place.group()
+    group.tag(("first", "1"))
+    group.untag("first", "never")
+    group.eventually(group.tags, lambda found: "first" not in found)
 
 
 @fact(f"{API}/API_DescribeTags.html")
 def twenty_groups_a_call(place: Place) -> None:
     """DescribeTags takes 20 resources, and refuses 21."""
-    elb = place.client("elbv2")
-    arns = [place.group() for _ in range(21)]
-    found = elb.describe_tags(ResourceArns=arns[:20])["TagDescriptions"]
+    arns = [place.group().arn for _ in range(21)]
+    found = place.elb.describe_tags(ResourceArns=arns[:20])["TagDescriptions"]
     expect(len(found) == 20, f"{len(found)} descriptions")
-    refused("ValidationError", "", lambda: elb.describe_tags(ResourceArns=arns))
-
-
-@fact(f"{API}/API_DescribeTags.html")
-def lag_of_tags(place: Place) -> str:
-    """DescribeTags shows a tag that was added sooner or later."""
-    adding(place, group := place.group())(("first", "1"))
-    return f"after {eventually(place, lambda: tags(place, group), lambda found: found.get('first') == '1'):.1f} s"
+    refused("ValidationError", "", lambda: place.elb.describe_tags(ResourceArns=arns))
 
 
 @fact(TAGGING)
-def lag_of_the_listing(place: Place) -> str:
+def listing_by_tag(place: Place) -> None:
     """GetResources lists a group by its tag, and no longer once the tag is removed, sooner or later."""
     group = place.group()
-    mine = {"Key": "nlb-hostname-targets-listed", "Values": [group[-16:]]}
-    listing = {"ResourceTypeFilters": ["elasticloadbalancing:targetgroup"], "TagFilters": [mine]}
-
-    def listed() -> list[str]:
-        # A page may be empty and not the last.
-        pages = place.client("resourcegroupstaggingapi").get_paginator("get_resources").paginate(**listing)
-        return [x["ResourceARN"] for page in pages for x in page["ResourceTagMappingList"]]
-
-    adding(place, group)((mine["Key"], group[-16:]))
-    there = eventually(place, listed, lambda found: found == [group])
-    place.client("elbv2").remove_tags(ResourceArns=[group], TagKeys=[mine["Key"]])
-    gone = eventually(place, listed, lambda found: found == [])
-    return f"listed after {there:.1f} s, no longer after {gone:.1f} s"
-
-
-def adding(place: Place, group: str) -> Callable[..., Any]:
-    """AddTags to the group."""
-    return lambda *given: place.client("elbv2").add_tags(ResourceArns=[group], Tags=pairs(*given))
+    key, value = "nlb-hostname-targets-listed", group.arn[-16:]
+    pages = place.client("resourcegroupstaggingapi").get_paginator("get_resources")
+    where = {
+        "ResourceTypeFilters": ["elasticloadbalancing:targetgroup"],
+        "TagFilters": [{"Key": key, "Values": [value]}],
+    }
+    # A page may be empty and not the last.
+    listed = lambda: list(pages.paginate(**where).search("ResourceTagMappingList[].ResourceARN"))
+    group.tag((key, value))
+    group.eventually(listed, lambda found: found == [group.arn])
+    group.untag(key)
+    group.eventually(listed, lambda found: found == [])
 
 
 # Metrics.
 
-NAMESPACE = "NlbHostnameTargetsConformance"
-
 
 @fact(CLOUDWATCH)
-def a_thousand_metrics(place: Place) -> None:
-    """PutMetricData takes 1,000 values in a call, and refuses 1,001."""
-    # Of one name, so that they cost what one metric does.
-    put(place, [{"MetricName": "Runs", "Value": 1}] * 1000)
-    refused(WRONG, "", lambda: put(place, [{"MetricName": "Runs", "Value": 1}] * 1001))
+def limits_of_metrics(place: Place) -> None:
+    """PutMetricData takes 1,000 values in a call, and 30 dimensions of a metric.
 
+    It refuses one more of either, a body of more than 1 MB, and a namespace that begins with `AWS/`.
+    """
 
-@fact(CLOUDWATCH)
-def thirty_dimensions(place: Place) -> None:
-    """PutMetricData takes 30 dimensions of a metric, and refuses 31."""
-    dimensions = [{"Name": f"Dimension{n}", "Value": "x"} for n in range(31)]
-    put(place, [{"MetricName": "Runs", "Value": 1, "Dimensions": dimensions[:30]}])
-    refused(WRONG, "", lambda: put(place, [{"MetricName": "Runs", "Value": 1, "Dimensions": dimensions}]))
+    def put(call: tuple[int, int, int, str]) -> None:
+        # All of one name, so that they cost what one does where more are accepted than should be.
+        count, dimensions, length, namespace = call
+        named = [{"Name": f"Dimension{n}", "Value": "x" * length} for n in range(dimensions)]
+        data = [{"MetricName": "Runs", "Value": 1, "Dimensions": named}] * count
+        place.client("cloudwatch").put_metric_data(Namespace=namespace, MetricData=data)
 
-
-@fact(CLOUDWATCH)
-def a_megabyte_of_metrics(place: Place) -> None:
-    """PutMetricData refuses a body of more than 1 MB."""
-    # Of one metric, so that there is no more than one to pay for where it is accepted.
-    dimensions = [{"Name": f"Dimension{n}", "Value": "x" * 1000} for n in range(30)]
-    datum = {"MetricName": "Runs", "Value": 1, "Dimensions": dimensions}
-    put(place, [datum] * 10)
-    refused(f"{WRONG}|RequestEntityTooLarge|413", "", lambda: put(place, [datum] * 50))
-
-
-@fact(CLOUDWATCH)
-def namespace_of_aws(place: Place) -> None:
-    """PutMetricData refuses a namespace that begins with `AWS/`."""
-    refused(WRONG, "", lambda: put(place, [{"MetricName": "Runs", "Value": 1}], "AWS/NetworkELB"))
-
-
-WRONG = "InvalidParameterValue|InvalidParameterValueException|ValidationError"
-
-
-def put(place: Place, data: list[dict[str, Any]], namespace: str = NAMESPACE) -> None:
-    """PutMetricData."""
-    place.client("cloudwatch").put_metric_data(Namespace=namespace, MetricData=data)
+    ours = "NlbHostnameTargetsConformance"
+    for call in ((1000, 0, 0, ours), (1, 30, 1, ours), (10, 30, 1000, ours)):
+        put(call)
+    codes = "InvalidParameterValue|InvalidParameterValueException|ValidationError|RequestEntityTooLarge|413"
+    each_refused(codes, put, [(1001, 0, 0, ours), (1, 31, 1, ours), (50, 30, 1000, ours), (1, 0, 0, "AWS/NetworkELB")])
 
 
 # Last, because it leaves nothing to those after it.
@@ -850,9 +530,10 @@ def throttling(place: Place) -> str:
     """Reads that are too many are refused with the code Throttling or ThrottlingException: "Rate exceeded"."""
     group = place.group()
     place.throttle()
+    once = place.client("elbv2", attempts=1)
     for count in range(400):
         try:
-            place.client("elbv2-once").describe_target_health(TargetGroupArn=group)
+            once.describe_target_health(TargetGroupArn=group.arn)
         except ClientError as error:
             found = error.response["Error"]
             expect(found["Code"] in ("Throttling", "ThrottlingException"), found)

@@ -28,6 +28,7 @@ LEAVINGS = ("target", ".venv", ".git", ".aws-sam", "__pycache__", ".pytest_cache
 
 def pytest_configure(config: pytest.Config) -> None:
     """Knows the mark of tests that go by what an emulation does otherwise than AWS."""
+    config.addinivalue_line("markers", "nightly: only in make test-all")
     config.addinivalue_line("markers", "differs(*facts): it goes by these, which docs/conformance.md says differ here")
 
 
@@ -36,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     page = read("docs", "conformance.md")
     for item in items:
         for fact in (fact for mark in item.iter_markers("differs") for fact in mark.args):
-            if not re.search(rf"^\| `{re.escape(fact)}` \|.*\*\*differs\*\*", page, re.MULTILINE):
+            if not re.search(rf"^\| \[`{re.escape(fact)}`\]\(.*\*\*differs\*\*", page, re.MULTILINE):
                 raise pytest.UsageError(f"{item.nodeid}: {fact} does not differ, by docs/conformance.md")
 
 
