@@ -1,16 +1,15 @@
 //! Rule 15: when a name whose answers are samples lets a target go.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use nlb_hostname_targets_core::{
-    answer::Answer,
     clock::Timestamp,
     plan::HoldReason,
     samples::{FALSE_REMOVAL, Samples, answers_needed},
     target::TargetState,
 };
 
-use crate::universe::{Happening, INSTANCE, OWN, READER, Stage, WRITER, address, target};
+use crate::universe::{Happening, INSTANCE, Kind, Name, OWN, READER, Setting, Stage, WRITER, address, target};
 
 const LOAD_BALANCER: &str = "orders-0123456789abcdef.elb.eu-west-1.amazonaws.com";
 
@@ -40,30 +39,22 @@ fn the_formulas_table() {
 /// has until its time is over.
 #[test]
 fn absences_of_live_addresses_are_as_long_as_reckoned() {
-    for (targets, size, caches, ttl, chain_ttl) in
+    for (targets, size, caches, ttl, longest_ttl) in
         [(2, 1, 1, 5, 5), (2, 1, 4, 5, 1), (5, 1, 1, 1, 1), (5, 1, 4, 5, 60), (12, 8, 4, 0, 0), (12, 8, 1, 60, 5)]
     {
         let mut rng = fastrand::Rng::with_seed(11);
-        let hostname = READER.to_owned().try_into().unwrap();
-        let mut samples = Samples::new(&hostname);
-        let at = Stage::following(&[]).now().now;
+        let setting = Setting { caches, ttl, longest_ttl, ..Setting::of(Kind::Reader) };
+        let mut name = Name::new(&[READER], size, &setting);
         let all: Vec<u8> = (1..=targets).collect();
-        let mut cached = vec![(Timestamp(0), BTreeSet::new()); caches];
+        name.gives = all.iter().copied().collect();
+        let mut samples = Samples::new(&name.hostname);
+        let start = Stage::new(setting).now().now;
         let bar = answers_needed(size, targets.into(), 0.001);
         let (mut long, mut fresh) = (0, 0);
-        for look in 0..40_000_u64 {
-            let now = Timestamp(1_763_802_000_000 + look * 700);
-            let longest = ttl.max(chain_ttl);
-            let (until, addresses) = &mut cached[rng.usize(..caches)];
-            if *until <= now {
-                *until = now.plus_seconds(longest);
-                *addresses = rng.choose_multiple(all.clone(), size).into_iter().map(address).collect();
-            }
+        for passed in (0..40_000_u64).map(|look| look * 700) {
+            let answer = name.ask(None, start + Duration::from_millis(passed), &mut rng);
             let before: Vec<_> = all.iter().map(|number| samples.lacked(address(*number))).collect();
-            let seconds = |ttl: u32| Duration::from_secs(ttl.into());
-            let names = vec![READER.to_owned()];
-            let (ttl, longest_ttl) = (seconds(ttl.min(chain_ttl)), seconds(longest));
-            samples.add(&Answer { addresses: addresses.clone(), names, ttl, longest_ttl, at }, now);
+            samples.add(&answer, Timestamp(1_763_802_000_000 + passed));
             let after = all.iter().map(|number| samples.lacked(address(*number)));
             fresh += usize::from(before.iter().zip(after.clone()).any(|(before, after)| after > *before));
             long += before.iter().zip(after).filter(|(before, after)| **before < bar && *after >= bar).count();

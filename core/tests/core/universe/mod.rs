@@ -39,10 +39,10 @@ use nlb_hostname_targets_core::{
 };
 
 use self::{
-    dns::Name,
     elb::TargetGroup,
     notes::{Desired, Notes, RunNotes},
 };
+pub use dns::Name;
 pub use happening::*;
 pub use scene::{OWN, WRITER, held, hosts};
 pub use stage::{Stage, happen};
