@@ -25,6 +25,7 @@ CARGO_TOOLS := target/tools
 CHECKOV := $(CARGO_TOOLS)/checkov
 DENY := $(CARGO_TOOLS)/cargo-deny@0.20.2
 FUZZ := $(CARGO_TOOLS)/cargo-fuzz@0.13.2
+MUTANTS := $(CARGO_TOOLS)/cargo-mutants@27.1.0
 # What `make lint` holds the pages to: Harper's own rules, and those in tools/prose/.
 PROSE := LongSentences,FillerWords,Hedging,RepeatedWords,AnA,PassiveWithAgent,WeaselWords,TwoNegations
 
@@ -32,7 +33,7 @@ PROSE := LongSentences,FillerWords,Hedging,RepeatedWords,AnA,PassiveWithAgent,We
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run recording test lint unit e2e soak fuzz audit bench bench-failover \
+.PHONY: help run recording test lint unit e2e soak mutants fuzz audit bench bench-failover \
 	conformance conformance-aws conformance-sweep acceptance-aws \
 	package reproduce terraform build deploy policies verify watch invoke clean
 
@@ -75,6 +76,10 @@ e2e: $(TOOLS) ## The function, the template and the package against a local AWS;
 
 soak: ## Random faults, flips, changes by hand and kills for MINUTES=10 or RUNS=…, from SEED=… on
 	RUNS=$(RUNS) MINUTES=$(MINUTES) SEED=$(SEED) cargo test --locked --test faults -- soak
+
+mutants: $(MUTANTS) ## Change the core in one place at a time: one of its tests has to fail. SHARD=0/8 is a part of it
+	PROPTEST_CASES=150 cargo mutants --package nlb-hostname-targets-core --output target \
+		$(if $(SHARD),--sharding round-robin --shard $(SHARD))
 
 fuzz: $(FUZZ) ## Look for inputs that break a promise, SECONDS=60 for each target; the first time it compiles for long
 	@# Without a sanitizer, which needs a nightly compiler: there is no unsafe code here. What is new stays out of the
@@ -169,7 +174,7 @@ $(CHECKOV)/installed: tools/checkov.txt
 	@touch $@
 
 # Unoptimised, they compile in half the time.
-$(DENY) $(FUZZ):
+$(DENY) $(FUZZ) $(MUTANTS):
 	@echo "Compiling $(notdir $@) into $(CARGO_TOOLS)/ (once; a minute or two)"
 	CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --no-default-features --root $(CARGO_TOOLS) $(notdir $@)
 	@touch $@
