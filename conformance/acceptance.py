@@ -157,7 +157,7 @@ def accept(report: Report, template: Path, code: Path, **parameters: str) -> Non
     deployment = Deployment(cloud, stack.name)
     within = 3.0 if place.endpoint else 120.0
     scenario = Scenario(cloud, zone, deployment.group, deployment, HOSTNAME, within)
-    if failovers(report, scenario, stack, around.get("Client")):
+    if failovers(report, scenario, around.get("Client")):
         changes(report, stack)
     report.step("the stack is deleted, and nothing of it is left", lambda: deleted(stack))
 
@@ -165,10 +165,10 @@ def accept(report: Report, template: Path, code: Path, **parameters: str) -> Non
 # The failovers of `make run`.
 
 
-def failovers(report: Report, scenario: Scenario, stack: Stack, client: str | None) -> bool:
+def failovers(report: Report, scenario: Scenario, client: str | None) -> bool:
     """The steps of local/scenario.py, and what connections see of them; whether the targets follow at all."""
     # Otherwise the schedule might come first.
-    schedule(stack, "DISABLED")
+    schedule(scenario.function, "DISABLED")
     if not report.step("the first run registers the address", scenario.first_sync):
         return False
     report.step("how long until the target is healthy", lambda: healthy(scenario))
@@ -176,7 +176,7 @@ def failovers(report: Report, scenario: Scenario, stack: Stack, client: str | No
     report.step("DNS fails: the run fails, and the targets stay", lambda: scenario.dns_failure("NXDOMAIN"))
     report.step("DNS is back: a check finds nothing wrong", scenario.verified)
     failover(report, scenario, client)
-    schedule(stack, "ENABLED")
+    schedule(scenario.function, "ENABLED")
     minutes = SCHEDULE_SECONDS + (0 if report.place.endpoint else 120)
     back = lambda: scenario.scheduled(BEFORE, minutes)
     report.step("the name moves back without an event, and the schedule follows", back)
@@ -186,19 +186,14 @@ def failovers(report: Report, scenario: Scenario, stack: Stack, client: str | No
     return True
 
 
-def schedule(stack: Stack, state: str) -> None:
+def schedule(function: Deployment, state: str) -> None:
     """Lets the schedule run the function, or not."""
-    scheduler = stack.place.client("scheduler")
-    (name,) = [
-        x["PhysicalResourceId"]
-        for x in stack.formation.describe_stack_resources(StackName=stack.name)["StackResources"]
-        if x["LogicalResourceId"] == "Schedule"
-    ]
-    found = scheduler.get_schedule(Name=name)
+    scheduler = function.cloud.client("scheduler")
+    found = scheduler.get_schedule(Name=function.resources["Schedule"])
     known = ("Name", "GroupName", "Description", "ScheduleExpression", "FlexibleTimeWindow", "Target")
     scheduler.update_schedule(**{key: found[key] for key in known if key in found}, State=state)
     # What runs already.
-    time.sleep(65 if state == "DISABLED" and not stack.place.endpoint else 0)
+    time.sleep(65 if state == "DISABLED" and not function.cloud.endpoint else 0)
 
 
 def healthy(scenario: Scenario) -> str:

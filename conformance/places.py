@@ -25,7 +25,10 @@ PORT = 5432
 
 BINARY = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "emulation"
 
+Error = type[Exception]
+Read = Callable[[], Any]
 Target = dict[str, Any]
+Wanted = Callable[[Any], bool]
 
 
 class Differs(Exception):
@@ -139,12 +142,7 @@ class Group:
         (found,) = self.place.elb.describe_target_groups(TargetGroupArns=[self.arn])["TargetGroups"]
         return dict(found)
 
-    def comes_to(
-        self,
-        wanted: Callable[[dict[str, str]], bool],
-        otherwise: type[Exception] = Differs,
-        seconds: float | None = None,
-    ) -> None:
+    def comes_to(self, wanted: Wanted, otherwise: Error = Differs, seconds: float = 0) -> None:
         """Waits until the states are as wanted."""
         self.eventually(self.states, wanted, otherwise, seconds)
 
@@ -163,20 +161,14 @@ class Group:
         """It comes to have these tags at least."""
         self.eventually(self.tags, lambda found: wanted.items() <= found.items())
 
-    def eventually(
-        self,
-        read: Callable[[], Any],
-        wanted: Callable[[Any], bool],
-        otherwise: type[Exception] = Differs,
-        seconds: float | None = None,
-    ) -> None:
+    def eventually(self, read: Read, wanted: Wanted, otherwise: Error = Differs, seconds: float = 0) -> None:
         """Waits until what is read is what is wanted: so long, or as a read may lag a write."""
         start = time.monotonic()
         while not wanted(found := read()):
             if time.monotonic() - start > (seconds or self.place.patience):
                 raise otherwise(f"still {short(found)}")
             time.sleep(0.1)
-        if seconds is None:
+        if not seconds:
             self.place.lag = max(self.place.lag, time.monotonic() - start)
 
 
