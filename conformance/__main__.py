@@ -16,9 +16,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from conformance import acceptance
 from conformance.facts import FACTS, Outcome, judge
 from conformance.network import TAG, Network, network, remove, tagged
-from conformance.places import PORT, Place, ours
+from conformance.places import PORT, Place, moto, ours
 from local.__main__ import STOPS, interrupt
-from local.cloud import ministack, moto
+from local.cloud import ministack
 from local.process import ROOT, Failure, isolate
 
 PAGE = ROOT / "docs" / "conformance.md"

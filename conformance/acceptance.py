@@ -18,10 +18,11 @@ from typing import Any
 from conformance.facts import Outcome, judge
 from conformance.network import TAG, Network, Stack, removing
 from conformance.places import NotSupported, expect
+from conformance.scenario import Scenario
 from local.cloud import Cloud
 from local.deployment import SCHEDULE_SECONDS, Deployment
 from local.process import ROOT, Failure, in_background, wait_for
-from local.scenario import AFTER, BEFORE, PORT, Scenario
+from local.scenario import AFTER, BEFORE, PORT
 
 STACK_POLICY = ROOT / "tools" / "stack-policy.json"
 REPORT = ROOT / "target" / "acceptance.md"
@@ -166,7 +167,7 @@ def accept(report: Report, template: Path, code: Path, **parameters: str) -> Non
 
 
 def failovers(report: Report, scenario: Scenario, client: str | None) -> bool:
-    """The steps of local/scenario.py, and what connections see of them; whether the targets follow at all."""
+    """The steps of scenario.py, and what connections see of them; whether the targets follow at all."""
     # Otherwise the schedule might come first.
     schedule(scenario.function, "DISABLED")
     if not report.step("the first run registers the address", scenario.first_sync):

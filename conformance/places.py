@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.config import Config
 
-from local.process import ROOT, Failure, running
+from local.cloud import Cloud, ready
+from local.process import LOOPBACK, ROOT, TOOLS, Failure, free_port, running
 
 # Of the network that each place has: 10.0.0.0/16, with a subnet 10.0.1.0/24 in one zone and 10.0.2.0/24 in another.
 FIRST = "10.0.1.9"
@@ -211,6 +213,14 @@ class Emulation(Place):
         if not line:
             raise Failure(f"{BINARY.name} of the support crate ended with status {self._process.wait()}")
         return line.strip()
+
+
+@contextmanager
+def moto(work: Path) -> Iterator[Cloud]:
+    """Runs moto's server. It does not speak the CBOR protocol in which the function sends metrics."""
+    port = free_port()
+    with running("moto", [str(TOOLS / "moto_server"), "-H", LOOPBACK, "-p", str(port)], work / "moto.log") as process:
+        yield ready("moto", port, process)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""A local AWS, a local DNS and the function under `cargo lambda watch`: for `make run` and for tests/e2e."""
+"""A local AWS with a function, a database behind a load balancer, and who writes to it."""

@@ -1,9 +1,11 @@
-"""`make run`: the function at work, told step by step."""
+"""`make run`: a consumer writes to PostgreSQL through failovers, told step by step."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -12,11 +14,12 @@ from contextlib import closing
 from pathlib import Path
 
 from local.cloud import ministack
+from local.database import database
 from local.deployment import SCHEDULE_SECONDS, Deployment, deployed, package
 from local.dns import DnsServer
-from local.process import Failure, isolate
-from local.scenario import AFTER, BEFORE, DNS_IS_LATE_SECONDS, FAILOVER, HOSTNAME, PORT, Scenario, Step
-from tools import verify
+from local.function import EVENTS
+from local.process import ROOT, Failure, in_background, isolate, wait_for
+from local.scenario import AFTER, BEFORE, FAILOVER, HOSTNAME, PORT, Outage, World, world
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The database of events/rds-instance-failover.json.
@@ -58,9 +61,10 @@ def demonstrate(work: Path) -> None:
     say("sam build (some minutes the first time; with the dev profile, which is faster to build)")
     template = package(work)
 
-    say("Starting a local AWS (ministack) and a local DNS server")
-    with ministack(work) as cloud, closing(DnsServer()) as dns:
-        tell(f"AWS {cloud.endpoint}, which enforces IAM; DNS {dns.address}")
+    say("Starting a local AWS (ministack), a local DNS server, and PostgreSQL with a synchronous standby")
+    with ministack(work) as cloud, closing(DnsServer()) as dns, database(HOSTNAME, (BEFORE, AFTER)) as postgres:
+        tell(f"AWS {cloud.endpoint}, which enforces IAM; DNS {dns.address}; PostgreSQL on {BEFORE} and {AFTER},")
+        tell(f"which are {postgres.writer.host} and {postgres.standby.host} here")
         dns.answer(HOSTNAME, BEFORE)
 
         say("Creating a VPC and two subnets; sam deploy creates all else")
@@ -68,44 +72,121 @@ def demonstrate(work: Path) -> None:
         parameters = {"Hostname": HOSTNAME, "Port": str(PORT), "VpcId": vpc, "SubnetIds": ",".join(subnets)}
         parameters |= {"AllowedPrincipals": CONSUMER, "DatabaseArns": DATABASE, "AlarmEmail": "you@example.com"}
         parameters |= {"DnsServers": dns.address}
-        for name, value in parameters.items():
-            tell(f"{name}={value}")
         with deployed(cloud, work, template, "orders", parameters) as stack:
-            print()
-            table(["OUTPUT", "VALUE"], [[name, value] for name, value in stack.outputs.items()])
-            follow(stack, Scenario(cloud, dns, stack.group, stack))
+            tell(f"load balancer {stack.outputs['LoadBalancerDnsName']}")
+            tell(f"endpoint service {stack.outputs['ServiceName']}")
+            invocation = stack.invoke(EVENTS / "scheduler.json")
+            tell(f"the first run registers {', '.join(invocation.group['registered'])}")
 
-        say("Stopping the function, the DNS server and the local AWS")
+            say("A consumer begins to write: a row each 20 ms through the load balancer, over TLS with verify-full")
+            with world(cloud, dns, postgres, stack.group) as seen:
+                follow(stack, seen)
+
+        say("Stopping the consumer, the load balancer, PostgreSQL, the DNS server and the local AWS")
 
 
-def follow(stack: Deployment, scenario: Scenario) -> None:
-    """The target group follows DNS."""
-    say(f"{HOSTNAME} is {BEFORE}; the first run need not wait for the schedule")
-    show("hand, with events/scheduler.json", scenario.first_sync())
+def follow(stack: Deployment, seen: World) -> None:
+    """What happens to the database, and what the consumer meets."""
+    met = {
+        "failover, with RDS's event": announced(stack, seen),
+        "failover, no event": unannounced(seen),
+        "DNS fails": without_dns(stack, seen),
+        "the database dies": without_database(stack, seen),
+    }
+    say("What the consumer met")
+    parts = list(dict.fromkeys(part for outage in met.values() for part in outage.parts))
+    rows = [
+        [what, f"{x.seconds:.1f} s", *(f"{x.parts[y]:.1f}" if y in x.parts else "" for y in parts), x.met]
+        for what, x in met.items()
+    ]
+    table(["", "NO WRITE FOR", *(x.upper() for x in parts), "ERRORS"], rows)
+    changes = seen.check_writers()
+    expect(changes == 2, "a writer that changed twice", changes)
+    tell(f"\nAll {seen.check_rows()} acknowledged rows are there, and never did two instances take writes at a time.")
 
-    say(
-        f"Failover: RDS sends an event, and the function watches; {DNS_IS_LATE_SECONDS} s later the name moves to {AFTER}"
-    )
-    if not stack.rule_matches(FAILOVER):
-        raise Failure(f"the rule for RDS events does not match events/{FAILOVER}")
-    step = scenario.failover()
-    show(f"the rule, which matches events/{FAILOVER}", step)
-    tell(f"the targets had followed {step.followed_after:.1f} s after DNS had moved;")
-    tell(f"the same invocation watched for another {step.watched_on:.0f} s, in case that the name moved again")
 
-    say(f"{HOSTNAME} moves back to {BEFORE}; no event: waiting for the schedule (up to a minute)")
-    show("the schedule", scenario.scheduled(BEFORE, SCHEDULE_SECONDS))
+def announced(stack: Deployment, seen: World) -> Outage:
+    """A failover with its event, which starts a watch."""
+    say(f"Failover to {AFTER}: RDS sends an event, and the function watches; seconds later the name moves")
+    expect(stack.rule_matches(FAILOVER), f"a rule that matches events/{FAILOVER}", "none")
+    watch = in_background(lambda: stack.invoke(EVENTS / FAILOVER))
+    outage = seen.fail_over()
+    tell(str(outage))
+    expect(not watch.done(), "an invocation that goes on watching", watch)
+    targets(seen)
+    tell("the watch goes on until the name has stayed the same for 30 s")
+    reply = watch.result().group
+    expect(reply["registered"] == [f"{AFTER}:{PORT}"], f"{AFTER}:{PORT} registered", reply)
+    expect(reply["deregistered"] == [f"{BEFORE}:{PORT}"], f"{BEFORE}:{PORT} deregistered", reply)
+    return outage
 
-    say("DNS fails: the invocation fails and says why, and the targets stay")
-    show("hand, with events/scheduler.json", scenario.dns_failure())
 
-    say("What the function sent to CloudWatch in these four runs")
-    metrics = scenario.metrics(runs=4, changes=3)
-    tell(f"namespace NlbHostnameTargets, TargetGroup={stack.group.dimension}\n")
-    table(["METRIC", "VALUES", "SUM"], [[name, *values] for name, values in metrics.items()])
+def unannounced(seen: World) -> Outage:
+    """A failover of which nobody tells the function."""
+    say(f"Failover back to {BEFORE}, and the event gets lost: the schedule finds it, which may take a minute")
+    outage = seen.fail_over(seconds=SCHEDULE_SECONDS)
+    tell(str(outage))
+    targets(seen)
+    return outage
 
-    say("DNS is back; the function checks the set-up, as by `make verify`")
-    tell("\n".join(verify.table(scenario.verified(), verify.colourless)))
+
+def without_dns(stack: Deployment, seen: World) -> Outage:
+    """DNS answers with an error: the invocation fails, saying for whom, and the targets stay."""
+    say("DNS fails: the run fails and says why, the targets stay, and the consumer does not notice")
+    began, before = time.monotonic(), set(seen.cloud.targets(seen.group))
+    seen.dns.fail(HOSTNAME, "SERVFAIL")
+    error = str(stack.invoke(EVENTS / "scheduler.json").error)
+    expect(HOSTNAME in error and "SERVFAIL" in error, f"an error that names {HOSTNAME} and SERVFAIL", error)
+    tell(textwrap.fill(f"function error: {error}", 110))
+    expect(set(seen.cloud.targets(seen.group)) == before, f"the targets as before, {before}", "others")
+    seen.move_name()
+    errors = seen.consumer.met(began)
+    expect(not errors, "a consumer that meets no error", errors)
+    return Outage({}, errors)
+
+
+def without_database(stack: Deployment, seen: World) -> Outage:
+    """Both instances crash: the load balancer, the metric and the check say so."""
+    say("The database dies, both instances of it: the load balancer's health checks find it")
+    died = time.monotonic()
+    seen.database.die()
+    target = f"{BEFORE}:{PORT}"
+    wait_for("an unhealthy target", lambda: seen.balancer.first(target, "unhealthy", died), 60)
+    before = seen.cloud.metrics(seen.group)["HealthyTargets"]
+    stack.invoke(EVENTS / "scheduler.json")
+    sent = lambda: (after := seen.cloud.metrics(seen.group)["HealthyTargets"]) != before and after
+    after = wait_for("the metrics of a run", lambda: sent() or None, 10)
+    expect(after[1] == before[1], "a run that adds 0 to HealthyTargets", after)
+    targets(seen)
+    tell("the load balancer's HealthyHostCount, which NoHealthyTargetAlarm goes by, and the function's HealthyTargets")
+    tell(f"are 0; make verify STACK={stack.stack} says:")
+    command = [sys.executable, "-m", "tools.verify", stack.stack]
+    env = {**os.environ, "AWS_ENDPOINT_URL": str(seen.cloud.endpoint)}
+    verified = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    tell(textwrap.indent(verified.stdout.rstrip(), "  "))
+    expect(verified.returncode == 1, "make verify to fail", verified)
+    expect("no-healthy-target" in verified.stdout, "the finding no-healthy-target", verified)
+    seen.database.revive()
+    revived = time.monotonic()
+    writer = seen.database.writer.host
+    first = wait_for("the consumer to write again", lambda: seen.consumer.first_on(writer, revived), 60)
+    last = seen.consumer.last_before(died)
+    outage = Outage({"database": revived - last, "load balancer": first - revived}, seen.consumer.met(died))
+    tell(f"the database is back: {outage}")
+    return outage
+
+
+def targets(seen: World) -> None:
+    """What the target group holds, once the load balancer has checked it."""
+    states = lambda: seen.cloud.targets(seen.group)
+    wait_for("the first health check", lambda: "initial" not in states().values() or None, 20)
+    tell("targets: " + ", ".join(f"{target} {state}" for target, state in states().items()))
+
+
+def expect(truth: bool, promise: str, found: object) -> None:
+    """Fails unless it is true, telling what was promised and what was found."""
+    if not truth:
+        raise Failure(f"expected {promise}, found {found}")
 
 
 def say(headline: str) -> None:
@@ -118,28 +199,9 @@ def tell(text: str) -> None:
     print(textwrap.indent(text, "    "), flush=True)
 
 
-def show(trigger: str, step: Step) -> None:
-    """What an invocation did to the target group."""
-    tell(f"invoked by: {trigger}")
-    if step.invocation is None:
-        pass
-    elif step.invocation.error is not None:
-        tell(f"function error: {step.invocation.error}")
-    else:
-        reply = step.invocation.group
-        done = [f"{verb} {', '.join(reply[verb])}" for verb in ("registered", "deregistered") if reply[verb]]
-        tell(f"reply: {'; '.join([reply['outcome'], *done])}")
-    print()
-    targets = sorted(step.before.keys() | step.after.keys())
-    table(
-        ["TARGET", "BEFORE", "AFTER"],
-        [[target, step.before.get(target, "-"), step.after.get(target, "-")] for target in targets],
-    )
-
-
-def table(head: list[str], rows: list[list[object]]) -> None:
+def table(head: list[str], rows: list[list[str]]) -> None:
     """Prints aligned columns."""
-    lines = [head, *([f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows)]
+    lines = [head, *rows]
     widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
     for line in lines:
         tell("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

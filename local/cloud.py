@@ -1,10 +1,10 @@
-"""The local AWS: ministack or moto's server, and the load balancer that is made in it.
+"""The local AWS: ministack, and the load balancer that is made in it.
 
 ministack, with what emulation.py adds to it, enforces IAM: a function that it runs may call of ELBv2 what its role's
 policies give it, whoever else calls may do everything. PutMetricData it does not enforce, because the function's CBOR
 protocol hides the action from it.
 
-Both are kinder than ELBv2: docs/conformance.md has what they do otherwise. The tests in tests/it emulate that.
+It is kinder than ELBv2: docs/conformance.md has what it does otherwise. The tests in tests/it emulate that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local.process import LOOPBACK, TOOLS, Process, free_port, running, wait_for
+from local.process import LOOPBACK, Failure, Process, free_port, running, wait_for
 
 # What the template needs of ministack.
 SERVICES = (
@@ -48,6 +48,19 @@ STEADY_METRICS = ("RegisteredTargets", "HealthyTargets", "Failures")
 METRICS = (*STEADY_METRICS, "Registrations", "Deregistrations", "WaitingTargets", "RefusedAddresses")
 
 
+# https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_TargetGroupAttribute.html
+DEFAULT_ATTRIBUTES = {
+    "deregistration_delay.timeout_seconds": "300",
+    "deregistration_delay.connection_termination.enabled": "false",
+    "target_health_state.unhealthy.connection_termination.enabled": "true",
+}
+
+
+def report_of(folder: Path, arn: str) -> Path:
+    """The file about the targets of a group, by its ARN."""
+    return folder / f"{arn.rsplit('/', 1)[1]}.json"
+
+
 @dataclass(frozen=True)
 class TargetGroup:
     """An IP target group behind a listener of an internal NLB."""
@@ -65,9 +78,10 @@ class TargetGroup:
 class Cloud:
     """A running local AWS; without an endpoint, AWS itself."""
 
-    def __init__(self, name: str, endpoint: str | None, attempts: int = 1) -> None:
+    def __init__(self, name: str, endpoint: str | None, attempts: int = 1, reports: Path | None = None) -> None:
         self.name = name
         self.endpoint = endpoint
+        self._reports = reports
         self._attempts = attempts
         self._clients: dict[tuple[str, float], Any] = {}
 
@@ -96,7 +110,7 @@ class Cloud:
         ]
         return vpc, [x["Subnet"]["SubnetId"] for x in made]
 
-    def create_target_group(self, name: str, port: int, ip_address_type: str = "ipv4") -> TargetGroup:
+    def create_target_group(self, name: str, port: int, ip_address_type: str = "ipv4", **settings: Any) -> TargetGroup:
         """Makes a VPC with two subnets, an internal NLB in it, an IP target group and a listener."""
         vpc, subnets = self.create_network()
         balancer = self.elb.create_load_balancer(Name=name, Type="network", Scheme="internal", Subnets=subnets)
@@ -108,6 +122,7 @@ class Cloud:
             Port=port,
             VpcId=vpc,
             HealthCheckProtocol="TCP",
+            **settings,
         )
         arn = group["TargetGroups"][0]["TargetGroupArn"]
         load_balancer = balancer["LoadBalancers"][0]["LoadBalancerArn"]
@@ -123,6 +138,18 @@ class Cloud:
         """The state of each target, by ADDRESS:PORT, as DescribeTargetHealth tells it."""
         health = self.elb.describe_target_health(TargetGroupArn=group.arn)["TargetHealthDescriptions"]
         return {f"{x['Target']['Id']}:{x['Target']['Port']}": x["TargetHealth"]["State"] for x in health}
+
+    def settings(self, group: TargetGroup) -> dict[str, Any]:
+        """The group's health checks and attributes, by AWS's names for them."""
+        (described,) = self.elb.describe_target_groups(TargetGroupArns=[group.arn])["TargetGroups"]
+        attributes = self.elb.describe_target_group_attributes(TargetGroupArn=group.arn)["Attributes"]
+        return DEFAULT_ATTRIBUTES | described | {x["Key"]: x["Value"] for x in attributes}
+
+    def health_report(self, group: TargetGroup) -> Path:
+        """The file in which the group's load balancer tells the local AWS how its targets are."""
+        if self._reports is None:
+            raise Failure(f"{self.name} takes no reports of health")
+        return report_of(self._reports, group.arn)
 
     def metrics(self, group: TargetGroup) -> dict[str, tuple[int, float]]:
         """Of each metric the function sent in the last hour: how many values, and their sum."""
@@ -157,6 +184,8 @@ def ministack(work: Path) -> Iterator[Cloud]:
         "LOG_LEVEL": "WARNING",
         # It hands this on to the functions that it runs.
         "AWS_ENDPOINT_URL": f"http://{LOOPBACK}:{port}",
+        # Where emulation.py finds what load balancers report of their targets.
+        "HEALTH_REPORTS": str(work),
         # It would open a fixed port for MQTT, and write its process id into the common temporary directory.
         "IOT_MTLS_ENABLED": "0",
         "TMPDIR": str(work),
@@ -165,19 +194,12 @@ def ministack(work: Path) -> Iterator[Cloud]:
     }
     command = [sys.executable, "-m", "local.emulation"]
     with running("ministack", command, work / "ministack.log", env) as process:
-        yield _ready("ministack", port, process)
+        yield ready("ministack", port, process, work)
 
 
-@contextmanager
-def moto(work: Path) -> Iterator[Cloud]:
-    """Runs moto's server. It does not speak the CBOR protocol in which the function sends metrics."""
-    port = free_port()
-    with running("moto", [str(TOOLS / "moto_server"), "-H", LOOPBACK, "-p", str(port)], work / "moto.log") as process:
-        yield _ready("moto", port, process)
-
-
-def _ready(name: str, port: int, process: Process) -> Cloud:
-    cloud = Cloud(name, f"http://{LOOPBACK}:{port}")
+def ready(name: str, port: int, process: Process, reports: Path | None = None) -> Cloud:
+    """The local AWS, once it answers."""
+    cloud = Cloud(name, f"http://{LOOPBACK}:{port}", reports=reports)
 
     def answers() -> bool | None:
         try:

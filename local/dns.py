@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from ipaddress import ip_address
 
 from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, A, DNSRecord
@@ -17,10 +18,17 @@ UDP_BYTES = 512
 
 
 class DnsServer(BaseResolver):
-    """Serves UDP and TCP on one port, from threads of this process. A name that nobody set is NXDOMAIN."""
+    """Serves UDP and TCP on one port, from threads of this process. A name that nobody set is NXDOMAIN.
 
-    def __init__(self) -> None:
+    With `caches` it is a resolver that others ask, too, as that of a VPC: each answer is repeated until its time to
+    live is over, which counts down, and a change is seen after that.
+    """
+
+    def __init__(self, ttl: int = TTL_SECONDS, caches: bool = False) -> None:
         self._answers: dict[str, list[str] | str | int] = {}
+        # What is not seen yet, and from when on it is.
+        self._changes: dict[str, tuple[float, list[str]]] = {}
+        self._ttl, self._caches = ttl, caches
         self._udp, self._tcp = _bind()
         for server in (self._udp, self._tcp):
             server.resolver = self
@@ -33,9 +41,17 @@ class DnsServer(BaseResolver):
         host, port = self._udp.server_address[:2]
         return f"{host}:{port}"
 
-    def answer(self, name: str, *addresses: str) -> None:
-        """From now on the name has these addresses, of either family; none is an answer without data."""
-        self._answers[name.lower()] = list(addresses)
+    def answer(self, name: str, *addresses: str) -> float:
+        """From now on the name has these addresses, of either family; none is an answer without data.
+
+        Returns when that is seen, which is later where answers are cached.
+        """
+        now = time.monotonic()
+        cached = self._caches and name.lower() in self._answers
+        seen = now + self._ttl - now % self._ttl if cached else now
+        self._changes[name.lower()] = (seen, list(addresses))
+        self._change(name.lower())
+        return seen
 
     def alias(self, name: str, target: str) -> None:
         """From now on the name is a CNAME."""
@@ -54,9 +70,11 @@ class DnsServer(BaseResolver):
     def resolve(self, request: DNSRecord, handler: DNSHandler) -> DNSRecord:
         """Answers one question; called by dnslib."""
         reply = request.reply()
+        ttl = int(self._ttl - time.monotonic() % self._ttl) if self._caches else self._ttl
         name = str(request.q.qname).rstrip(".").lower()
+        self._change(name)
         while isinstance(found := self._answers.get(name, RCODE.NXDOMAIN), str):
-            reply.add_answer(RR(name, QTYPE.CNAME, rdata=CNAME(found), ttl=TTL_SECONDS))
+            reply.add_answer(RR(name, QTYPE.CNAME, rdata=CNAME(found), ttl=ttl))
             name = found.lower()
         if isinstance(found, int):
             reply.header.rcode = found
@@ -64,12 +82,16 @@ class DnsServer(BaseResolver):
         for address in found:
             kind, data = (QTYPE.A, A) if ip_address(address).version == 4 else (QTYPE.AAAA, AAAA)
             if request.q.qtype == kind:
-                reply.add_answer(RR(name, kind, rdata=data(address), ttl=TTL_SECONDS))
+                reply.add_answer(RR(name, kind, rdata=data(address), ttl=ttl))
         if handler.protocol == "udp" and len(reply.pack()) > UDP_BYTES:
             # Not by dnslib, whose truncated reply has no question and so is not taken for an answer to it.
             reply = request.reply()
             reply.header.tc = 1
         return reply
+
+    def _change(self, name: str) -> None:
+        if name in self._changes and self._changes[name][0] <= time.monotonic():
+            self._answers[name] = self._changes.pop(name)[1]
 
 
 def _bind() -> tuple[UDPServer, TCPServer]:

@@ -6,6 +6,7 @@
 - An alarm on an expression; it is kept as one on its metric, and its expression is never evaluated.
 - A network load balancer is one by its ARN, too, and tells what it makes of traffic of PrivateLink. A listener has the
   attributes that the template gives it, and a target group the targets.
+- DescribeTargetHealth tells what a load balancer of local/load_balancer.py reports of a group's targets, where one runs.
 - Calls that tag a target group are allowed or refused by the target group that they name, as all others are, and
   conditions and GetResources know the tags of target groups.
 
@@ -14,7 +15,10 @@ It reaches into ministack, so the version is pinned in tools/requirements.in.
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
+from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -23,6 +27,8 @@ from ministack.core import iam_actions
 from ministack.core.responses import get_region
 from ministack.services import alb, ec2, sns, tagging
 from ministack.services.cloudformation import provisioners
+
+from local.cloud import report_of
 
 Properties = dict[str, Any]
 Made = tuple[str, dict[str, str]]
@@ -193,6 +199,38 @@ def targets(create: Any) -> Any:
     return create_group
 
 
+def reported_health(describe: Any) -> Any:
+    """DescribeTargetHealth; where a load balancer runs, with the health that it reports.
+
+    What it has not seen yet is `initial`, and what it drains is listed until it is gone.
+    """
+
+    def with_health(query: Any) -> Any:
+        arn = alb._p(query, "TargetGroupArn")
+        report = report_of(Path(os.environ["HEALTH_REPORTS"]), arn) if arn in alb._tgs else None
+        if report is None or not report.exists():
+            return describe(query)
+        states = json.loads(report.read_text())
+        draining = {target: state for target, state in states.items() if state[0] == "draining"}
+        registered = {f"{x['Id']}:{x.get('Port', alb._tgs[arn]['Port'])}" for x in alb._targets[arn]}
+        fresh = ["initial", "Elb.RegistrationInProgress"]
+        found = draining | {x: fresh if x in draining else states.get(x, fresh) for x in registered}
+        return alb._xml(
+            200, "DescribeTargetHealth", f"<TargetHealthDescriptions>{members(found)}</TargetHealthDescriptions>"
+        )
+
+    return with_health
+
+
+def members(states: dict[str, list[str]]) -> str:
+    """Targets with their state and its reason."""
+    return "".join(
+        f"<member><Target><Id>{target.rsplit(':', 1)[0]}</Id><Port>{target.rsplit(':', 1)[1]}</Port></Target>"
+        f"<TargetHealth><State>{state}</State>{f'<Reason>{reason}</Reason>' if reason else ''}</TargetHealth></member>"
+        for target, (state, reason) in states.items()
+    )
+
+
 def alarm_of_expression(record: Any) -> Any:
     """The alarm's record, of an expression that of its one metric."""
 
@@ -327,6 +365,7 @@ def teach() -> None:
         handler = handlers[f"AWS::ElasticLoadBalancingV2::{resource}"]
         handler["create"] = wrap(handler["create"])
     alb._lb_xml = enforcement(alb._lb_xml)
+    alb._ACTION_MAP["DescribeTargetHealth"] = reported_health(alb._describe_target_health)
     alb._ACTION_MAP["CreateLoadBalancer"] = network_arns(alb._ACTION_MAP["CreateLoadBalancer"])
     provisioners._STACK_TAG_PROPERTY["AWS::EC2::VPCEndpointService"] = ("Tags", "list")
     provisioners._cw_metric_alarm_record = alarm_of_expression(provisioners._cw_metric_alarm_record)

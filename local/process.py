@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
@@ -112,7 +112,12 @@ class Process:
     """A program in a session of its own, so that it and what it starts can be stopped as one."""
 
     def __init__(
-        self, name: str, command: list[str], log: Path | None = None, env: dict[str, str] | None = None
+        self,
+        name: str,
+        command: list[str],
+        log: Path | None = None,
+        env: dict[str, str] | None = None,
+        **options: Any,
     ) -> None:
         self.name = name
         self.log = log
@@ -127,6 +132,7 @@ class Process:
                     stdout=output,
                     stderr=subprocess.STDOUT if log else None,
                     start_new_session=True,
+                    **options,
                 )
             except FileNotFoundError:
                 raise Failure(f"{command[0]} is not installed, or not on the PATH") from None

@@ -1,19 +1,21 @@
-"""What `make run` shows and tests/e2e asserts: first sync, failover, the way back, a DNS failure, the metrics.
-
-Every step does one thing, checks what came of it and raises Failure if that is not what the function promises.
-"""
+"""A consumer that writes through the load balancer, and what it meets when the database fails over."""
 
 from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import pairwise
 
-from local.cloud import STEADY_METRICS, Cloud, TargetGroup
-from local.function import EVENTS, Invocation
-from local.process import Failure, in_background, wait_for
+from local.cloud import Cloud, TargetGroup
+from local.consumer import Consumer, consuming
+from local.database import Database
+from local.dns import DnsServer
+from local.load_balancer import LoadBalancer, balancing
+from local.process import Failure, wait_for
 
 HOSTNAME = "orders.c9akciq32abc.eu-west-1.rds.amazonaws.com"
 PORT = 5432
@@ -21,42 +23,11 @@ BEFORE = "10.0.1.10"
 AFTER = "10.0.2.20"
 
 FAILOVER = "rds-instance-failover.json"
-# How long after the event DNS moves here; on AWS it is up to minutes.
-DNS_IS_LATE_SECONDS = 3
-# A look each second, and what the machine needs that does all of this at once.
-FOLLOWED_WITHIN_SECONDS = 3
-
-Targets = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Step:
-    """The target group around an invocation, and what the invocation said."""
-
-    before: Targets
-    after: Targets
-    # None where the schedule invoked the function: nobody sees that reply.
-    invocation: Invocation | None
-    # Of a watch: seconds from the change in DNS until the targets had followed, and from then to its end.
-    followed_after: float = 0
-    watched_on: float = 0
-
-
-class Names(Protocol):
-    """What DNS says, wherever it is asked."""
-
-    def answer(self, name: str, address: str) -> None:
-        """From now on the name has this address."""
-
-    def fail(self, name: str, code: str) -> None:
-        """From now on questions for the name end with this code."""
-
-
-class Invocable(Protocol):
-    """The function, wherever it runs."""
-
-    def invoke(self, event: Any) -> Invocation:
-        """Gives it an event and waits for what comes of it."""
+# How long after the database's own failover the name moves, unless a test says otherwise; on AWS up to minutes.
+DNS_IS_LATE_SECONDS = 3.0
+# Of a failover, in their order: the promotion; until the name is seen to have moved; until the target is registered;
+# until the consumer, who has to connect again, writes.
+PARTS = ("database", "DNS", "function", "load balancer")
 
 
 def bindings(group: TargetGroup, *hostnames: str) -> str:
@@ -64,146 +35,107 @@ def bindings(group: TargetGroup, *hostnames: str) -> str:
     return json.dumps([{"hostname": x, "target_group_arn": group.arn} for x in hostnames or (HOSTNAME,)])
 
 
-def expect(truth: bool, promise: str, found: object) -> None:
-    """Fails unless it is true, telling what was promised and what was found."""
-    if not truth:
-        raise Failure(f"expected {promise}, found {found}")
-
-
-def expect_targets(targets: Targets, *wanted: str) -> None:
-    """These targets are registered, and any other is at most draining still."""
-    expect(registered(targets) == set(wanted), f"the registered targets {sorted(wanted)}", targets)
-
-
-def registered(targets: Targets) -> set[str]:
-    """Those that are not draining."""
-    return {target for target, state in targets.items() if state != "draining"}
-
-
-def expect_replaced(targets: Targets, reply: dict[str, Any]) -> None:
-    """The target that AFTER makes has taken the place of that of BEFORE, and the reply says so."""
-    expect_targets(targets, f"{AFTER}:{PORT}")
-    expect(reply["outcome"] == "changed", "the outcome changed", reply)
-    expect(reply["registered"] == [f"{AFTER}:{PORT}"], f"{AFTER}:{PORT} registered", reply)
-    expect(reply["deregistered"] == [f"{BEFORE}:{PORT}"], f"{BEFORE}:{PORT} deregistered", reply)
-
-
-def expect_still_watching(watch: Future[Invocation]) -> None:
-    """The invocation goes on."""
-    if watch.done():
-        expect(False, "an invocation that goes on watching", watch.result())
-
-
 @dataclass(frozen=True)
-class Scenario:
-    """One hostname, one target group, one function."""
+class Outage:
+    """How long the consumer could not write, whose time that was, and what it met."""
+
+    # Seconds, in the order in which they passed.
+    parts: dict[str, float]
+    errors: Counter[str]
+
+    @property
+    def seconds(self) -> float:
+        """The whole of it."""
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.parts.items())
+        return f"no write acknowledged for {self.seconds:.1f} s ({parts})\nerrors: {self.met}"
+
+    @property
+    def met(self) -> str:
+        """The errors in words."""
+        return ", ".join(f"{number} {cause}" for cause, number in self.errors.most_common()) or "none"
+
+
+@dataclass
+class World:
+    """A database behind a load balancer, and who writes to it."""
 
     cloud: Cloud
-    dns: Names
+    dns: DnsServer
+    database: Database
     group: TargetGroup
-    function: Invocable
-    hostname: str = HOSTNAME
-    followed_within_seconds: float = FOLLOWED_WITHIN_SECONDS
+    balancer: LoadBalancer
+    consumer: Consumer
+    # How to connect through the load balancer.
+    through: str
+    # One past the load balancer for each instance: they tell which instance takes writes when.
+    witnesses: list[Consumer]
 
-    def scheduled(self, address: str, seconds: float) -> Step:
-        """The hostname moves; nobody says so; the schedule's next run brings the group in step."""
-        before = self.cloud.targets(self.group)
-        self.dns.answer(self.hostname, address)
-        return Step(before, self._wait_for_only(address, seconds), None)
+    def move_name(self) -> float:
+        """The name moves to the writer; when that can be seen."""
+        return self.dns.answer(HOSTNAME, self.database.writer.address)
 
-    def first_sync(self) -> Step:
-        """The group is empty; the function is invoked; the address is registered."""
-        self.dns.answer(self.hostname, BEFORE)
-        step = self._invoke("scheduler.json")
-        reply = step.invocation.group
-        expect_targets(step.after, f"{BEFORE}:{PORT}")
-        expect(reply["outcome"] == "changed", "the outcome changed", reply)
-        expect(reply["resolved"] == [BEFORE], f"{BEFORE} resolved", reply)
-        expect(reply["registered"] == [f"{BEFORE}:{PORT}"], f"{BEFORE}:{PORT} registered", reply)
-        expect(reply["deregistered"] == [], "nothing deregistered", reply)
-        return step
+    def fail_over(
+        self, late: float = DNS_IS_LATE_SECONDS, moved: Callable[[], object] = lambda: None, seconds: float = 90
+    ) -> Outage:
+        """The database fails over, and the name moves later, when `moved` is called; until the consumer writes again."""
+        began = time.monotonic()
+        self.database.fail_over()
+        time.sleep(late)
+        seen = self.move_name()
+        moved()
+        return self.outage(began, seen, seconds)
 
-    def second_sync(self) -> Step:
-        """Nothing has changed, and nothing is done."""
-        step = self._invoke("scheduler.json")
-        reply = step.invocation.group
-        expect(step.after == step.before, f"the targets as before, {step.before}", step.after)
-        expect(reply["outcome"] == "in_sync", "the outcome in_sync", reply)
-        expect(reply["registered"] == reply["deregistered"] == [], "nothing registered or deregistered", reply)
-        return step
+    def outage(self, began: float, seen: float, seconds: float = 90) -> Outage:
+        """What the consumer met of a failover that began then, whose name was seen to move then, once it is over."""
+        writer = self.database.writer
+        first = wait_for(
+            "the consumer to write to the new writer", lambda: self.consumer.first_on(writer.host, began), seconds
+        )
+        registered = self.balancer.first(f"{writer.address}:{PORT}", "registered", began) or first
+        moments = [self.consumer.last_before(began), self.database.promoted_at, seen, registered, first]
+        # What came before its time took none.
+        ordered = [max(moments[: n + 1]) for n in range(len(moments))]
+        parts = {part: after - before for part, (before, after) in zip(PARTS, pairwise(ordered), strict=True)}
+        return Outage(parts, self.consumer.met(began))
 
-    def move(self) -> Step:
-        """The hostname moves; the function is invoked; the new address takes the old one's place."""
-        self.dns.answer(self.hostname, AFTER)
-        step = self._invoke("scheduler.json")
-        expect_replaced(step.after, step.invocation.group)
-        return step
+    def check_rows(self) -> int:
+        """Fails if a row was acknowledged and is not there; how many there are."""
+        for consumer in (self.consumer, *self.witnesses):
+            if lost := consumer.lost(self.database.writer.conninfo):
+                raise Failure(f"{len(lost)} rows of {consumer.name} were acknowledged and are lost: {sorted(lost)[:9]}")
+        return len(self.consumer.written)
 
-    def failover(self) -> Step:
-        """RDS sends an event; the hostname moves seconds later; the function, which watches it, follows at once."""
-        before = self.cloud.targets(self.group)
-        watch = in_background(lambda: self.function.invoke(EVENTS / FAILOVER))
-        time.sleep(DNS_IS_LATE_SECONDS)
-        expect_still_watching(watch)
-        expect(self.cloud.targets(self.group) == before, f"the targets as before, {before}, until DNS moves", "others")
-        self.dns.answer(self.hostname, AFTER)
-        moved = time.monotonic()
-        self._wait_for_only(AFTER, self.followed_within_seconds)
-        followed = time.monotonic()
-        expect_still_watching(watch)
-        invocation = watch.result()
-        ended = time.monotonic()
-        after = self.cloud.targets(self.group)
-        expect_replaced(after, invocation.group)
-        expect(invocation.reply["trigger"] == "rds-event", "the trigger rds-event", invocation.reply)
-        return Step(before, after, invocation, followed - moved, ended - followed)
+    def check_writers(self) -> int:
+        """Fails if two instances took writes at one time; how often the writer changed."""
+        rows = sorted((x for y in (self.consumer, *self.witnesses) for x in y.written), key=lambda x: x.ended)
+        changes = 0
+        for previous, row in pairwise(rows):
+            if row.server != previous.server:
+                changes += 1
+                if row.began < previous.ended:
+                    raise Failure(f"{row.server} took a write while {previous.server} still did")
+        return changes
 
-    def dns_failure(self, code: str = "SERVFAIL") -> Step:
-        """DNS answers with an error: the invocation fails, saying for whom, and the targets stay."""
-        self.dns.fail(self.hostname, code)
-        step = self._invoke("scheduler.json")
-        expect(step.invocation.error is not None, "the invocation to fail", step.invocation.reply)
-        for part in (self.hostname, self.group.dimension, code):
-            expect(part in str(step.invocation.error), f"an error that names {part}", step.invocation.error)
-        expect(step.after == step.before, f"the targets as before, {step.before}", step.after)
-        return step
 
-    def verified(self) -> dict[str, Any]:
-        """DNS answers again: a check finds nothing that is wrong, and changes nothing."""
-        self.dns.answer(self.hostname, BEFORE)
-        step = self._invoke("check.json")
-        reply = step.invocation.reply
-        expect(step.after == step.before, f"the targets as before, {step.before}", step.after)
-        expect(reply is not None and reply["ok"], "a check that finds no error", step.invocation)
-        worse = [x for x in step.invocation.group["findings"] if x["severity"] != "info"]
-        expect(worse == [], "nothing found above info", worse)
-        return reply
-
-    def metrics(self, runs: int = 4, changes: int = 2, seconds: float = 10) -> dict[str, tuple[int, float]]:
-        """CloudWatch has the metrics of at least so many runs, a failure, and the changes that they made."""
-
-        def complete() -> dict[str, tuple[int, float]] | None:
-            found = self.cloud.metrics(self.group)
-            return found if all(found.get(name, (0, 0))[0] >= runs for name in STEADY_METRICS) else None
-
-        # A scheduled run sends them after the targets were seen to change.
-        found = wait_for(f"the metrics of {runs} runs", complete, seconds)
-        wanted = {"Registrations": changes, "Deregistrations": changes - 1}
-        wanted = {name: number for name, number in wanted.items() if number > 0}
-        sums = {name: total for name, (_, total) in found.items() if name not in STEADY_METRICS}
-        expect(sums == wanted, f"the metrics of changes to add up to {wanted}", sums)
-        # The schedule may have come in between, once more.
-        expect(found["Failures"][1] >= 1, "a failure", found["Failures"])
-        return found
-
-    def _wait_for_only(self, address: str, seconds: float) -> Targets:
-        def in_step() -> Targets | None:
-            targets = self.cloud.targets(self.group)
-            return targets if registered(targets) == {f"{address}:{PORT}"} else None
-
-        return wait_for(f"{address}:{PORT} to be the only target", in_step, seconds)
-
-    def _invoke(self, event: str) -> Step:
-        before = self.cloud.targets(self.group)
-        invocation = self.function.invoke(EVENTS / event)
-        return Step(before, self.cloud.targets(self.group), invocation)
+@contextmanager
+def world(
+    cloud: Cloud,
+    dns: DnsServer,
+    database: Database,
+    group: TargetGroup,
+    keeps_what_works: bool = False,
+    haste: float = 1,
+) -> Iterator[World]:
+    """A load balancer, a consumer and two witnesses, whose name points to the writer, which is registered."""
+    with balancing(cloud, group, database.reach, haste) as balancer, ExitStack() as stack:
+        # The name that the certificate is for, at the address of the load balancer.
+        through = f"host={HOSTNAME} hostaddr=127.0.0.1 port={balancer.port} user=postgres dbname=postgres"
+        through += f" sslmode=verify-full sslrootcert={database.authority}"
+        consumer = stack.enter_context(consuming("consumer", through, keeps_what_works))
+        witnesses = [stack.enter_context(consuming(x.address, x.conninfo)) for x in database.instances.values()]
+        made = World(cloud, dns, database, group, balancer, consumer, through, witnesses)
+        wait_for("the consumer's first row", lambda: consumer.written or None, 30)
+        yield made

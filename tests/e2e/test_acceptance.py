@@ -25,11 +25,12 @@ from samcli.yamlhelper import yaml_dump, yaml_parse
 from conformance import acceptance
 from conformance.network import TEMPLATE as NETWORK
 from conformance.network import Network, remove
+from conformance.scenario import Scenario, Step
 from local.cloud import Cloud
 from local.deployment import TEMPLATE
 from local.dns import DnsServer
 from local.process import ROOT, free_port, in_background, listening, running, wait_for
-from local.scenario import AFTER, PORT, Scenario, Step
+from local.scenario import AFTER, PORT
 from tests.e2e.test_conformance import there_is
 from tools.package import from_bucket, translated
 

@@ -1,4 +1,4 @@
-"""Each file in events/ through `cargo lambda invoke`: what it is taken for, and that it does its work."""
+"""Each file in events/ as an invocation: what it is taken for, and that it does its work."""
 
 from __future__ import annotations
 
@@ -73,8 +73,7 @@ def test_the_other_events_of_rds_are_watches_which_do_each_other_no_harm(
 ) -> None:
     group = cloud.create_target_group("watches", PORT)
     dns.answer(HOSTNAME, "10.0.1.20")
-    environments = len(WATCHED)
-    with serve(cloud, dns, work, environments, BINDINGS=bindings(group)) as function:
+    with serve(cloud, dns, work, BINDINGS=bindings(group)) as function:
         watches = {name: in_background(partial(function.invoke, EVENTS / name)) for name in sorted(WATCHED)}
         wait_for("the first runs", lambda: True if cloud.targets(group) else None, 20)
         # Until each has begun: they start a process each.
@@ -85,7 +84,7 @@ def test_the_other_events_of_rds_are_watches_which_do_each_other_no_harm(
         assert not any(watch.done() for watch in watches.values())
         invocations = {name: watch.result() for name, watch in watches.items()}
     assert {name: x.reply["trigger"] for name, x in invocations.items()} == {x: TRIGGERS[x] for x in WATCHED}
-    assert [x.group["resolved"] for x in invocations.values()] == [["10.0.2.20"]] * environments
+    assert [x.group["resolved"] for x in invocations.values()] == [["10.0.2.20"]] * len(WATCHED)
     assert {x.group["outcome"] for x in invocations.values()} <= {"changed", "in_sync"}
     assert set(cloud.targets(group)) == moved
 
