@@ -40,7 +40,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(TOOLS) ## See it work: deployed to a local AWS, it follows a local DNS through a failover (2 minutes)
+run: $(TOOLS) ## See it work: a consumer writes to PostgreSQL through failovers, on a local AWS (3 minutes)
 	@$(BIN)/python -m local
 
 recording: $(TOOLS) ## Draw docs/run.svg: what `make run` prints
@@ -53,8 +53,8 @@ lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo deny --locked --workspace check licenses bans sources
-	$(BIN)/ruff format --config tools/ruff.toml --check conformance local tests/docs tests/e2e tests/terraform tools
-	$(BIN)/ruff check --config tools/ruff.toml conformance local tests/docs tests/e2e tests/terraform tools
+	$(BIN)/ruff format --config tools/ruff.toml --check benches conformance local tests/docs tests/e2e tests/terraform tools
+	$(BIN)/ruff check --config tools/ruff.toml benches conformance local tests/docs tests/e2e tests/terraform tools
 	$(BIN)/python -m pytest --quiet tests/docs
 	mkdir -p target && $(BIN)/python -m zipfile -c target/prose.weirpack tools/prose/*
 	$(BIN)/harper lint --quiet --format compact --dialect gb --weirpacks target/prose.weirpack --only $(PROSE) \
@@ -96,8 +96,8 @@ audit: $(DENY) ## Crates with known vulnerabilities, by the advisory database, w
 bench: build ## The release binary: its size, how fast it starts, and what a run takes (10 minutes, and the builds)
 	cargo bench --locked --bench run
 
-bench-failover: build ## How soon a failover is followed, in each mode: draws docs/failover.svg (5 minutes)
-	cargo bench --profile dev --locked --bench failover
+bench-failover: $(TOOLS) ## How long a consumer can't write in a failover, in each mode: draws docs/failover.svg (12 minutes)
+	@$(BIN)/python -m benches.failover
 
 conformance: $(TOOLS) ## Each fact about AWS that the function relies on, as a check of our emulation, ministack and moto
 	@$(BIN)/python -m conformance local
