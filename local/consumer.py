@@ -17,18 +17,6 @@ from local.process import in_background
 WRITE_SECONDS = 0.02
 # What a driver's pool waits before it connects again.
 RECONNECT_SECONDS = 0.1
-CAUSES = {"25006": "read-only", "57P01": "ended by the server", "57P03": "not up yet"}
-# What libpq says where there is no code.
-SAYINGS = {
-    "starting up": "not up yet",
-    "shutting down": "not up yet",
-    "not yet accepting": "not up yet",
-    "refused": "connection refused",
-    "timeout": "time-out",
-    "closed": "connection closed",
-    "reset": "connection closed",
-    "eof": "connection closed",
-}
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class Consumer:
                 self.written.append(Acknowledged(number, server, began, time.monotonic()))
                 self._stopping.wait(WRITE_SECONDS - (time.monotonic() - began))
             except psycopg.Error as error:
-                self.errors.append((time.monotonic(), cause(error)))
+                self.errors.append((time.monotonic(), type(error).__name__))
                 if connection is not None and not (self.keeps_what_works and not connection.broken):
                     connection.close()
                     connection = None
@@ -85,8 +73,8 @@ class Consumer:
         self._stopping.set()
 
     def met(self, since: float) -> Counter[str]:
-        """The errors since then, by their cause."""
-        return Counter(cause for at, cause in list(self.errors) if at >= since)
+        """The errors since then, by the driver's names for them."""
+        return Counter(name for at, name in list(self.errors) if at >= since)
 
     def last_before(self, moment: float) -> float:
         """When the last row was acknowledged before that."""
@@ -103,14 +91,6 @@ class Consumer:
         with psycopg.connect(conninfo) as connection:
             found = connection.execute("SELECT id FROM writes WHERE consumer = %s", (self.name,)).fetchall()
         return acknowledged - {number for (number,) in found}
-
-
-def cause(error: psycopg.Error) -> str:
-    """The kind of an error, in some words."""
-    if error.sqlstate is not None:
-        return CAUSES.get(error.sqlstate, error.sqlstate)
-    text = str(error)
-    return next((kind for saying, kind in SAYINGS.items() if saying in text), text.splitlines()[0])
 
 
 @contextmanager

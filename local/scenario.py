@@ -55,7 +55,7 @@ class Outage:
     @property
     def met(self) -> str:
         """The errors in words."""
-        return ", ".join(f"{number} {cause}" for cause, number in self.errors.most_common()) or "none"
+        return ", ".join(f"{number} {name}" for name, number in self.errors.most_common()) or "none"
 
 
 @dataclass

@@ -145,7 +145,11 @@ def test_the_old_writer_answers_reads_and_refuses_writes_of_a_pool_that_keeps_wh
     announce(function)
     old = seen.database.writer
     seen.database.fail_over()
-    wait_for("an error of the consumer that keeps its connection", lambda: seen.consumer.met(began)["read-only"], 30)
+    wait_for(
+        "an error of the consumer that keeps its connection",
+        lambda: seen.consumer.met(began)["ReadOnlySqlTransaction"],
+        30,
+    )
     with psycopg.connect(seen.through, autocommit=True) as reader:
         server, rows = reader.execute("SELECT host(inet_server_addr()), count(*) FROM writes").fetchone() or ("", 0)
         assert server == old.host
