@@ -5,9 +5,10 @@
 PYTHON ?= python3
 # Where `make watch` serves the function and `make invoke` finds it.
 PORT ?= 9000
-# What `make deploy`, `make policies` and `make verify` are about. ARCHITECTURE=x86_64 or arm64, PACKAGE=dist, CONFIRM=no and PROTECT=no
-# are for `make deploy`, ACCOUNT=… and REGION=… for `make policies`.
+# What `make deploy` and `make verify` are about. ARCHITECTURE=x86_64 or arm64, PACKAGE=dist, CONFIRM=no and PROTECT=no
+# are for the former; the latter takes FUNCTION in place of STACK.
 STACK ?=
+FUNCTION ?=
 PARAMETERS ?= $(STACK).json
 # Which account is a sandbox, for the checks that run on AWS. Without CONFIRM=no they only tell what they would do;
 # THROTTLE=yes is for `make conformance-aws`.
@@ -35,7 +36,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(CARGO_TOOLS)/bin:$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help run recording test lint unit e2e soak mutants fuzz audit bench bench-failover \
 	conformance conformance-aws conformance-sweep acceptance-aws \
-	package reproduce terraform build deploy policies verify watch invoke clean
+	package reproduce terraform build deploy verify watch invoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -135,18 +136,12 @@ build: $(TOOLS) ## The release binary, in target/lambda/bootstrap/
 
 deploy: $(TOOLS) ## Build and deploy to your AWS account, by a parameter file: make deploy STACK=orders
 	@test -n "$(STACK)" || { echo "STACK must name the stack: make deploy STACK=orders"; exit 2; }
-	@SAM_CLI_TELEMETRY=0 $(BIN)/python -m tools.deploy "$(STACK)" --parameters "$(PARAMETERS)" \
-		$(if $(ARCHITECTURE),--architecture $(ARCHITECTURE)) $(if $(PACKAGE),--package "$(PACKAGE)") \
-		$(if $(filter no,$(CONFIRM)),--yes) $(if $(filter no,$(PROTECT)),--unprotect)
+	@SAM_CLI_TELEMETRY=0 STACK="$(STACK)" PARAMETERS="$(PARAMETERS)" ARCHITECTURE="$(ARCHITECTURE)" PACKAGE="$(PACKAGE)" \
+		CONFIRM="$(CONFIRM)" PROTECT="$(PROTECT)" $(BIN)/python -m tools.deploy
 
-policies: $(TOOLS) ## What IAM must allow to roles of your own, and to whoever deploys: make policies STACK=orders
-	@test -n "$(STACK)" || { echo "STACK must name the stack: make policies STACK=orders"; exit 2; }
-	@$(BIN)/python -m tools.policies "$(STACK)" --parameters "$(PARAMETERS)" \
-		$(if $(ACCOUNT),--account $(ACCOUNT)) $(if $(REGION),--region $(REGION))
-
-verify: $(TOOLS) ## Have the function of a stack check the set-up, and show what is wrong: make verify STACK=orders
-	@test -n "$(STACK)" || { echo "STACK must name the stack: make verify STACK=orders"; exit 2; }
-	@$(BIN)/python -m tools.verify "$(STACK)"
+verify: $(TOOLS) ## Have a function check the set-up, and show what is wrong: make verify STACK=orders, or FUNCTION=…
+	@test -n "$(STACK)$(FUNCTION)" || { echo "STACK must name the stack, or FUNCTION the function: make verify STACK=orders"; exit 2; }
+	@$(BIN)/python -m tools.verify --stack "$(STACK)" --function "$(FUNCTION)"
 
 watch: $(TOOLS) ## Serve the function with your own environment, rebuilt when the code changes
 	cargo lambda watch --invoke-address 127.0.0.1 --invoke-port $(PORT)

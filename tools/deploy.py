@@ -1,207 +1,100 @@
-"""`make deploy`: builds the function, or takes it from a package, and deploys a stack by its parameter file.
+"""`make deploy`: `sam build` and `sam deploy` by a parameter file, which says all of the stack's values and its tags.
 
-The file is the stack's own: where there is none yet, it is written, from answers for a new stack and from the stack's
-values for one that exists. So no update ever asks, and none falls back to the template's defaults.
+Beyond SAM, it refuses what is no parameter, and protects the stack from deletion and what consumers use from updates.
 """
 
-from __future__ import annotations
-
-import argparse
+import collections
+import difflib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import boto3
-import tomlkit
 from botocore.exceptions import BotoCoreError, ClientError
+from samcli.yamlhelper import yaml_parse
 
-from tools.parameters import ROOT, TEMPLATE, Refused, known_settings, read, refusal, template, text, to_setting
-
-# The whole provider side, and somebody who is told.
-ASKED = ("Hostname", "Port", "VpcId", "SubnetIds", "DatabaseSecurityGroupId", "AllowedPrincipals", "AlarmEmail")
-OPTIONAL = ("DatabaseSecurityGroupId", "AllowedPrincipals", "AlarmEmail")
-
-STACK_POLICY = (ROOT / "tools/stack-policy.json").read_text()
-NO_STACK_POLICY = '{"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "Update:*", "Resource": "*"}]}'
-
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = ROOT / "template.yaml"
 TARGETS = {"arm64": "aarch64-unknown-linux-gnu", "x86_64": "x86_64-unknown-linux-gnu"}
-# The template's own, in which `make deploy` puts what it builds for.
-ARCHITECTURES = "Architectures: [x86_64]"
-# Likewise, where the function is not built here.
-CODE = "CodeUri: ."
+# Regions whose Lambda is not known to have arm64.
+X86_ALONE = ("ap-southeast-7", "ca-west-1", "cn-north-1", "cn-northwest-1", "eusc-de-east-1", "mx-central-1")
+POLICY = (ROOT / "tools/stack-policy.json").read_text()
+ALL_ALLOWED = json.dumps({"Statement": json.loads(POLICY)["Statement"][1:]})
 
 
-def main() -> int:
-    """Deploys; 0 if the stack is then as its file says."""
-    parser = argparse.ArgumentParser(prog="make deploy", description=__doc__)
-    parser.add_argument("stack")
-    parser.add_argument("--parameters", type=Path)
-    parser.add_argument("--architecture", choices=sorted(TARGETS))
-    parser.add_argument("--package", type=Path, help="a folder as `make package` fills it; nothing is built then")
-    parser.add_argument("--yes", action="store_true", help="do not ask before the change set is carried out")
-    parser.add_argument("--unprotect", action="store_true", help="let this update replace or delete what is protected")
-    given = parser.parse_args()
+def read(path: Path) -> tuple[dict[str, str], list[str]]:
+    """The parameters that a file says, or else the template's defaults, and the tags as SAM takes them."""
     try:
-        deploy(given, given.parameters or Path(f"{given.stack}.json"))
-    except Refused as refused:
-        print(f"make deploy: {refused}", file=sys.stderr)
-        return 1
-    except (BotoCoreError, ClientError) as error:
-        print(f"make deploy: AWS: {error}", file=sys.stderr)
-        return 1
-    return 0
+        found = json.loads(path.read_text())
+        tags = {"Application": "nlb-hostname-targets", **found.pop("Tags", {})}
+        values = {name: text(x) for name, x in found.items()}
+    except (AttributeError, OSError, TypeError, ValueError):
+        sys.exit(f"{path} must be a JSON object of parameters and Tags: copy examples/orders.json, and put yours in")
+    declared = yaml_parse(TEMPLATE.read_text())["Parameters"]
+    for name in [x for x in values if x not in declared]:
+        close = "".join(f": did you mean {x}?" for x in difflib.get_close_matches(name, declared, 1))
+        sys.exit(f"{path}: {name} is no parameter of the template{close}")
+    values = {name: text(x["Default"]) for name, x in declared.items()} | values
+    return values, [f"{name}={json.dumps(x)}" for name, x in tags.items()]
 
 
-def deploy(given: argparse.Namespace, path: Path) -> None:
-    """Builds and deploys, with a parameter file that is there or is made."""
-    at_hand = buildable if given.package is None else lambda x: archive(given.package, x).exists()
-    architecture = given.architecture or ("arm64" if at_hand("arm64") else "x86_64")
-    if not at_hand(architecture):
-        missing = f"Rust cannot build for {architecture} here: rustup target add {TARGETS[architecture]}"
-        raise Refused(missing if given.package is None else f"there is no {archive(given.package, architecture)}")
-    session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
-    if session.region_name is None:
-        raise Refused("name the Region: make deploy … AWS_REGION=eu-west-1, or AWS_REGION in the environment")
-    formation = session.client("cloudformation")
-    declared = template()["Parameters"]
-    stack = describe(formation, given.stack)
-    if not path.exists():
-        write(path, ask(declared, given.stack) if stack is None else export(formation, stack, declared, path))
-    values = read(path, declared)
-    print(f"Deploying stack {given.stack} in {session.region_name} with {path}, for {architecture}", flush=True)
-
-    built = ROOT / ".aws-sam" / "template.yaml"
-    built.parent.mkdir(exist_ok=True)
-    source = for_architecture(TEMPLATE.read_text(), architecture)
-    options = ["--stack-name", given.stack, "--region", session.region_name, "--s3-prefix", given.stack]
-    options += ["--no-confirm-changeset"] if given.yes else []
-    if given.package is None:
-        built.write_text(source)
-        sam("build", "--template-file", str(built), "--base-dir", str(ROOT))
-    else:
-        built.write_text(only(source, CODE, f"CodeUri: {json.dumps(str(archive(given.package, architecture)))}"))
-        options += ["--template-file", str(built)]
-    if stack is not None and given.unprotect:
-        formation.set_stack_policy(StackName=given.stack, StackPolicyBody=NO_STACK_POLICY)
-    # In a file, because SAM takes a blank on its command line for the end of a value. It reads YAML, which JSON is.
-    overrides = ROOT / ".aws-sam" / "parameters.yaml"
-    overrides.write_text(json.dumps(values))
-    try:
-        sam("deploy", *options, "--parameter-overrides", f"file://{overrides}")
-    finally:
-        if describe(formation, given.stack) is not None:
-            formation.set_stack_policy(StackName=given.stack, StackPolicyBody=STACK_POLICY)
-
-
-def for_architecture(source: str, architecture: str) -> str:
-    """The template with the one architecture that both the build and the deployment take from it."""
-    return only(source, ARCHITECTURES, f"Architectures: [{architecture}]")
-
-
-def only(source: str, old: str, new: str) -> str:
-    """The template with the one place changed that says this."""
-    if source.count(old) != 1:
-        raise Refused(f"{TEMPLATE} no longer says {old!r} once")
-    return source.replace(old, new)
-
-
-def archive(package: Path, architecture: str) -> Path:
-    """The function's zip in a package of this version, which the template here belongs to."""
-    version = tomlkit.parse((ROOT / "Cargo.toml").read_text())["package"]["version"]
-    return package.resolve() / f"nlb-hostname-targets-{version}-{architecture}.zip"
+def text(value: Any) -> str:
+    """A value as CloudFormation takes it: lists with commas, true and false in small letters."""
+    if isinstance(value, list):
+        return ",".join(map(text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def buildable(architecture: str) -> bool:
-    """Whether the standard library of that target is installed."""
+    """Whether Rust can build for it here."""
     command = ["rustc", "--print", "target-libdir", "--target", TARGETS[architecture]]
-    if shutil.which(command[0]) is None:
-        raise Refused("Rust is missing: https://rustup.rs")
     return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()).is_dir()
 
 
-def sam(command: str, *options: str) -> None:
-    """Runs SAM, which tells the user what there is to tell; at the end of a build that is to deploy with --guided."""
-    done = subprocess.run(
-        ["sam", command, "--config-file", str(ROOT / "samconfig.toml"), *options],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL if command == "build" else None,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise Refused(f"sam {command} failed")
-
-
-def describe(formation: Any, name: str) -> dict[str, Any] | None:
-    """The stack, if there is one."""
+def deploy(given: dict[str, str]) -> None:
+    """Builds, or takes a package, and deploys, by the variables of the Makefile; then the stack is protected."""
+    (values, tags), stack, package = read(Path(given["PARAMETERS"])), given["STACK"], given["PACKAGE"]
+    formation = boto3.client("cloudformation")
+    region = formation.meta.region_name
+    zips = {x: y for x in TARGETS for y in Path(package).resolve().glob(f"nlb-hostname-targets-*-{x}.zip")}
+    at_hand = zips.__contains__ if package else buildable
+    architecture = given["ARCHITECTURE"] or ("arm64" if region not in X86_ALONE and at_hand("arm64") else "x86_64")
+    if not at_hand(architecture):
+        sys.exit(f"nothing for {architecture}: rustup target add {TARGETS[architecture]}, or PACKAGE with its zip")
+    why = ", because arm64 is not known to be there" if region in X86_ALONE and architecture == "x86_64" else ""
+    print(f"Deploying stack {stack} in {region} for {architecture}{why}", flush=True)
+    source, overrides = ROOT / ".aws-sam/template.yaml", ROOT / ".aws-sam/parameters.yaml"
+    source.parent.mkdir(exist_ok=True)
+    changed = TEMPLATE.read_text().replace("Architectures: [x86_64]", f"Architectures: [{architecture}]")
+    source.write_text(changed.replace("CodeUri: .", f"CodeUri: {zips.get(architecture, '.')}"))
+    # In a file, because SAM takes a blank on its command line for the end of a value. It reads YAML, which JSON is.
+    overrides.write_text(json.dumps(values))
+    if not package:
+        sam("build", "--template-file", str(source), "--base-dir", str(ROOT), stdout=subprocess.DEVNULL)
+        source = ROOT / ".aws-sam/build/template.yaml"
+    confirm = "--no-confirm-changeset" if given["CONFIRM"] == "no" else "--confirm-changeset"
+    options = ["--stack-name", stack, "--s3-prefix", stack, "--region", region, "--template-file", str(source), confirm]
+    if given["PROTECT"] == "no":
+        formation.set_stack_policy(StackName=stack, StackPolicyBody=ALL_ALLOWED)
     try:
-        (stack,) = formation.describe_stacks(StackName=name)["Stacks"]
-    except ClientError as error:
-        if "does not exist" in str(error):
-            return None
-        raise
-    found: dict[str, Any] = stack
-    # A change set that was never carried out is no stack yet.
-    return None if found["StackStatus"] == "REVIEW_IN_PROGRESS" else found
+        sam("deploy", *options, "--parameter-overrides", f"file://{overrides}", "--tags", *tags)
+    finally:
+        formation.set_stack_policy(StackName=stack, StackPolicyBody=POLICY)
+    formation.update_termination_protection(StackName=stack, EnableTerminationProtection=True)
+    end = f"update-termination-protection --no-enable-termination-protection --stack-name {stack}"
+    print(f"The stack is protected from deletion. To end that: aws cloudformation {end}")
 
 
-def write(path: Path, values: Mapping[str, str]) -> None:
-    """Makes the parameter file."""
-    path.write_text(json.dumps(values, indent=2) + "\n")
-    print(f"Wrote {path}: keep it, and change the stack by changing it.\n", flush=True)
-
-
-def ask(declared: Mapping[str, Any], stack: str) -> dict[str, str]:
-    """The answers for a new stack."""
-    if not sys.stdin.isatty():
-        raise Refused(
-            f"there is no stack {stack} and no parameter file: copy examples/orders.json, or run in a terminal"
-        )
-    print(f"There is no stack {stack} yet, and no parameter file. What makes it:\n")
-    values: dict[str, str] = {}
-    for name in ASKED:
-        print(textwrap.fill(declared[name]["Description"], 100, initial_indent="  ", subsequent_indent="  "))
-        while True:
-            try:
-                answer = input(f"{name}: ").strip()
-            except EOFError:
-                raise Refused("no answer") from None
-            empty = not answer or answer == "0"
-            why = ("is required" if name not in OPTIONAL else None) if empty else refusal(declared[name], answer)
-            if why is None:
-                break
-            print(f"  {name} {why}")
-        if answer:
-            values[name] = answer
-        print()
-    return values
-
-
-def export(formation: Any, stack: Mapping[str, Any], declared: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """The values of a stack that differ from its template's defaults, those that went to Settings there."""
-    summary = formation.get_template_summary(StackName=stack["StackName"])["Parameters"]
-    defaults = {x["ParameterKey"]: x.get("DefaultValue") for x in summary}
-    found = {x["ParameterKey"]: x["ParameterValue"] for x in stack.get("Parameters", [])}
-    own = {name: value for name, value in found.items() if value != defaults.get(name)}
-    values = {name: value for name, value in own.items() if name in declared}
-    moved = {name for name in own if name not in declared and to_setting(name) in known_settings(declared)}
-    settings = [f"{to_setting(name)}={own[name].replace(' ', '')}" for name in sorted(moved)]
-    if settings:
-        values["Settings"] = " ".join([*filter(None, [values.get("Settings")]), *settings])
-    if lost := {name: value for name, value in own.items() if name not in values and name not in moved}:
-        write(path, values)
-        gone = "\n  ".join(f"{name}={text(value)}" for name, value in lost.items())
-        raise Refused(
-            f"{path} has the stack's values but these, which are no parameters any more:\n  {gone}\n"
-            "docs/migration.md tells what takes their place. Complete the file, then deploy again."
-        )
-    return values
+def sam(*command: str, **options: Any) -> None:
+    """Runs SAM, which says itself what is wrong."""
+    subprocess.run(["sam", *command, "--config-file", str(ROOT / "samconfig.toml")], cwd=ROOT, check=True, **options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        deploy(collections.defaultdict(str, os.environ))
+    except (OSError, subprocess.CalledProcessError, BotoCoreError, ClientError) as error:
+        sys.exit(f"make deploy: {error}")

@@ -19,17 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from samcli.yamlhelper import yaml_dump
+from samcli.yamlhelper import yaml_dump, yaml_parse
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
-from tools.deploy import TARGETS, buildable
-from tools.parameters import ROOT, Refused, template
+from tools.deploy import ROOT, TARGETS, TEMPLATE, buildable
 from tools.sbom import sbom
 
 NAME = "nlb-hostname-targets"
 # What a download and a cold start can do without.
 MOST_BYTES = 3_000_000
+
+
+class Refused(Exception):
+    """What the user has to put right; the message says what and how."""
 
 
 def main() -> int:
@@ -65,7 +68,9 @@ def package(architecture: str | None, profile: str, output: Path) -> None:
     for name in architectures:
         compress(build(name, profile), output / f"{NAME}-{version}-{name}.zip")
     head = f"# Made from template.yaml of {NAME} {version} by `make package`.\n"
-    (output / "template.yaml").write_text(head + yaml_dump(from_bucket(translated(template()), version)))
+    (output / "template.yaml").write_text(
+        head + yaml_dump(from_bucket(translated(yaml_parse(TEMPLATE.read_text())), version))
+    )
     (output / f"{NAME}.cdx.json").write_text(json.dumps(sbom(NAME, TARGETS.values()), indent=1) + "\n")
     files = sorted(output.iterdir())
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
@@ -140,14 +145,8 @@ def from_bucket(source: dict[str, Any], version: str) -> dict[str, Any]:
             "AllowedValues": ["x86_64", "arm64"],
         },
     }
-    labels = {
-        "CodeS3Bucket": "Bucket of the function's zip",
-        "CodeS3Key": "Key of the function's zip (optional)",
-        "Architecture": "Processor",
-    }
     shown = source["Metadata"]["AWS::CloudFormation::Interface"]
     shown["ParameterGroups"].insert(0, {"Label": {"default": "The function's code"}, "Parameters": list(parameters)})
-    shown["ParameterLabels"].update({name: {"default": label} for name, label in labels.items()})
     source["Parameters"] = {**parameters, **source["Parameters"]}
     source["Conditions"]["HasCodeS3Key"] = {"Fn::Not": [{"Fn::Equals": [{"Ref": "CodeS3Key"}, ""]}]}
     function = source["Resources"]["Function"]

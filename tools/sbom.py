@@ -1,4 +1,7 @@
-"""The list of the crates in the function, as cargo knows them, in the form of CycloneDX 1.6."""
+"""The list of the crates in the function, as cargo knows them, in the form of CycloneDX 1.6.
+
+cargo-cyclonedx gives other bytes each time (CycloneDX/cyclonedx-rust-cargo#514), and `make reproduce` compares bytes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 import tomlkit
 
-from tools.parameters import ROOT
+from tools.deploy import ROOT
 
 
 def sbom(name: str, targets: Iterable[str]) -> dict[str, Any]:
