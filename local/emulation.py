@@ -1,7 +1,8 @@
 """`python -m local.emulation`: ministack, and what the template needs of AWS beyond it.
 
 - The endpoint service in front of the load balancer, its principals and its notifications, and the calls by which a
-  provider looks at them. There is nobody on the other side: no endpoint ever connects.
+  provider looks at them. An endpoint to it has a name, may wait to be accepted, and keeps the service from deletion;
+  nothing is sent through it.
 - The rule that lets the load balancer into the database's security group.
 - An alarm on an expression; it is kept as one on its metric, and its expression is never evaluated.
 - A network load balancer is one by its ARN, too, and tells what it makes of traffic of PrivateLink. A listener has the
@@ -38,6 +39,7 @@ ENFORCES = "EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic"
 services: dict[str, Properties] = {}
 principals: dict[str, list[str]] = {}
 notifications: dict[str, Properties] = {}
+accepted: set[str] = set()
 
 
 def create_service(_: str, properties: Properties, __: str) -> Made:
@@ -83,9 +85,33 @@ def check_service(service: str, properties: Properties) -> None:
 
 
 def delete_service(service: str, _: Properties) -> None:
-    """It has no connections that would keep it."""
+    """As DeleteVpcEndpointServiceConfigurations, which endpoints keep from it."""
+    if connected(service):
+        raise ValueError(f"{service} has existing active VPC Endpoint connections")
     services.pop(service, None)
     principals.pop(service, None)
+
+
+def connected(service: str) -> list[Properties]:
+    """The endpoints to a service."""
+    return [x for x in ec2._vpc_endpoints.values() if x["ServiceName"].endswith(f".{service}")]
+
+
+def endpoint_names(create: Any) -> Any:
+    """An endpoint to a service of somebody's, which has a name of its own."""
+
+    def create_endpoint(name: str, properties: Properties, stack: str) -> Made:
+        endpoint, attributes = create(name, properties, stack)
+        entry = f"{endpoint}-{secrets.token_hex(4)}.{properties['ServiceName'].rpartition('.')[2]}.vpce.amazonaws.com"
+        return endpoint, {**attributes, "DnsEntries": [f"Z38GZ743OKFT7T:{entry}"]}
+
+    return create_endpoint
+
+
+def accept(query: Any) -> Any:
+    """AcceptVpcEndpointConnections."""
+    accepted.update(ec2._parse_member_list(query, "VpcEndpointId"))
+    return answer("AcceptVpcEndpointConnections", "unsuccessful", [])
 
 
 def set_principals(service: str, arns: list[str]) -> Made:
@@ -299,10 +325,20 @@ def describe_services(query: Any) -> Any:
                 for x in services[service].get("SupportedRegions", [get_region()])
             ],
             tagSet=[item(key=x["Key"], value=x["Value"]) for x in services[service].get("Tags", [])],
+            **private_dns(service),
         )
         for service in ids
     ]
     return answer("DescribeVpcEndpointServiceConfigurations", "serviceConfigurationSet", found)
+
+
+def private_dns(service: str) -> dict[str, Any]:
+    """The name that consumers may use, and how its owner is known."""
+    record = {key.partition(".")[2]: x for key, x in attributes(service).items() if "." in key}
+    if not record:
+        return {}
+    fields = "".join(f"<{key[0].lower()}{key[1:]}>{text(x)}</{key[0].lower()}{key[1:]}>" for key, x in record.items())
+    return {"privateDnsName": services[service]["PrivateDnsName"], "privateDnsNameConfiguration": [fields]}
 
 
 def describe_permissions(query: Any) -> Any:
@@ -327,9 +363,23 @@ def describe_notifications(_: Any) -> Any:
     return answer("DescribeVpcEndpointConnectionNotifications", "connectionNotificationSet", found)
 
 
-def describe_connections(_: Any) -> Any:
-    """DescribeVpcEndpointConnections: there is none."""
-    return answer("DescribeVpcEndpointConnections", "vpcEndpointConnectionSet", [])
+def describe_connections(query: Any) -> Any:
+    """DescribeVpcEndpointConnections."""
+    found = [
+        item(
+            serviceId=service,
+            vpcEndpointId=x["VpcEndpointId"],
+            vpcEndpointOwner=x["OwnerId"],
+            vpcEndpointState=(
+                "pendingAcceptance"
+                if str(services[service]["AcceptanceRequired"]).lower() == "true" and x["VpcEndpointId"] not in accepted
+                else "available"
+            ),
+        )
+        for service in wanted(query, "ServiceId") or list(services)
+        for x in connected(service)
+    ]
+    return answer("DescribeVpcEndpointConnections", "vpcEndpointConnectionSet", found)
 
 
 def answer(action: str, element: str, items: list[str]) -> Any:
@@ -364,12 +414,14 @@ def teach() -> None:
     for resource, wrap in wraps.items():
         handler = handlers[f"AWS::ElasticLoadBalancingV2::{resource}"]
         handler["create"] = wrap(handler["create"])
+    handlers["AWS::EC2::VPCEndpoint"]["create"] = endpoint_names(handlers["AWS::EC2::VPCEndpoint"]["create"])
     alb._lb_xml = enforcement(alb._lb_xml)
     alb._ACTION_MAP["DescribeTargetHealth"] = reported_health(alb._describe_target_health)
     alb._ACTION_MAP["CreateLoadBalancer"] = network_arns(alb._ACTION_MAP["CreateLoadBalancer"])
     provisioners._STACK_TAG_PROPERTY["AWS::EC2::VPCEndpointService"] = ("Tags", "list")
     provisioners._cw_metric_alarm_record = alarm_of_expression(provisioners._cw_metric_alarm_record)
     ec2._ACTION_MAP.update(
+        AcceptVpcEndpointConnections=accept,
         DescribeVpcEndpointConnectionNotifications=describe_notifications,
         DescribeVpcEndpointConnections=describe_connections,
         DescribeVpcEndpointServiceConfigurations=describe_services,
