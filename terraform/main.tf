@@ -9,15 +9,17 @@ locals {
   in_vpc = length(var.function_subnet_ids) > 0
 
   # A field without a value goes: the function then goes by the kind of the hostname, and refuses null.
-  bindings = [for binding in values(var.bindings) : { for field, value in binding : field => value if value != null }]
+  bindings = [for binding in values(var.bindings) : {
+    for field, value in binding : field => value if value != null && field != "load_balancer_arn"
+  }]
 
-  function_role_arn = var.function_role_arn == "" ? one(aws_iam_role.function[*].arn) : var.function_role_arn
+  role_arn = var.role_arn == "" ? one(aws_iam_role.function[*].arn) : var.role_arn
 }
 
 resource "aws_lambda_function" "this" {
   function_name    = "${var.name}-hostname-targets"
   description      = "Keeps IP target groups in step with DNS hostnames"
-  role             = local.function_role_arn
+  role             = local.role_arn
   runtime          = "provided.al2023"
   handler          = "bootstrap"
   architectures    = [var.architecture]
@@ -25,37 +27,36 @@ resource "aws_lambda_function" "this" {
   source_code_hash = var.code_path == "" ? null : filebase64sha256(var.code_path)
   s3_bucket        = var.code_path == "" ? var.code_s3_bucket : null
   s3_key           = var.code_path == "" ? var.code_s3_key : null
-  memory_size      = var.memory_size
+  memory_size      = 128
   # It bounds a watch. All else ends by itself.
-  timeout = var.watch_seconds
-  tags    = local.tags
+  timeout                 = 300
+  code_signing_config_arn = var.code_signing_config_arn
+  tags                    = local.tags
 
   environment {
     # Of these an empty one counts as absent.
     variables = {
-      BINDINGS                = length(local.bindings) == 0 ? "" : jsonencode(local.bindings)
-      DISCOVERY               = var.discover_by_tags ? "tags" : "off"
-      ALLOWED_HOSTNAMES       = join(",", var.allowed_hostnames)
-      DNS_SERVERS             = join(",", var.dns_servers)
-      ALLOWED_CIDRS           = join(",", var.allowed_cidrs)
-      METRICS                 = local.in_vpc ? "emf" : "cloudwatch"
-      POLL_INTERVAL_SECONDS   = var.poll_interval_seconds
-      ELB_REQUESTS_PER_SECOND = var.elb_requests_per_second
+      BINDINGS              = length(local.bindings) == 0 ? "" : jsonencode(local.bindings)
+      DISCOVERY             = var.discover_by_tags ? "tags" : "off"
+      ALLOWED_HOSTNAMES     = join(",", var.allowed_hostnames)
+      DNS_SERVERS           = join(",", var.dns_servers)
+      ALLOWED_CIDRS         = join(",", var.allowed_cidrs)
+      METRICS               = local.in_vpc ? "emf" : "cloudwatch"
+      POLL_INTERVAL_SECONDS = var.poll_interval_seconds
     }
   }
 
   logging_config {
     log_group             = aws_cloudwatch_log_group.this.name
     log_format            = "JSON"
-    application_log_level = var.log_level
-    system_log_level      = "INFO"
+    application_log_level = "INFO"
   }
 
   dynamic "vpc_config" {
     for_each = local.in_vpc ? [1] : []
     content {
       subnet_ids         = var.function_subnet_ids
-      security_group_ids = concat(var.function_security_group_ids, aws_security_group.function[*].id)
+      security_group_ids = aws_security_group.function[*].id
     }
   }
 
@@ -85,7 +86,7 @@ resource "aws_cloudwatch_log_group" "this" {
 }
 
 resource "aws_iam_role" "function" {
-  count = var.function_role_arn == "" ? 1 : 0
+  count = var.role_arn == "" ? 1 : 0
 
   name                 = "${var.name}-hostname-targets"
   description          = "What the function ${var.name}-hostname-targets may do"
@@ -95,7 +96,7 @@ resource "aws_iam_role" "function" {
 }
 
 resource "aws_iam_role_policy" "function" {
-  count = var.function_role_arn == "" ? 1 : 0
+  count = var.role_arn == "" ? 1 : 0
 
   name   = "function"
   role   = one(aws_iam_role.function[*].name)
@@ -108,6 +109,19 @@ data "aws_iam_policy_document" "function_trust" {
     principals {
       type        = "Service"
       identifiers = ["lambda.amazonaws.com"]
+    }
+  }
+
+  statement {
+    actions = ["sts:AssumeRole"]
+    principals {
+      type        = "Service"
+      identifiers = ["scheduler.amazonaws.com"]
+    }
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [data.aws_caller_identity.current.account_id]
     }
   }
 }
@@ -228,16 +242,9 @@ data "aws_iam_policy_document" "function" {
   dynamic "statement" {
     for_each = local.in_vpc ? [1] : []
     content {
-      sid    = "AttachByLambdaOnly"
-      effect = "Deny"
-      actions = [
-        "ec2:AssignPrivateIpAddresses",
-        "ec2:CreateNetworkInterface",
-        "ec2:DeleteNetworkInterface",
-        "ec2:DescribeNetworkInterfaces",
-        "ec2:DescribeSubnets",
-        "ec2:UnassignPrivateIpAddresses",
-      ]
+      sid       = "AttachByLambdaOnly"
+      effect    = "Deny"
+      actions   = ["ec2:*"]
       resources = ["*"]
       condition {
         test     = "ArnLike"
@@ -251,7 +258,7 @@ data "aws_iam_policy_document" "function" {
 data "aws_region" "current" {}
 
 resource "aws_security_group" "function" {
-  count = local.in_vpc && length(var.function_security_group_ids) == 0 ? 1 : 0
+  count = local.in_vpc ? 1 : 0
 
   name        = "${var.name}-hostname-targets"
   description = "The function ${var.name}-hostname-targets"

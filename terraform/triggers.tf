@@ -1,4 +1,4 @@
-# What invokes the function: every minute, and at events of the databases.
+# What invokes the function: every minute, and at events of RDS.
 
 resource "aws_scheduler_schedule" "this" {
   name                = "${var.name}-hostname-targets"
@@ -11,7 +11,7 @@ resource "aws_scheduler_schedule" "this" {
 
   target {
     arn      = aws_lambda_function.this.arn
-    role_arn = var.scheduler_role_arn == "" ? one(aws_iam_role.scheduler[*].arn) : var.scheduler_role_arn
+    role_arn = local.role_arn
 
     # Until Lambda has taken the event; what comes then is aws_lambda_function_event_invoke_config's.
     retry_policy {
@@ -20,43 +20,19 @@ resource "aws_scheduler_schedule" "this" {
     }
   }
 
-  depends_on = [aws_iam_role_policy.scheduler]
+  depends_on = [aws_iam_role_policy.schedule]
 }
 
-resource "aws_iam_role" "scheduler" {
-  count = var.scheduler_role_arn == "" ? 1 : 0
+# By itself, because the function needs the role, and this needs the function.
+resource "aws_iam_role_policy" "schedule" {
+  count = var.role_arn == "" ? 1 : 0
 
-  name                 = "${var.name}-hostname-targets-schedule"
-  description          = "Lets EventBridge Scheduler invoke the function ${var.name}-hostname-targets"
-  permissions_boundary = var.permissions_boundary_arn == "" ? null : var.permissions_boundary_arn
-  assume_role_policy   = data.aws_iam_policy_document.scheduler_trust.json
-  tags                 = local.tags
+  name   = "schedule"
+  role   = one(aws_iam_role.function[*].name)
+  policy = data.aws_iam_policy_document.schedule.json
 }
 
-resource "aws_iam_role_policy" "scheduler" {
-  count = var.scheduler_role_arn == "" ? 1 : 0
-
-  name   = "invoke"
-  role   = one(aws_iam_role.scheduler[*].name)
-  policy = data.aws_iam_policy_document.scheduler.json
-}
-
-data "aws_iam_policy_document" "scheduler_trust" {
-  statement {
-    actions = ["sts:AssumeRole"]
-    principals {
-      type        = "Service"
-      identifiers = ["scheduler.amazonaws.com"]
-    }
-    condition {
-      test     = "StringEquals"
-      variable = "aws:SourceAccount"
-      values   = [data.aws_caller_identity.current.account_id]
-    }
-  }
-}
-
-data "aws_iam_policy_document" "scheduler" {
+data "aws_iam_policy_document" "schedule" {
   statement {
     sid       = "Invoke"
     actions   = ["lambda:InvokeFunction"]
@@ -65,19 +41,18 @@ data "aws_iam_policy_document" "scheduler" {
 }
 
 resource "aws_cloudwatch_event_rule" "rds_events" {
-  count = length(var.database_arns) > 0 ? 1 : 0
-
   name        = "${var.name}-hostname-targets"
-  description = "Invokes the function ${var.name}-hostname-targets at events of its databases"
+  description = "Invokes the function ${var.name}-hostname-targets at events of RDS"
   tags        = local.tags
   event_pattern = jsonencode({
     source = ["aws.rds"]
     "$or" = [
-      {
-        detail-type = ["RDS DB Instance Event", "RDS DB Cluster Event", "RDS DB Proxy Event"]
+      merge(
+        { detail-type = ["RDS DB Instance Event", "RDS DB Cluster Event", "RDS DB Proxy Event"] },
         # Not detail.SourceIdentifier, which AWS fills now with the identifier, now with rds: before it.
-        resources = var.database_arns
-      },
+        { for key, value in { resources = var.database_arns } : key => value if length(value) > 0 },
+        { for key, value in { detail = { EventCategories = ["failover", "availability"] } } : key => value if length(var.database_arns) == 0 },
+      ),
       # It names the deployment alone, which is made anew for each switchover, and none of its databases.
       { detail-type = ["RDS Blue Green Deployment Event"] },
     ]
@@ -85,9 +60,7 @@ resource "aws_cloudwatch_event_rule" "rds_events" {
 }
 
 resource "aws_cloudwatch_event_target" "rds_events" {
-  count = length(var.database_arns) > 0 ? 1 : 0
-
-  rule      = one(aws_cloudwatch_event_rule.rds_events[*].name)
+  rule      = aws_cloudwatch_event_rule.rds_events.name
   target_id = "Function"
   arn       = aws_lambda_function.this.arn
 
@@ -99,10 +72,8 @@ resource "aws_cloudwatch_event_target" "rds_events" {
 }
 
 resource "aws_lambda_permission" "rds_events" {
-  count = length(var.database_arns) > 0 ? 1 : 0
-
   function_name = aws_lambda_function.this.function_name
   action        = "lambda:InvokeFunction"
   principal     = "events.amazonaws.com"
-  source_arn    = one(aws_cloudwatch_event_rule.rds_events[*].arn)
+  source_arn    = aws_cloudwatch_event_rule.rds_events.arn
 }

@@ -1,4 +1,4 @@
-# Names, defaults and accepted values are those of the template's parameters and settings, in small letters.
+# Names, defaults and accepted values are those of the template's parameters, in small letters.
 
 variable "name" {
   description = "What the function and all that belongs to it are named by. One module, one name."
@@ -51,6 +51,12 @@ variable "architecture" {
   }
 }
 
+variable "code_signing_config_arn" {
+  description = "A code signing configuration of yours that the zip has to satisfy."
+  type        = string
+  default     = null
+}
+
 # What follows what.
 
 variable "bindings" {
@@ -60,6 +66,7 @@ variable "bindings" {
 
     - `hostname`: the name to follow.
     - `target_group_arn`: the target group.
+    - `load_balancer_arn`: the load balancer in front of it, by whose metric the alarm on no healthy target then goes.
     - `port`: the port to register addresses on; without one, the target group's own.
     - `ownership`: `exclusive` - the target group holds what DNS says and nothing else; `shared` - targets of others stay.
     - `deregister_after_seconds`: how long an address must be missing from DNS before its target goes. Otherwise by the
@@ -72,6 +79,7 @@ variable "bindings" {
   type = map(object({
     hostname                 = string
     target_group_arn         = string
+    load_balancer_arn        = optional(string, "")
     port                     = optional(number)
     ownership                = optional(string, "shared")
     deregister_after_seconds = optional(number)
@@ -146,7 +154,7 @@ variable "discover_by_tags" {
 }
 
 variable "database_arns" {
-  description = "ARNs of DB instances, DB clusters and RDS Proxies. At their RDS events the function watches DNS every second until it has moved, besides the run every minute."
+  description = "ARNs of DB instances, DB clusters and RDS Proxies. At their RDS events alone the function then watches DNS every second until it has moved. Otherwise at those of the categories failover and availability of every database in the Region."
   type        = list(string)
   default     = []
 
@@ -181,7 +189,7 @@ variable "alarm_topic_arn" {
 # The function in a VPC.
 
 variable "vpc_id" {
-  description = "The VPC of function_subnet_ids. For the function's security group, where none is given."
+  description = "The VPC of function_subnet_ids. For the function's security group."
   type        = string
   default     = ""
 
@@ -202,53 +210,26 @@ variable "function_subnet_ids" {
   }
 
   validation {
-    condition     = length(var.function_subnet_ids) == 0 || var.vpc_id != "" || length(var.function_security_group_ids) > 0
-    error_message = "function_subnet_ids needs vpc_id, in which a security group is made, or function_security_group_ids."
-  }
-}
-
-variable "function_security_group_ids" {
-  description = "Security groups of the function. Without any, one is made that lets out DNS and HTTPS."
-  type        = list(string)
-  default     = []
-
-  validation {
-    condition     = alltrue([for id in var.function_security_group_ids : can(regex("^sg-[0-9a-f]{8,17}$", id))])
-    error_message = "function_security_group_ids must be the ids of security groups, sg-...."
+    condition     = length(var.function_subnet_ids) == 0 || var.vpc_id != ""
+    error_message = "function_subnet_ids needs vpc_id, in which a security group is made."
   }
 }
 
 # Permissions and encryption.
 
-variable "function_role_arn" {
-  description = "A role of your own for the function. It must be known when Terraform plans."
+variable "role_arn" {
+  description = "A role of your own, with which the function acts and its schedule invokes it. It must be known when Terraform plans."
   type        = string
   default     = ""
 
   validation {
-    condition     = can(regex("^(arn:aws(-[a-z]+)*:iam::[0-9]{12}:role/[\\w+=,.@/-]+)?$", var.function_role_arn))
-    error_message = "function_role_arn must be the ARN of a role."
-  }
-}
-
-variable "scheduler_role_arn" {
-  description = "A role of your own for the schedule. It must be known when Terraform plans."
-  type        = string
-  default     = ""
-
-  validation {
-    condition     = can(regex("^(arn:aws(-[a-z]+)*:iam::[0-9]{12}:role/[\\w+=,.@/-]+)?$", var.scheduler_role_arn))
-    error_message = "scheduler_role_arn must be the ARN of a role."
-  }
-
-  validation {
-    condition     = (var.function_role_arn == "") == (var.scheduler_role_arn == "")
-    error_message = "Give both function_role_arn and scheduler_role_arn, or neither."
+    condition     = can(regex("^(arn:aws(-[a-z]+)*:iam::[0-9]{12}:role/[\\w+=,.@/-]+)?$", var.role_arn))
+    error_message = "role_arn must be the ARN of a role."
   }
 }
 
 variable "permissions_boundary_arn" {
-  description = "Bounds the roles that are made."
+  description = "Bounds the role that is made."
   type        = string
   default     = ""
 
@@ -275,18 +256,7 @@ variable "tags" {
   default     = {}
 }
 
-# What the template has in Settings.
-
-variable "watch_seconds" {
-  description = "How long a watch may last. It ends when the answer has changed and stayed the same for 30 seconds."
-  type        = number
-  default     = 300
-
-  validation {
-    condition     = contains([120, 300, 600, 900], var.watch_seconds)
-    error_message = "watch_seconds must be 120, 300, 600 or 900."
-  }
-}
+# How it looks.
 
 variable "poll_interval_seconds" {
   description = "1 to 60. The function asks DNS so often, at any time and without an event, and so runs all the time. 0 asks once a minute."
@@ -296,17 +266,6 @@ variable "poll_interval_seconds" {
   validation {
     condition     = can(regex("^([0-9]|[1-5][0-9]|60)$", tostring(var.poll_interval_seconds)))
     error_message = "poll_interval_seconds must be 0 to 60."
-  }
-}
-
-variable "elb_requests_per_second" {
-  description = "How fast one execution environment may call ELBv2. 0 is no limit of our own."
-  type        = number
-  default     = 10
-
-  validation {
-    condition     = can(regex("^(0|[1-9][0-9]{0,2}|1000)$", tostring(var.elb_requests_per_second)))
-    error_message = "elb_requests_per_second must be 0 to 1000."
   }
 }
 
@@ -327,6 +286,11 @@ variable "allowed_hostnames" {
   default     = []
 
   validation {
+    condition     = !var.discover_by_tags || length(var.allowed_hostnames) > 0
+    error_message = "discover_by_tags needs allowed_hostnames. Otherwise whoever may tag a target group sends its clients anywhere."
+  }
+
+  validation {
     condition     = alltrue([for name in var.allowed_hostnames : can(regex("^[A-Za-z0-9_.*-]+$", name))])
     error_message = "allowed_hostnames must be hostnames or suffixes such as *.rds.amazonaws.com."
   }
@@ -340,29 +304,6 @@ variable "dns_servers" {
   validation {
     condition     = alltrue([for server in var.dns_servers : can(regex("^[0-9A-Fa-f.:\\[\\]]+$", server))])
     error_message = "dns_servers must be addresses, with or without a port."
-  }
-}
-
-variable "memory_size" {
-  description = "Memory in MB, and with it processor time. 128 is enough for hundreds of target groups."
-  type        = number
-  default     = 128
-
-  validation {
-    condition     = var.memory_size >= 128 && var.memory_size <= 1769
-    error_message = "memory_size must be 128 to 1769."
-  }
-}
-
-variable "log_level" {
-  description = "INFO tells each run and each change."
-  type        = string
-  default     = "INFO"
-
-  validation {
-    # Nothing above INFO: Lambda would drop metrics in the embedded metric format too, which have no level.
-    condition     = contains(["DEBUG", "INFO"], var.log_level)
-    error_message = "log_level must be DEBUG or INFO."
   }
 }
 

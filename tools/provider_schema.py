@@ -30,6 +30,8 @@ FIELD = re.compile(
     re.MULTILINE,
 )
 COMPUTED = re.compile(r"^    get \w+\(\) \{\n        return this\.get(\w+)Attribute\('(\w+)'\);", re.MULTILINE)
+# Of objects that the provider makes.
+OBJECTS = re.compile(r"= new \w+List\(this, ['\"](\w+)['\"], (?:true|false)\);")
 MEMBER = re.compile(r"^    readonly (\w+)(\??): (.+)$", re.MULTILINE)
 USED = re.compile(r'^(resource|data)\s+"(aws_\w+)"', re.MULTILINE)
 # What has a value of the provider's own where it is not set. The bindings do not tell which attributes these are.
@@ -66,6 +68,9 @@ class Bindings:
         for kind, name in COMPUTED.findall(main):
             if name not in block["attributes"] and name not in block["block_types"]:
                 block["attributes"][name] = {"type": TYPES[kind], "computed": True}
+        for name in OBJECTS.findall(self.code[self.code.rindex("\nclass ", 0, start) :]):
+            if name not in block["attributes"] and name not in block["block_types"]:
+                block["attributes"][name] = {"type": ["list", "string"], "computed": True}
         return block
 
     def block(self, code: str, interface: str) -> dict[str, Any]:

@@ -51,28 +51,23 @@ run "one_database" {
   }
 
   assert {
-    condition     = length(aws_cloudwatch_event_rule.rds_events) == 0 && length(aws_lambda_permission.rds_events) == 0
-    error_message = "Without databases there is no rule."
+    condition     = jsondecode(aws_cloudwatch_event_rule.rds_events.event_pattern)["$or"][0].detail.EventCategories == ["failover", "availability"]
+    error_message = "Without databases the rule is about all of the Region."
   }
 
   assert {
-    condition     = aws_cloudwatch_metric_alarm.sync_failed["orders"].dimensions.TargetGroup == "targetgroup/orders/0123456789abcdef"
+    condition     = aws_cloudwatch_metric_alarm.no_healthy_target["orders"].dimensions == tomap({ TargetGroup = "targetgroup/orders/0123456789abcdef" })
     error_message = "The dimension must be what AWS itself uses."
   }
 
   assert {
-    condition     = length(aws_cloudwatch_metric_alarm.sync_failed["orders"].alarm_actions) == 0
+    condition     = length(aws_cloudwatch_metric_alarm.no_healthy_target["orders"].alarm_actions) == 0
     error_message = "Without a topic nobody is told."
   }
 
   assert {
-    condition     = [for query in aws_cloudwatch_metric_alarm.not_running.metric_query : query.metric[0].dimensions.TargetGroup if query.id == "runs"] == ["targetgroup/orders/0123456789abcdef"]
-    error_message = "The alarm on missing runs looks at the first target group."
-  }
-
-  assert {
-    condition     = output.scheduler_role_arn == aws_iam_role.scheduler[0].arn && output.function_role_arn == aws_iam_role.function[0].arn
-    error_message = "The outputs name the roles that are made."
+    condition     = output.role_arn == aws_iam_role.function[0].arn
+    error_message = "The output names the role that is made."
   }
 
   assert {
@@ -93,8 +88,9 @@ run "two_databases_and_all_settings" {
         lookups                  = 50
       }
       stock = {
-        hostname         = "stock.example.com"
-        target_group_arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/stock/fedcba9876543210"
+        hostname          = "stock.example.com"
+        target_group_arn  = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/stock/fedcba9876543210"
+        load_balancer_arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:loadbalancer/net/stock/0011223344556677"
       }
     }
     database_arns           = ["arn:aws:rds:eu-west-1:123456789012:db:orders", "arn:aws:rds:eu-west-1:123456789012:cluster:stock"]
@@ -106,9 +102,8 @@ run "two_databases_and_all_settings" {
     allowed_hostnames       = ["*.rds.amazonaws.com", "stock.example.com"]
     dns_servers             = ["10.0.0.2", "[fd00::2]:5353"]
     poll_interval_seconds   = 60
-    elb_requests_per_second = 0
-    watch_seconds           = 900
     tags                    = { Team = "orders" }
+    code_signing_config_arn = "arn:aws:lambda:eu-west-1:123456789012:code-signing-config:csc-01234567890abcdef"
   }
 
   assert {
@@ -125,13 +120,12 @@ run "two_databases_and_all_settings" {
 
   assert {
     condition = tomap({ for name, value in aws_lambda_function.this.environment[0].variables : name => value if name != "BINDINGS" }) == tomap({
-      ALLOWED_CIDRS           = "10.0.1.0/24,10.0.2.0/24"
-      ALLOWED_HOSTNAMES       = "*.rds.amazonaws.com,stock.example.com"
-      DISCOVERY               = "tags"
-      DNS_SERVERS             = "10.0.0.2,[fd00::2]:5353"
-      ELB_REQUESTS_PER_SECOND = "0"
-      METRICS                 = "emf"
-      POLL_INTERVAL_SECONDS   = "60"
+      ALLOWED_CIDRS         = "10.0.1.0/24,10.0.2.0/24"
+      ALLOWED_HOSTNAMES     = "*.rds.amazonaws.com,stock.example.com"
+      DISCOVERY             = "tags"
+      DNS_SERVERS           = "10.0.0.2,[fd00::2]:5353"
+      METRICS               = "emf"
+      POLL_INTERVAL_SECONDS = "60"
     })
     error_message = "Lists are comma-separated, and in a VPC metrics go through the log."
   }
@@ -142,13 +136,18 @@ run "two_databases_and_all_settings" {
   }
 
   assert {
-    condition     = jsondecode(aws_cloudwatch_event_rule.rds_events[0].event_pattern)["$or"][0].resources == ["arn:aws:rds:eu-west-1:123456789012:db:orders", "arn:aws:rds:eu-west-1:123456789012:cluster:stock"]
+    condition     = jsondecode(aws_cloudwatch_event_rule.rds_events.event_pattern)["$or"][0].resources == ["arn:aws:rds:eu-west-1:123456789012:db:orders", "arn:aws:rds:eu-west-1:123456789012:cluster:stock"]
     error_message = "The rule names the databases."
   }
 
   assert {
     condition     = keys(aws_cloudwatch_metric_alarm.no_healthy_target) == ["orders", "stock"] && length(aws_cloudwatch_metric_alarm.found_no_healthy_target) == 1
-    error_message = "Each binding has its alarms, and those that are found have one."
+    error_message = "Each binding has its alarm, and those that are found have one."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.no_healthy_target["stock"].namespace == "AWS/NetworkELB" && aws_cloudwatch_metric_alarm.no_healthy_target["stock"].dimensions.LoadBalancer == "net/stock/0011223344556677"
+    error_message = "Where the load balancer is known, its own metric counts."
   }
 
   assert {
@@ -162,27 +161,27 @@ run "two_databases_and_all_settings" {
   }
 }
 
-run "roles_of_ones_own" {
+run "a_role_of_ones_own" {
   variables {
-    function_role_arn  = "arn:aws:iam::123456789012:role/function"
-    scheduler_role_arn = "arn:aws:iam::123456789012:role/scheduler"
+    role_arn = "arn:aws:iam::123456789012:role/function"
   }
 
   assert {
-    condition     = length(aws_iam_role.function) + length(aws_iam_role.scheduler) + length(aws_iam_role_policy.function) + length(aws_iam_role_policy.scheduler) == 0
+    condition     = length(aws_iam_role.function) + length(aws_iam_role_policy.function) + length(aws_iam_role_policy.schedule) == 0
     error_message = "No role is made beside one's own."
   }
 
   assert {
-    condition     = output.function_role_arn == "arn:aws:iam::123456789012:role/function" && output.scheduler_role_arn == "arn:aws:iam::123456789012:role/scheduler"
-    error_message = "The outputs name the given roles."
+    condition     = output.role_arn == "arn:aws:iam::123456789012:role/function" && aws_scheduler_schedule.this.target[0].role_arn == output.role_arn
+    error_message = "It is the schedule's, too."
   }
 }
 
 run "nothing_but_tags" {
   variables {
-    bindings         = {}
-    discover_by_tags = true
+    bindings          = {}
+    discover_by_tags  = true
+    allowed_hostnames = ["*.rds.amazonaws.com"]
   }
 
   assert {
@@ -212,12 +211,47 @@ run "a_target_group_of_the_same_configuration" {
     subnet_ids                 = ["subnet-01234567", "subnet-89abcdef"]
     database_security_group_id = "sg-01234567"
     allowed_principals         = ["arn:aws:iam::210987654321:root"]
+    alarm_topic_arn            = "arn:aws:sns:eu-west-1:123456789012:alarms"
+    private_dns_name           = "orders.db.example.com"
+    supported_regions          = ["us-east-1"]
   }
 
   assert {
     condition     = aws_lb.database.internal && aws_lb_listener.database.port == 5432
     error_message = "The load balancer is internal and listens on the database's port."
   }
+
+  assert {
+    condition     = aws_vpc_endpoint_service.database.supported_regions == toset(["eu-west-1", "us-east-1"]) && length(aws_vpc_endpoint_connection_notification.database) == 1
+    error_message = "Its own Region stays among those that may connect, and the topic is told."
+  }
+}
+
+run "a_name_that_is_too_long_for_a_load_balancer" {
+  command = plan
+
+  module {
+    source = "./examples/privatelink"
+  }
+
+  variables {
+    name                       = "orders-of-all-customers-everywhere"
+    code_path                  = "README.md"
+    hostname                   = "orders.example.com"
+    port                       = 5432
+    vpc_id                     = "vpc-01234567"
+    subnet_ids                 = ["subnet-01234567"]
+    database_security_group_id = "sg-01234567"
+  }
+  expect_failures = [var.name]
+}
+
+run "tags_without_bounds" {
+  command = plan
+  variables {
+    discover_by_tags = true
+  }
+  expect_failures = [var.allowed_hostnames]
 }
 
 run "nothing_to_follow" {
@@ -261,32 +295,20 @@ run "a_subnet_without_a_vpc" {
   expect_failures = [var.function_subnet_ids]
 }
 
-run "one_role_of_two" {
-  command = plan
-  variables {
-    function_role_arn = "arn:aws:iam::123456789012:role/function"
-  }
-  expect_failures = [var.scheduler_role_arn]
-}
-
 run "values_that_the_template_would_refuse" {
   command = plan
   variables {
-    name                    = "1-orders"
-    architecture            = "amd64"
-    database_arns           = ["arn:aws:rds:eu-west-1:123456789012:snapshot:orders"]
-    alarm_topic_arn         = "alarms"
-    watch_seconds           = 60
-    poll_interval_seconds   = 61
-    elb_requests_per_second = 1001
-    allowed_cidrs           = ["10.0.1.0"]
-    allowed_hostnames       = ["a b"]
-    dns_servers             = ["ns.example.com"]
-    memory_size             = 127
-    log_level               = "WARN"
-    log_retention_days      = 2
-    kms_key_arn             = "alias/logs"
-    vpc_id                  = "orders"
+    name                  = "1-orders"
+    architecture          = "amd64"
+    database_arns         = ["arn:aws:rds:eu-west-1:123456789012:snapshot:orders"]
+    alarm_topic_arn       = "alarms"
+    poll_interval_seconds = 61
+    allowed_cidrs         = ["10.0.1.0"]
+    allowed_hostnames     = ["a b"]
+    dns_servers           = ["ns.example.com"]
+    log_retention_days    = 2
+    kms_key_arn           = "alias/logs"
+    vpc_id                = "orders"
     bindings = {
       orders = {
         hostname         = "orders"
@@ -299,14 +321,10 @@ run "values_that_the_template_would_refuse" {
     var.architecture,
     var.database_arns,
     var.alarm_topic_arn,
-    var.watch_seconds,
     var.poll_interval_seconds,
-    var.elb_requests_per_second,
     var.allowed_cidrs,
     var.allowed_hostnames,
     var.dns_servers,
-    var.memory_size,
-    var.log_level,
     var.log_retention_days,
     var.kms_key_arn,
     var.vpc_id,

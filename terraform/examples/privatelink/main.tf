@@ -21,8 +21,9 @@ module "hostname_targets" {
 
   bindings = {
     database = {
-      hostname         = var.hostname
-      target_group_arn = aws_lb_target_group.database.arn
+      hostname          = var.hostname
+      target_group_arn  = aws_lb_target_group.database.arn
+      load_balancer_arn = aws_lb.database.arn
       # Nobody else registers targets in a target group that is made here.
       ownership = "exclusive"
     }
@@ -43,16 +44,16 @@ resource "aws_lb" "database" {
 }
 
 resource "aws_lb_target_group" "database" {
-  name        = var.name
+  # Its name is unique in a Region: what replaces it, before it goes, needs another. A prefix has 6 characters at most.
+  name_prefix = substr(var.name, 0, 6)
   target_type = "ip"
   protocol    = "TCP"
   port        = var.port
   vpc_id      = var.vpc_id
 
   # After a failover the connections that are left lead to the old writer.
-  deregistration_delay              = 0
-  connection_termination            = true
-  load_balancing_cross_zone_enabled = "use_load_balancer_configuration"
+  deregistration_delay   = 0
+  connection_termination = true
   # A database takes the header for a broken handshake.
   proxy_protocol_v2 = false
   # It has no effect over PrivateLink, and must be off for targets outside the VPC.
@@ -68,16 +69,17 @@ resource "aws_lb_target_group" "database" {
   }
 
   lifecycle {
+    # The listener leads to the new one before the old one goes.
+    create_before_destroy = true
     # The function keeps its state in tags, which Terraform would take away at each apply.
     ignore_changes = [tags, tags_all]
   }
 }
 
 resource "aws_lb_listener" "database" {
-  load_balancer_arn        = aws_lb.database.arn
-  protocol                 = "TCP"
-  port                     = var.port
-  tcp_idle_timeout_seconds = 3600
+  load_balancer_arn = aws_lb.database.arn
+  protocol          = "TCP"
+  port              = var.port
 
   default_action {
     type             = "forward"
@@ -112,14 +114,27 @@ resource "aws_vpc_endpoint_service" "database" {
   network_load_balancer_arns = [aws_lb.database.arn]
   acceptance_required        = var.acceptance_required
   allowed_principals         = var.allowed_principals
+  private_dns_name           = var.private_dns_name
+  # What is listed is all: without its own Region the service would lose the consumers there. An empty list is refused.
+  supported_regions = length(var.supported_regions) == 0 ? null : concat([data.aws_region.current.region], var.supported_regions)
 
-  # Before, consumers could not connect yet, but could send requests.
-  depends_on = [aws_lb_listener.database]
+  # AWS refuses to delete it while endpoints are connected. What their connections need is deleted after it.
+  depends_on = [aws_lb_listener.database, aws_vpc_security_group_ingress_rule.database, module.hostname_targets]
+}
+
+data "aws_region" "current" {}
+
+resource "aws_vpc_endpoint_connection_notification" "database" {
+  count = var.alarm_topic_arn == "" ? 0 : 1
+
+  vpc_endpoint_service_id     = aws_vpc_endpoint_service.database.id
+  connection_notification_arn = var.alarm_topic_arn
+  connection_events           = ["Accept", "Connect", "Delete", "Reject"]
 }
 
 resource "aws_cloudwatch_metric_alarm" "port_allocation" {
   alarm_name          = "${var.name}-port-allocation"
-  alarm_description   = "${var.name}: in 3 of the last 5 minutes the load balancer refused connections, because one target has no more than 55,000 of them for each address of the load balancer. Give it more addresses (secondary_ips.auto_assigned.per_subnet), or let clients hold fewer connections."
+  alarm_description   = "page: in 3 of the last 5 minutes the load balancer ${var.name} refused connections for want of ports. docs/operations.md#port-allocation-errors"
   namespace           = "AWS/NetworkELB"
   metric_name         = "PortAllocationErrorCount"
   dimensions          = { LoadBalancer = aws_lb.database.arn_suffix }

@@ -12,3 +12,8 @@ output "function_name" {
   description = "The function, to invoke it by hand"
   value       = module.hostname_targets.function_name
 }
+
+output "private_dns_record" {
+  description = "The TXT record that AWS asks for, with a private_dns_name"
+  value       = aws_vpc_endpoint_service.database.private_dns_name_configuration
+}

@@ -2,6 +2,11 @@ variable "name" {
   description = "What all of this is named by."
   type        = string
   default     = "orders"
+
+  validation {
+    condition     = can(regex("^[A-Za-z][A-Za-z0-9-]{0,31}$", var.name))
+    error_message = "name must be letters, digits and hyphens, begin with a letter and have at most 32 characters, which are all that a load balancer's name takes."
+  }
 }
 
 variable "code_path" {
@@ -20,7 +25,7 @@ variable "port" {
 }
 
 variable "database_arns" {
-  description = "The database's ARN. At its RDS events the function watches DNS."
+  description = "The database's ARN. At its RDS events alone the function then watches DNS, and not at those of every database in the Region."
   type        = list(string)
   default     = []
 }
@@ -53,7 +58,19 @@ variable "acceptance_required" {
 }
 
 variable "alarm_topic_arn" {
-  description = "A topic of yours that CloudWatch may publish to."
+  description = "A topic of yours that CloudWatch (cloudwatch.amazonaws.com) and PrivateLink (vpce.amazonaws.com) may publish to."
   type        = string
   default     = ""
+}
+
+variable "private_dns_name" {
+  description = "A name of a domain of yours by which consumers may call their endpoint, such as orders.db.example.com. The output private_dns_record says which TXT record AWS asks for."
+  type        = string
+  default     = null
+}
+
+variable "supported_regions" {
+  description = "Other Regions whose consumers may connect."
+  type        = list(string)
+  default     = []
 }
