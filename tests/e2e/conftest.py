@@ -22,13 +22,14 @@ from local.scenario import HOSTNAME
 from tests.e2e.stacks import DATABASE, Stack, inventory, read, stack_name
 
 Deploy = Callable[..., Deployment]
+PRINCIPALS = ["arn:aws:iam::123456789012:root", "firehose.amazonaws.com"]
 # Not what builds and tools leave.
 LEAVINGS = ("target", ".venv", ".git", ".aws-sam", "__pycache__", ".pytest_cache", ".ruff_cache", "fuzz")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Knows the mark of tests that go by what an emulation does otherwise than AWS."""
-    config.addinivalue_line("markers", "nightly: only in make test-all")
+    """Knows the marks: of tests that take long, and of those that go by what an emulation does otherwise than AWS."""
+    config.addinivalue_line("markers", "nightly: it is not in `make test`, but in `make test-all`")
     config.addinivalue_line("markers", "differs(*facts): it goes by these, which docs/conformance.md says differ here")
 
 
@@ -123,6 +124,18 @@ def deploy(cloud: Cloud, uploaded: str, request: pytest.FixtureRequest) -> Itera
     yield create
     stack.delete()
     assert inventory(cloud) - before == set()
+
+
+@pytest.fixture(scope="session")
+def standing(cloud: Cloud, dns: DnsServer, uploaded: str, admitting: dict[str, str]) -> Iterator[Deployment]:
+    """A stack with all that it can create. Who changes it puts it back; it goes with the local AWS, but for its schedule."""
+    stack = Stack(cloud, uploaded, "standing")
+    parameters = DATABASE | admitting | {"ListenerPort": "15432", "AllowedPrincipals": ",".join(PRINCIPALS)}
+    parameters |= {"SupportedRegions": "us-east-1,us-west-2", "PrivateDnsName": "orders.db.example.com"}
+    parameters |= {"AllowedHostnames": "*.rds.amazonaws.com", "AllowedCidrs": "10.0.0.0/8,fd00::/8"}
+    parameters |= {"LogRetentionDays": "365", "AlarmEmail": "you@example.com", "DnsServers": dns.address}
+    yield stack.create(parameters)
+    stack.delete()
 
 
 @pytest.fixture(scope="session")

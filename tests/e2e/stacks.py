@@ -130,9 +130,9 @@ def role(cloud: Cloud, name: str, trust: Mapping[str, Any], permissions: Mapping
     return arn
 
 
-def trust(service: str) -> dict[str, Any]:
-    """The policy that lets a service assume a role."""
-    statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+def trust(*services: str) -> dict[str, Any]:
+    """The policy that lets services assume a role."""
+    statement = {"Effect": "Allow", "Principal": {"Service": list(services)}, "Action": "sts:AssumeRole"}
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
@@ -12,9 +11,10 @@ import pytest
 
 from local.cloud import Cloud
 from local.deployment import Deployment
-from local.process import ROOT, TOOLS
-from tests.e2e.stacks import attributes, inventory, pairs, read
-from tools.parameters import template
+from local.process import ROOT, TOOLS, wait_for
+from local.scenario import HOSTNAME
+from tests.e2e.stacks import alarms, attributes, inventory, pairs
+from tools.deploy import read as read_parameters
 
 PRINCIPAL = "arn:aws:iam::123456789012:root"
 
@@ -76,15 +76,18 @@ def test_an_ssh_host_and_its_consumer(cloud: Cloud, stacks: list[str]) -> None:
         SubnetIds=",".join(subnets),
         InstanceId=instance["InstanceId"],
         InstanceSecurityGroupId=group,
+        AlarmTopicArn="arn:aws:sns:eu-west-1:123456789012:pager",
         Port="22",
         AllowedPrincipals=PRINCIPAL,
     )
-    # A third time with one parameter more, nothing is made anew.
+    # An Auto Scaling group brings its own: then there is no instance, and nothing else is made anew.
     made = offered.resources
-    change(cloud, "ssh-host", IdleTimeoutSeconds="900")
+    change(cloud, "ssh-host", InstanceId="")
     assert Deployment(cloud, "ssh-host").resources == made
-    (listener,) = cloud.elb.describe_listener_attributes(ListenerArn=made["Listener"])["Attributes"]
-    assert listener == {"Key": "tcp.idle_timeout.seconds", "Value": "900"}
+    change(cloud, "ssh-host", InstanceId=instance["InstanceId"])
+    alarm = alarms(offered)["NoHealthyTargetAlarm"]
+    assert alarm["MetricName"] == "HealthyHostCount"
+    assert alarm["AlarmActions"] == ["arn:aws:sns:eu-west-1:123456789012:pager"]
     arn = offered.outputs["TargetGroupArn"]
     (target_group,) = cloud.elb.describe_target_groups(TargetGroupArns=[arn])["TargetGroups"]
     assert (target_group["TargetType"], target_group["Protocol"], target_group["Port"]) == ("instance", "TCP", 22)
@@ -108,18 +111,46 @@ def test_an_ssh_host_and_its_consumer(cloud: Cloud, stacks: list[str]) -> None:
         SubnetIds=",".join(their_subnets),
         ClientCidr="10.0.0.0/16",
         Port="22",
+        DatabaseHostname=HOSTNAME,
     )
     (endpoint,) = ec2.describe_vpc_endpoints(VpcEndpointIds=[consumer.outputs["EndpointId"]])["VpcEndpoints"]
     assert (endpoint["ServiceName"], endpoint["VpcEndpointType"]) == (offered.outputs["ServiceName"], "Interface")
     (mine,) = ec2.describe_security_groups(GroupIds=[consumer.resources["SecurityGroup"]])["SecurityGroups"]
     assert [(x["FromPort"], x["IpRanges"][0]["CidrIp"]) for x in mine["IpPermissions"]] == [(22, "10.0.0.0/16")]
 
+    # The database's own name, and no other of its domain, leads to the endpoint.
+    route53 = cloud.client("route53")
+    zone = route53.get_hosted_zone(Id=consumer.resources["Zone"])
+    assert zone["HostedZone"]["Name"] == f"{HOSTNAME}."
+    # The local AWS does not keep that it is one of the VPC alone.
+    assert "VPCId: !Ref VpcId\n" in (ROOT / "examples/consumer-endpoint.yaml").read_text()
+    records = route53.list_resource_record_sets(HostedZoneId=consumer.resources["Zone"])["ResourceRecordSets"]
+    (alias,) = [x for x in records if x["Type"] == "A"]
+    assert alias["Name"] == f"{HOSTNAME}."
+    assert alias["AliasTarget"]["DNSName"].rstrip(".") == consumer.outputs["EndpointName"]
+
+    # While somebody uses it, the service can't go, and what it needs is deleted after it.
+    formation = cloud.client("cloudformation")
+    formation.delete_stack(StackName="ssh-host")
+    wait_for("the deletion to be refused", lambda: status(cloud, "ssh-host") == "DELETE_FAILED" or None, 30)
+    assert service in {
+        x["ServiceId"] for x in ec2.describe_vpc_endpoint_service_configurations()["ServiceConfigurations"]
+    }
+
     while stacks:
         delete(cloud, stacks.pop())
     assert inventory(cloud) == before
 
 
-def test_the_parameter_file_is_of_the_six_values() -> None:
-    values = json.loads(read("examples", "orders.json"))
-    assert len(values) == 6
-    assert set(values) <= set(template()["Parameters"])
+def status(cloud: Cloud, stack: str) -> str:
+    """The status of a stack."""
+    (found,) = cloud.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    state: str = found["StackStatus"]
+    return state
+
+
+@pytest.mark.parametrize("name", ["orders", "second-database"])
+def test_the_parameter_files_are_of_the_template(name: str) -> None:
+    values, tags = read_parameters(ROOT / "examples" / f"{name}.json")
+    assert values["Port"] == "5432"
+    assert tags[0] == 'Application="nlb-hostname-targets"'

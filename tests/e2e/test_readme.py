@@ -75,6 +75,7 @@ def test_the_readme_from_the_top(
         told = run("".join(scripts[quick_start + 1 :]), folder, environment)
     finally:
         formation = cloud.client("cloudformation")
+        formation.update_termination_protection(StackName=STACK, EnableTerminationProtection=False)
         formation.delete_stack(StackName=STACK)
         formation.get_waiter("stack_delete_complete").wait(StackName=STACK, WaiterConfig={"Delay": 1})
     assert deployment.outputs["ServiceName"] in told
