@@ -5,7 +5,7 @@ mod known;
 use std::time::{Duration, Instant};
 use std::{collections::BTreeSet, num::NonZeroU16};
 
-use futures_util::future::{join, join3};
+use futures_util::future::join3;
 pub use known::Known;
 
 use crate::binding::{Group, Ownership};
@@ -55,33 +55,35 @@ pub enum Mode {
 pub async fn reconcile(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
     memory.begin_run(task);
     read(world, task, known, memory).await;
-    let mut has_turn = false;
     for _ in 0..MOST_STEPS {
-        refresh(world, task, known, memory, has_turn).await;
+        refresh(world, task, known, memory).await;
         if !known.may_go_on() {
             return;
         }
         let plan = Plan::new(task, known, memory, world.now());
-        let change = plan.next(known);
+        let change = plan.next(known).filter(|_| known.mode != Mode::DryRun);
         // What is missing is not kept waiting by answers that only tell what may go.
-        let is_real = known.mode != Mode::DryRun;
-        let registers = is_real && !plan.register.is_empty() && !matches!(change, None | Some(Change::Deregister(_)));
-        if !registers && let Some((pause, hostnames)) = next_look(task, known, &plan, memory, world.now()) {
+        let may_wait = plan.register.is_empty() || matches!(change, None | Some(Change::Deregister(_)));
+        if may_wait && let Some((pause, hostnames)) = next_look(task, known, &plan, memory, world.now()) {
             world.sleep(pause).await;
             known.looks += 1;
             let answers = world.resolve(&hostnames).await;
             known.note_answers(answers, true, task, memory, world.now());
             continue;
         }
-        let Some(change) = change.filter(|_| is_real) else { break };
-        // A turn may take seconds, so the change is decided on what is true after it.
-        if !has_turn {
-            world.turn().await;
-        } else {
-            carry_out(world, task, known, memory, change, plan.state).await;
-            known.has_listed_again = false;
+        if change.is_none() {
+            break;
         }
-        has_turn = !has_turn;
+        world.turn().await;
+        // That may take seconds, so the change is decided on what is true after it.
+        if matches!(known.listed, Some(Ok(_))) && is_old(known.listed_at, world.now()) {
+            list(world, task, known, memory).await;
+        }
+        refresh(world, task, known, memory).await;
+        let plan = Plan::new(task, known, memory, world.now());
+        if let Some(change) = plan.next(known).filter(|_| known.may_go_on()) {
+            carry_out(world, task, known, memory, change, plan.state).await;
+        }
     }
     let failures = Plan::new(task, known, memory, world.now()).failures(known);
     if failures.is_empty() {
@@ -100,7 +102,6 @@ async fn carry_out(
     match change {
         Change::Remember(changes) => match world.write_tags(&changes).await {
             Ok(()) => {
-                known.has_written_tags = true;
                 known.tags.iter_mut().for_each(|tags| changes.apply(tags));
                 memory.wrote(&state);
                 known.state = Some(state);
@@ -132,7 +133,9 @@ async fn carry_out(
             known.take(changed.failed);
             // Of two runs that deregister what the other one counts on, the later one sees it, and asks DNS anew.
             list(world, task, known, memory).await;
-            known.is_doubtful |= !Plan::new(task, known, memory, world.now()).register.is_empty();
+            if !Plan::new(task, known, memory, world.now()).register.is_empty() {
+                ask_again(world, task, known, memory, |_| true).await;
+            }
         }
     }
 }
@@ -178,40 +181,40 @@ async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &m
     }
 }
 
-/// Asks again for what is too old to plan on: what was true when a slow call began must not undo what a newer run has done.
-async fn refresh(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory, changes_next: bool) {
-    let is_old = |at: Instant| world.now().at.saturating_duration_since(at) > OLDEST;
-    // A list that is slow is old when it comes: it is read again once, just before a change.
-    if changes_next && matches!(known.listed, Some(Ok(_))) && is_old(known.listed_at) && !known.has_listed_again {
-        known.has_listed_again = true;
-        list(world, task, known, memory).await;
-    }
+/// Asks again for answers that are too old to plan on: what was true when a slow call began must not undo what a newer run
+/// has done.
+async fn refresh(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
     for _ in 0..MOST_REFRESHES {
-        let answers = known.answers.iter();
-        let old =
-            answers.filter(|(_, answer)| answer.as_ref().is_ok_and(|answer| known.is_doubtful || is_old(answer.at)));
-        let old: BTreeSet<_> = old.map(|(hostname, _)| hostname.clone()).collect();
-        if old.is_empty() {
-            return;
-        }
-        known.is_doubtful = false;
-        let answers = world.resolve(&old).await;
+        ask_again(world, task, known, memory, |at| is_old(at, world.now())).await;
+    }
+}
+
+/// Asks again for answers that came at such a time.
+async fn ask_again(
+    world: &impl World,
+    task: &Task<'_>,
+    known: &mut Known,
+    memory: &mut Memory,
+    is_due: impl Fn(Instant) -> bool,
+) {
+    let due = known.answers.iter().filter(|(_, answer)| answer.as_ref().is_ok_and(|answer| is_due(answer.at)));
+    let due: BTreeSet<_> = due.map(|(hostname, _)| hostname.clone()).collect();
+    if !due.is_empty() {
+        let answers = world.resolve(&due).await;
         known.note_answers(answers, false, task, memory, world.now());
     }
 }
 
-/// Lists the targets, and reads the tags, once more.
+/// Lists the targets once more.
 async fn list(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
-    // What AWS accepted counts as done, though a read may not show it yet.
-    let needs_tags = known.state.is_some() && !known.has_written_tags;
-    let ((listed_at, listed), tags) =
-        join(world.list(), async { if needs_tags { Some(world.read_tags().await) } else { None } }).await;
-    known.listed_at = listed_at;
-    known.listed = Some(listed);
+    let (listed_at, listed) = world.list().await;
+    (known.listed_at, known.listed) = (listed_at, Some(listed));
     known.note_list(task, memory, world.now());
-    if let Some(tags) = tags {
-        known.note_tags(tags, task, memory);
-    }
+}
+
+/// The contract: what is older is asked for again before anything is planned on it.
+fn is_old(at: Instant, now: Now) -> bool {
+    now.at.saturating_duration_since(at) > Duration::from_secs(2)
 }
 
 /// When the next answer is due of names whose answers are samples; `None`: there are enough.
@@ -249,9 +252,6 @@ pub fn dns_cutoff(now: Instant, cutoff: Instant) -> Instant {
 
 /// What a run may take: some thousand targets in calls of 200, fifty answers, and 45 s of asking on.
 const MOST_STEPS: usize = 500;
-
-/// The contract: an answer that is older by the time the targets are known is asked for again.
-const OLDEST: Duration = Duration::from_secs(2);
 
 /// DNS and ELBv2 may both be so slow that one is always old when the other is known.
 const MOST_REFRESHES: usize = 2;

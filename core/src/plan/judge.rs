@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Hold, HoldReason};
+use super::{
+    Hold,
+    HoldReason::{self, OwnedElsewhere},
+};
 use crate::clock::{Now, Timestamp};
 use crate::run::{Known, Task};
 use crate::samples::{Samples, Verdict};
@@ -68,7 +71,7 @@ impl Judge<'_> {
             return hold(HoldReason::Initial, missing_here, Some(settled));
         }
         if self.is_shared() && self.state.is_some_and(|state| state.elsewhere.contains(target)) {
-            return hold(HoldReason::OwnedElsewhere, since, None);
+            return hold(OwnedElsewhere, since, None);
         }
         None
     }
@@ -131,65 +134,51 @@ impl Judge<'_> {
         held: &BTreeMap<Target, Hold>,
         deregister: &BTreeSet<RegisteredTarget>,
     ) -> State {
-        let none = State::default();
-        let before = self.state.unwrap_or(&none);
-        let mut state = State { elsewhere: before.elsewhere.clone(), ..State::default() };
+        let before = self.state.cloned().unwrap_or_default();
+        let (rotating, elsewhere) = (before.rotating.clone(), before.elsewhere.clone());
+        let mut state = State { rotating, elsewhere, ..State::default() };
         state.rotating.extend(self.memory.rotating_names().map(|(hostname, _)| rotating_name(hostname).to_owned()));
-        state.rotating.extend(before.rotating.iter().cloned());
-        let is_listed = matches!(self.known.listed, Some(Ok(_)));
-        let holds = |target: &Target, reason| held.get(target).is_some_and(|hold| hold.reason == reason);
-        // Of what can't be judged now, what was known counts on.
-        let is_open = |target: &Target| !is_listed || holds(target, HoldReason::Unresolved);
-        let before_missing = before.missing.iter().filter(|(target, _)| !self.look.desired.contains(target));
-        state
-            .missing
-            .extend(before_missing.filter(|(target, _)| is_open(target)).map(|(target, since)| (*target, *since)));
+        let is_certain = self.look.is_complete && matches!(self.known.listed, Some(Ok(_)));
+        if !is_certain {
+            // Of what can't be judged now, what was known counts on.
+            state.missing.clone_from(&before.missing);
+            state.missing.retain(|target, _| !self.look.desired.contains(target));
+        }
+        let is_released = |target: &Target| held.get(target).is_some_and(|hold| hold.reason == OwnedElsewhere);
         let missing = held.iter().filter(|(_, hold)| hold.missing_since.is_some()).map(|(target, _)| *target);
         for target in missing.chain(deregister.iter().map(|shown| shown.target)) {
-            if self.memory.grace(self.task, &target) > 0 || holds(&target, HoldReason::OwnedElsewhere) {
+            if self.memory.grace(self.task, &target) > 0 || is_released(&target) {
                 state.missing.insert(target, self.since(&target));
             }
         }
         if self.is_shared() {
-            self.remember_owners(before, shown, held, &mut state);
+            state.released = before.released.difference(&self.look.desired).copied().collect();
+            state.released.extend(held.keys().filter(|target| is_released(target)));
+            self.remember_owners(&before, shown, is_certain, &mut state);
         }
         state
     }
 
     /// Whose the targets of a `shared` group are. What DNS gives is adopted, and what is gone is forgotten.
-    fn remember_owners(
-        &self,
-        before: &State,
-        shown: &[RegisteredTarget],
-        held: &BTreeMap<Target, Hold>,
-        state: &mut State,
-    ) {
-        let is_listed = matches!(self.known.listed, Some(Ok(_)));
+    fn remember_owners(&self, before: &State, shown: &[RegisteredTarget], is_certain: bool, state: &mut State) {
         // What AWS refuses to register once more may be registered.
         let is_ours = |target: &&Target| !self.known.refused.contains_key(*target) || before.owned.contains(*target);
         state.owned.extend(self.look.desired.iter().filter(is_ours));
         for target in before.owned.difference(&self.look.desired) {
             let listed = shown.iter().find(|shown| shown.target == *target);
-            let noted = before.missing.get(target).copied();
-            if listed.is_none() && is_listed && self.look.is_complete {
-                // Another run may be about to register it, unless it has been missing for longer than that takes.
-                let began = self.known.began.min(self.now.time);
-                if noted.is_some_and(|since| since.plus_seconds(LAG_SECONDS) < began) {
-                    continue;
-                }
+            let noted = before.missing.get(target).map(|noted| self.now.time.min(*noted));
+            // Another run may be about to register it, unless it has been missing for longer than that takes.
+            let began = self.known.began.min(self.now.time);
+            let is_long_gone = noted.is_some_and(|since| since.plus_seconds(LAG_SECONDS) < began);
+            if is_certain && listed.is_none() && is_long_gone {
+                continue;
             }
             state.owned.insert(*target);
             let is_gone = listed.is_none_or(|shown| !shown.state.is_registered());
-            if is_gone && (noted.is_some() || (is_listed && self.look.is_complete)) {
-                let since = noted.unwrap_or(self.now.time).min(self.now.time);
-                state.missing.entry(*target).or_insert(since);
+            if is_gone && (is_certain || noted.is_some()) {
+                state.missing.entry(*target).or_insert(noted.unwrap_or(self.now.time));
             }
         }
-        let released = |hold: &Hold| hold.reason == HoldReason::OwnedElsewhere;
-        let released_before = before.released.difference(&self.look.desired);
-        let released_before = released_before.filter(|_| !is_listed || !self.look.is_complete);
-        state.released.extend(released_before);
-        state.released.extend(held.iter().filter(|(_, hold)| released(hold)).map(|(target, _)| *target));
     }
 }
 

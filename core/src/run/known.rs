@@ -49,10 +49,6 @@ pub struct Known {
     pub(super) collects_until: Instant,
     pub(super) looks: u32,
     pub(super) listed_at: Instant,
-    pub(super) has_listed_again: bool,
-    pub(super) has_written_tags: bool,
-    /// Whether a run beside this one may have undone what this one was to bring about.
-    pub(super) is_doubtful: bool,
 }
 
 impl Known {
@@ -79,9 +75,6 @@ impl Known {
             collects_until: dns_cutoff(now.at, cutoff).min(now.at + LONGEST_COLLECTION),
             looks: 1,
             listed_at: now.at,
-            has_listed_again: false,
-            has_written_tags: false,
-            is_doubtful: false,
         }
     }
 
