@@ -66,44 +66,29 @@ impl Reply {
 
 /// What a run found and did in one target group.
 #[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs, reason = "docs/rules.md has the fields of the reply")]
 pub struct GroupReport {
-    /// The target group.
     pub target_group_arn: TargetGroupArn,
-    /// The hostnames that are bound to it.
     pub hostnames: BTreeSet<Hostname>,
-    /// Whose targets may be deregistered.
     pub ownership: Ownership,
-    /// Seconds that an address must be missing from DNS before its target goes.
     pub deregister_after_seconds: u32,
-    /// What the hostnames were taken for; of those that did not resolve, by the name alone.
     pub kinds: Vec<HostnameSettings>,
-    /// How it ended.
     pub outcome: Outcome,
-    /// The addresses that DNS gave, without the refused ones.
     pub resolved: BTreeSet<IpAddr>,
-    /// What was registered.
     pub registered: BTreeSet<Target>,
-    /// What was deregistered.
     pub deregistered: BTreeSet<Target>,
-    /// Targets whose address is missing from DNS and whose time has not come: since when each.
     pub waiting: Vec<Waiting>,
-    /// Addresses that were not registered.
     #[serde(serialize_with = "refusals")]
     pub refused: BTreeMap<IpAddr, String>,
-    /// Registered targets that DNS does not give and that stay, each with the reason.
     pub held: Vec<HeldTarget>,
-    /// How long DNS took; `None` where its answer was known before, or did not come.
     pub dns_milliseconds: Option<u64>,
-    /// What a check found, errors first; `None` where it was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub findings: Option<Vec<Finding>>,
-    /// What the user should know: why it failed, or what did not make it fail.
     pub error: Option<String>,
-    /// A stable word for the first reason why it failed.
     pub kind: Option<&'static str>,
-    /// How many entries of which list were left out, so that the reply is not too long for Lambda.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub left_out: BTreeMap<&'static str, usize>,
+    /// How many entries of the lists were left out, so that the reply is not too long for Lambda.
+    #[serde(skip_serializing_if = "is_none")]
+    pub left_out: usize,
     /// What DNS gave for each hostname that resolved; of a dry run alone.
     #[serde(skip)]
     pub answers: BTreeMap<Hostname, BTreeSet<IpAddr>>,
@@ -128,42 +113,31 @@ pub struct GroupReport {
     /// What the target group holds at the end; `None` where that is unknown.
     #[serde(skip)]
     pub targets: Option<TargetCounts>,
-    /// How often a target was registered since metrics were last taken from the report.
-    #[serde(skip)]
-    pub registrations: usize,
-    /// How often a target was deregistered since then.
-    #[serde(skip)]
-    pub deregistrations: usize,
 }
 
-/// What a hostname was taken for, and what follows.
+/// What a hostname was taken for, and how many answers a run collects, if nothing makes it more or fewer.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "docs/rules.md has the fields of the reply")]
 pub struct HostnameSettings {
-    /// The hostname.
     pub hostname: Hostname,
-    /// Its kind.
     pub kind: HostnameKind,
-    /// How many answers a run collects, if nothing makes it more or fewer.
     pub lookups: u32,
 }
 
-/// A target whose address is missing from DNS.
+/// A target whose address is missing from DNS, and whose time has not come.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
 pub struct Waiting {
-    /// The target.
     pub target: Target,
-    /// Since when.
     pub missing_since: Timestamp,
-    /// When it will be deregistered.
     pub deregister_at: Timestamp,
 }
 
 /// A registered target that stays although DNS does not give it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
 pub struct HeldTarget {
-    /// The target.
     pub target: Target,
-    /// Why.
     pub reason: HoldReason,
 }
 
@@ -182,12 +156,11 @@ pub enum Outcome {
     InSync,
 }
 
-/// How many targets a target group holds.
+/// How many targets are registered, which draining ones are not, and how many of those are healthy.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
 pub struct TargetCounts {
-    /// Registered, which draining ones are not.
     pub registered: usize,
-    /// Registered and healthy.
     pub healthy: usize,
 }
 
@@ -220,15 +193,14 @@ impl GroupReport {
             let deregister_at = hold.until.unwrap_or_else(|| missing_since.plus_seconds(deregister_after_seconds));
             Some(Waiting { target: *target, missing_since, deregister_at })
         });
-        let count =
-            |accepted: fn(TargetState) -> bool| plan.shown.iter().filter(|target| accepted(target.state)).count();
+        let registered: Vec<_> = plan.shown.iter().filter(|shown| shown.state.is_registered()).collect();
+        let (healthy, sick): (Vec<_>, Vec<_>) =
+            registered.iter().partition(|shown| shown.state == TargetState::Healthy);
         let mut report = Self {
             deregister_after_seconds,
             kinds: kinds.collect(),
             registered: known.registered.clone(),
             deregistered: known.deregistered.clone(),
-            registrations: known.registered.len(),
-            deregistrations: known.deregistered.len(),
             waiting: waiting.collect(),
             held: plan.held.iter().map(|(target, hold)| HeldTarget { target: *target, reason: hold.reason }).collect(),
             dns_milliseconds: known.took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
@@ -236,10 +208,8 @@ impl GroupReport {
             warnings: known.warnings.iter().cloned().chain(rotating.iter().map(rotates)).collect(),
             rotating,
             is_missing_any: known.listed.is_some() && !plan.register.is_empty(),
-            targets: matches!(known.listed, Some(Ok(_))).then(|| TargetCounts {
-                registered: count(TargetState::is_registered),
-                healthy: count(|state| state == TargetState::Healthy),
-            }),
+            targets: matches!(known.listed, Some(Ok(_)))
+                .then(|| TargetCounts { registered: registered.len(), healthy: healthy.len() }),
             ..Self::new(task.group)
         };
         if known.mode() == Mode::DryRun {
@@ -248,9 +218,7 @@ impl GroupReport {
             let answers = known.answers.iter();
             let answers = answers.filter_map(|(name, answer)| Some((name.clone(), answer.as_ref().ok()?)));
             report.answers = answers.map(|(name, answer)| (name, answer.addresses.clone())).collect();
-            let is_sick =
-                |shown: &&RegisteredTarget| shown.state.is_registered() && shown.state != TargetState::Healthy;
-            report.sick = plan.shown.iter().filter(is_sick).cloned().collect();
+            report.sick = sick.into_iter().cloned().cloned().collect();
         }
         report.resolved = plan.look.resolved;
         report.refused = plan.look.refused;
@@ -270,8 +238,6 @@ impl GroupReport {
     pub fn merged(self, mut found: Self) -> Self {
         found.registered.extend(self.registered);
         found.deregistered.extend(self.deregistered);
-        found.registrations += self.registrations;
-        found.deregistrations += self.deregistrations;
         found.targets = found.targets.or(self.targets);
         found.dns_milliseconds = found.dns_milliseconds.or(self.dns_milliseconds);
         found.settled()
@@ -300,22 +266,16 @@ impl GroupReport {
         self
     }
 
-    /// Leaves no more than `most` entries in each list, and says how many are left out.
+    /// Leaves no more than `most` entries in each list.
     fn shorten(&mut self, most: usize) {
-        // The first finding is the worst, and may be what `ok` is about.
-        let findings = self.findings.as_mut().map_or(0, |findings| cut(findings, most.max(1)));
-        let left_out = [
-            ("resolved", cut(&mut self.resolved, most)),
-            ("registered", cut(&mut self.registered, most)),
-            ("deregistered", cut(&mut self.deregistered, most)),
-            ("waiting", cut(&mut self.waiting, most)),
-            ("refused", cut(&mut self.refused, most)),
-            ("held", cut(&mut self.held, most)),
-            ("findings", findings),
-        ];
-        for (list, count) in left_out.into_iter().filter(|(_, count)| *count > 0) {
-            *self.left_out.entry(list).or_default() += count;
-        }
+        self.left_out += cut(&mut self.resolved, most)
+            + cut(&mut self.registered, most)
+            + cut(&mut self.deregistered, most)
+            + cut(&mut self.waiting, most)
+            + cut(&mut self.refused, most)
+            + cut(&mut self.held, most)
+            // The first finding is the worst, and may be what `ok` is about.
+            + self.findings.as_mut().map_or(0, |findings| cut(findings, most.max(1)));
     }
 
     /// The hostnames, for a message.

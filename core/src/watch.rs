@@ -57,19 +57,13 @@ impl Course {
                 break;
             }
             memory.answered(task, &answers, &answers, now);
-            let earlier = std::mem::replace(&mut self.known.answers, answers.clone());
+            self.known.answers.clone_from(&answers);
             if schedule.is_due(task, &self.known, memory, now) {
                 self.known = Known::new(Mode::Single, answers, now, self.cutoff);
                 self.run(world, task, memory).await;
                 schedule.ran(task, self, memory, world.now());
-            } else if has_other_failures(task, &earlier, &answers) {
-                let report = GroupReport {
-                    registrations: 0,
-                    deregistrations: 0,
-                    ..GroupReport::of(task, &self.known, memory, now)
-                };
-                world.observe(&report);
-                self.report = Some(self.joined(report));
+            } else {
+                self.tell(world, task, memory);
             }
         }
         self.is_last = true;
@@ -81,6 +75,10 @@ impl Course {
         self.is_running = true;
         reconcile(world, task, &mut self.known, memory).await;
         self.is_running = false;
+        self.tell(world, task, memory);
+    }
+
+    fn tell(&mut self, world: &impl World, task: &Task<'_>, memory: &Memory) {
         let report = GroupReport::of(task, &self.known, memory, world.now());
         world.observe(&report);
         self.report = Some(self.joined(report));
@@ -103,11 +101,6 @@ impl Course {
         }
         self.report.take().unwrap_or_else(|| GroupReport::new(task.group))
     }
-}
-
-/// Whether other names fail now.
-fn has_other_failures(task: &Task<'_>, earlier: &Answers, now: &Answers) -> bool {
-    Look::new(task, earlier).failures != Look::new(task, now).failures
 }
 
 /// When a group is looked at next, and whether it has settled.

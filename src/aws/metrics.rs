@@ -93,8 +93,8 @@ fn metrics(report: &GroupReport) -> Vec<(&'static str, usize)> {
         metrics.extend([("RegisteredTargets", held.registered), ("HealthyTargets", held.healthy)]);
     }
     let others = [
-        ("Registrations", report.registrations),
-        ("Deregistrations", report.deregistrations),
+        ("Registrations", report.registered.len()),
+        ("Deregistrations", report.deregistered.len()),
         ("WaitingTargets", report.waiting.len()),
         ("RefusedAddresses", report.refused.len()),
     ];

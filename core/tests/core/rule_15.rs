@@ -119,7 +119,7 @@ fn a_name_that_rotates_stops_churning_once_it_was_seen_to_and_says_what_to_state
     let mut churn = Vec::new();
     for _ in 0..120 {
         let report = stage.run();
-        churn.push(report.deregistrations);
+        churn.push(report.deregistered.len());
         stage.settle();
         stage.pass(60);
     }
