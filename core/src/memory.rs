@@ -67,10 +67,7 @@ impl Memory {
     pub fn answered(&mut self, task: &Task<'_>, new: &Answers, all: &Answers, now: Now) {
         for (hostname, answer) in new {
             if let (Some(samples), Ok(answer)) = (self.samples.get_mut(hostname), answer) {
-                let is_found = samples.add(answer, before(now, answer.at));
-                if is_found {
-                    self.rotating.insert(rotating_name(hostname).to_owned());
-                }
+                samples.add(answer, before(now, answer.at));
             }
         }
         let given = Look::new(task, new);
@@ -134,29 +131,23 @@ impl Memory {
     pub fn overlay(&self, listed: &[RegisteredTarget], asked_at: Instant) -> Vec<RegisteredTarget> {
         let mut shown: BTreeMap<Target, RegisteredTarget> =
             listed.iter().map(|shown| (shown.target, shown.clone())).collect();
+        let may_lag = |at| asked_at.saturating_duration_since(at) <= LONGEST_LAG;
         for (target, done) in &self.done {
-            match *done {
-                Done::Registered(at) => {
-                    let new = RegisteredTarget::new(*target);
-                    match shown.get_mut(target) {
-                        None if asked_at.saturating_duration_since(at) > LONGEST_LAG => {}
-                        None => drop(shown.insert(*target, new)),
-                        // One that a later list shows as draining was deregistered by somebody else.
-                        Some(known) if known.state == TargetState::Draining && asked_at <= at => *known = new,
-                        Some(_) => {}
-                    }
+            match (*done, shown.get_mut(target)) {
+                (Done::Registered(at), None) if may_lag(at) => {
+                    shown.insert(*target, RegisteredTarget::new(*target));
                 }
-                Done::Deregistered(at, before) => {
-                    if asked_at.saturating_duration_since(at) > LONGEST_LAG {
-                        continue;
-                    }
-                    let Some(known) = shown.get_mut(target) else { continue };
-                    let is_registered_again =
-                        asked_at > at && known.state == TargetState::Initial && before != TargetState::Initial;
-                    if !is_registered_again {
+                // One that a later list shows as draining was deregistered by somebody else.
+                (Done::Registered(at), Some(known)) if known.state == TargetState::Draining && asked_at <= at => {
+                    *known = RegisteredTarget::new(*target);
+                }
+                (Done::Deregistered(at, before), Some(known)) if may_lag(at) => {
+                    let is_new = known.state == TargetState::Initial && before != TargetState::Initial;
+                    if asked_at <= at || !is_new {
                         known.state = TargetState::Draining;
                     }
                 }
+                _ => {}
             }
         }
         shown.into_values().collect()
@@ -222,9 +213,8 @@ impl Memory {
 
     /// Takes in what the tags say now. What somebody removed is counted on from memory, and described in what is returned.
     pub fn noted(&mut self, state: &mut State) -> Vec<String> {
-        let registered = self.registered.iter().flatten().copied().collect::<BTreeSet<_>>();
-        let owned: BTreeSet<_> = self.noted.owned.difference(&state.owned).copied().collect();
-        let owned: BTreeSet<_> = owned.intersection(&registered).copied().collect();
+        let registered = self.registered.clone().unwrap_or_default();
+        let owned = &(&self.noted.owned - &state.owned) & &registered;
         let is_lost = |target: &&Target| self.missing.contains_key(*target) && !state.missing.contains_key(*target);
         let mut lost: BTreeSet<_> = self.noted.missing.keys().filter(is_lost).copied().collect();
         lost.extend(&owned);

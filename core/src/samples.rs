@@ -79,8 +79,8 @@ impl Samples {
         self.stated_grace == Some(0) || self.stated_lookups == Some(1)
     }
 
-    /// Takes in an answer that came at this time. Returned is whether the name was found to rotate by it.
-    pub fn add(&mut self, answer: &Answer, at: Timestamp) -> bool {
+    /// Takes in an answer that came at this time.
+    pub fn add(&mut self, answer: &Answer, at: Timestamp) {
         self.kind = answer.kind();
         self.largest = self.largest.max(answer.addresses.len());
         self.longest_ttl = self.longest_ttl.max(answer.longest_ttl);
@@ -102,27 +102,21 @@ impl Samples {
             absence.lacked_since.get_or_insert(at);
             absence.lacked = absence.lacked.saturating_add(u32::from(is_fresh));
         }
-        self.note_return(has_returned, at)
-    }
-
-    fn note_return(&mut self, has_returned: bool, at: Timestamp) -> bool {
-        if !has_returned || self.rotates || !self.may_rotate() || self.is_sample_by_kind() {
-            return false;
+        if has_returned && self.may_rotate() {
+            self.returns.retain(|returned_at| at.since(*returned_at) <= RETURNS_WITHIN);
+            self.returns.push(at);
+            self.rotates |= self.returns.len() >= RETURNS;
         }
-        self.returns.retain(|returned_at| at.since(*returned_at) <= RETURNS_WITHIN);
-        self.returns.push(at);
-        self.rotates = self.returns.len() >= RETURNS;
-        self.rotates
     }
 
     /// An endpoint of an instance or a writer has one address, which each failover moves; what AWS names as a sample is one.
     fn may_rotate(&self) -> bool {
-        self.kind_by_name == HostnameKind::Other
+        self.kind_by_name == HostnameKind::Other && self.kind.lookups() == 1
     }
 
     /// The name was seen to rotate by an earlier execution environment.
     pub fn set_rotating(&mut self) {
-        self.rotates = self.may_rotate();
+        self.rotates |= self.may_rotate();
     }
 
     /// Whether the name was seen to rotate.
@@ -157,16 +151,7 @@ impl Samples {
 
     /// Whether an answer may hold but a sample of the addresses.
     pub fn is_sample(&self) -> bool {
-        let is_stated = self.stated_lookups.is_some();
-        !self.is_in_full() && (is_stated || self.is_sample_by_kind() || self.is_sample_by_answers())
-    }
-
-    fn is_sample_by_kind(&self) -> bool {
-        matches!(self.kind, HostnameKind::AuroraReader | HostnameKind::LoadBalancer | HostnameKind::RdsProxy)
-    }
-
-    fn is_sample_by_answers(&self) -> bool {
-        self.rotates || self.largest >= LARGE_ANSWER
+        !self.is_in_full() && (self.stated_lookups.is_some() || self.kind_by_answers().lookups() > 1)
     }
 
     /// What the name was taken for.
@@ -174,25 +159,21 @@ impl Samples {
         self.kind
     }
 
+    /// The kind whose defaults count: a name that answers as a load balancer's does is treated like one.
+    fn kind_by_answers(&self) -> HostnameKind {
+        let is_large = self.rotates || self.largest >= LARGE_ANSWER;
+        if is_large && self.kind.lookups() == 1 { HostnameKind::LoadBalancer } else { self.kind }
+    }
+
     /// How many answers a run collects.
     pub fn lookups(&self) -> u32 {
-        match self.stated_lookups {
-            _ if self.is_in_full() => 1,
-            Some(lookups) => lookups,
-            None if self.is_sample_by_kind() => self.kind.lookups(),
-            None if self.is_sample_by_answers() => HostnameKind::LoadBalancer.lookups(),
-            None => 1,
-        }
+        let by_kind = || self.kind_by_answers().lookups();
+        if self.is_in_full() { 1 } else { self.stated_lookups.unwrap_or_else(by_kind) }
     }
 
     /// How long, in seconds, an address must be missing where no binding says so.
     pub fn grace(&self) -> u32 {
-        let is_large = !self.is_sample_by_kind() && self.is_sample_by_answers();
-        if is_large {
-            HostnameKind::LoadBalancer.deregister_after_seconds()
-        } else {
-            self.kind.deregister_after_seconds()
-        }
+        self.kind_by_answers().deregister_after_seconds()
     }
 
     /// Whether the name may never give this address here: that of a load balancer may give each zone its own.
