@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{info, warn};
 
 use crate::{
-    aws::tagging::Tagging, binding::Group, failure::Undiscovered, hostname::AllowedHostnames, tag_bindings::Found,
+    aws::tagging::Tagging, binding::Group, failure::ElbError, hostname::AllowedHostnames, tag_bindings::Found,
     target::TargetGroupArn,
 };
 
@@ -40,7 +40,7 @@ impl Finder {
 
     /// What the tags bind, asked for if that is due; where it can't be had, what was known before, and why. The run, whose
     /// time is over at `cutoff`, waits for this.
-    pub(crate) async fn search(&self, cutoff: Instant) -> (Arc<Found>, Option<Undiscovered>) {
+    pub(crate) async fn search(&self, cutoff: Instant) -> (Arc<Found>, Option<ElbError>) {
         let asked_at = (self.clock)();
         let Known { found: known, asked_at: before } = self.known().clone();
         // It is due, too, where the clock was set back.
@@ -57,9 +57,10 @@ impl Finder {
             }
             Err(error) => {
                 self.known().asked_at = None;
-                let failure = Undiscovered(error);
-                warn!(kind = Undiscovered::KIND, problem = %failure, known = known.groups.len(), "not found");
-                (known, Some(failure))
+                let problem = format!("target groups could not be found by their tags: {}", error.problem);
+                let error = ElbError { problem, ..error };
+                warn!(kind = "discovery", problem = %error, known = known.groups.len(), "not found");
+                (known, Some(error))
             }
         }
     }

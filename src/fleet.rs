@@ -10,6 +10,7 @@ use futures_util::future::{Either, OptionFuture, join, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nlb_hostname_targets_core::run::{Known, Mode, Task, dns_cutoff};
 use nlb_hostname_targets_core::watch::{Course, Watch};
+use serde_json::json;
 use tokio::select;
 use tokio::time::{sleep_until, timeout_at};
 use tracing::{info, warn};
@@ -66,6 +67,8 @@ struct Job<'a> {
     past: Past,
     /// `None`: they were not read yet, or there was no time.
     facts: Option<Result<Facts, ElbError>>,
+    /// Why it could not be read which names rotate.
+    unread: Option<ElbError>,
     /// What DNS said before it was the group's turn.
     early: Answers,
 }
@@ -94,7 +97,9 @@ impl Fleet {
         let jobs = groups.iter().enumerate().map(|(position, group)| {
             let mut past = self.known().get(&group.arn).cloned().unwrap_or_default();
             past.memory.begin_invocation();
-            Job { position, group, past, facts: None, early: Answers::new() }
+            // A check tells what can't be read, though a run no longer tries.
+            past.has_read_rotating &= !request.check;
+            Job { position, group, past, facts: None, unread: None, early: Answers::new() }
         });
         let has_state = |group: &&Group| {
             group.ownership == Ownership::Shared || GroupReport::new(group).deregister_after_seconds > 0
@@ -153,7 +158,8 @@ impl Fleet {
                     let error = read.and_then(Result::err);
                     // Failovers are followed all the same. Who may not read tags need not try again.
                     job.past.has_read_rotating = error.as_ref().is_some_and(|error| error.kind == ElbErrorKind::Denied);
-                    let problem = error.map_or_else(|| "no reply in time".to_owned(), |error| error.to_string());
+                    let problem = error.as_ref().map_or_else(|| "no reply in time".to_owned(), ToString::to_string);
+                    job.unread = error;
                     warn!(target_group = %arn, problem, "not known which names rotate: the tags can't be read");
                 }
             }
@@ -270,11 +276,12 @@ impl Fleet {
     /// Remembers what was learned, and judges what a check found.
     async fn end(&self, job: Job<'_>, mut report: GroupReport, errand: Errand<'_>) -> Done {
         if let Some(inspection) = errand.inspection {
-            let set_up = match report.is_deferred {
+            let mut set_up = match report.is_deferred {
                 true => SetUp::default(),
                 // In a box, which spares the future of each group of a run the room for it.
                 false => Box::pin(inspection.look(&report, errand.cutoff)).await,
             };
+            set_up.failures.extend(job.unread.map(|error| (job.group.arn.to_string(), error)));
             report = self.judged(job.group, report, &set_up);
         }
         if !errand.dry_run {
@@ -291,7 +298,8 @@ impl Fleet {
         let (allowed, function) = (&self.allowed, self.function.as_str());
         let findings = Check { group, report: &report, set_up, allowed, function }.findings();
         for Finding { severity, code, subject, message, .. } in &findings {
-            let (group, code) = (&report.target_group_arn, code.as_str());
+            let (group, code) = (&report.target_group_arn, json!(code));
+            let code = code.as_str();
             if *severity == Severity::Info {
                 info!(target_group = %group, code, subject, problem = message, "found");
             } else {

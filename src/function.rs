@@ -13,10 +13,10 @@ use crate::{
     VERSION,
     aws::{budget::Budget, metrics::Metrics, tagging::Tagging, target_group::TargetGroups},
     binding::{Group, InvalidJson},
-    check::of_discovery,
+    check::of_call,
     discovery::Finder,
     dns::{NoNameServer, Resolver},
-    failure::{Failure, Undiscovered},
+    failure::{ElbError, Failure},
     finding::Severity,
     fleet::Fleet,
     report::{GroupReport, Outcome, Reply},
@@ -54,7 +54,7 @@ pub enum RunError {
     )]
     NoBindings,
     #[error("{0}; the {1} target groups that are known were handled")]
-    Undiscovered(Undiscovered, usize),
+    Undiscovered(ElbError, usize),
 }
 
 /// As it is displayed, up to a length: lambda_runtime logs a failed invocation by this.
@@ -135,7 +135,7 @@ impl Function {
                 return Err(RunError::Undiscovered(failure, groups.len()));
             }
         }
-        let findings: Vec<_> = failure.iter().map(of_discovery).collect();
+        let findings: Vec<_> = failure.iter().map(|error| of_call("DISCOVERY", error)).collect();
         let mut all = groups.iter().flat_map(|report| &report.findings).flatten().chain(&findings);
         let ok = check.then(|| all.all(|finding| finding.severity != Severity::Error));
         let mut reply = Reply { version: VERSION, trigger, dry_run, ok, findings, groups, left_out: 0 };
@@ -169,7 +169,7 @@ impl Function {
         request: &Request,
         watch: Option<&Watch>,
         cutoff: Instant,
-    ) -> (Vec<GroupReport>, Option<Undiscovered>) {
+    ) -> (Vec<GroupReport>, Option<ElbError>) {
         let Some(finder) = self.finder.as_ref().filter(|_| request.groups.is_none()) else {
             let groups = request.groups.as_deref().unwrap_or(&self.config.groups);
             return (self.fleet.run(groups, request, watch, cutoff).await, None);
@@ -234,7 +234,7 @@ fn log(request: &Request, groups: &[GroupReport], started: Instant) {
 }
 
 /// The message names every failed hostname and target group with its cause.
-fn causes(groups: &[GroupReport], other: Option<Undiscovered>) -> String {
+fn causes(groups: &[GroupReport], other: Option<ElbError>) -> String {
     let failed = groups.iter().filter(|report| report.outcome == Outcome::Failed);
     let causes = failed.map(|report| {
         // Of tags that can't be read, there is no hostname.

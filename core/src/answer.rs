@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::failure::{Failure, ResolveError};
+use crate::failure::{Failure, RUN_IN_THE_VPC, ResolveError, list};
 use crate::network::{AllowedNetworks, is_public};
 use crate::{hostname::Hostname, kind::HostnameKind, run::Task, target::Target};
 
@@ -85,17 +85,8 @@ impl Look {
 }
 
 fn no_usable_address(hostname: &Hostname, refused: &BTreeMap<IpAddr, String>, allowed: &AllowedNetworks) -> Failure {
-    let mut refusals: Vec<_> =
-        refused.iter().take(MOST_NAMED).map(|(address, reason)| format!("{address}: {reason}")).collect();
-    if refused.len() > MOST_NAMED {
-        refusals.push(format!("and {} more", refused.len() - MOST_NAMED));
-    }
-    Failure::NoUsableAddress {
-        hostname: hostname.clone(),
-        refusals: format!("{}; ALLOWED_CIDRS is {allowed}", refusals.join("; ")),
-        is_public: refused.keys().copied().any(is_public),
-    }
+    let refusals = list(refused.iter().map(|(address, reason)| format!("{address}: {reason}")));
+    let advice = if refused.keys().copied().any(is_public) { RUN_IN_THE_VPC } else { "" };
+    let refusals = format!("{refusals}; ALLOWED_CIDRS is {allowed}");
+    Failure::NoUsableAddress { hostname: hostname.clone(), refusals, advice }
 }
-
-/// Addresses that a message names, of the thousands that an answer may hold.
-const MOST_NAMED: usize = 50;

@@ -20,8 +20,8 @@ pub enum Failure {
          now: remove tags, or bind the hostnames to several target groups"
     )]
     NoRoomInTags { left_out: usize, most: usize },
-    #[error("{hostname}: no address of the answer can be registered ({refusals}){}", if *.is_public { RUN_IN_THE_VPC } else { "" })]
-    NoUsableAddress { hostname: Hostname, refusals: String, is_public: bool },
+    #[error("{hostname}: no address of the answer can be registered ({refusals}). {advice}")]
+    NoUsableAddress { hostname: Hostname, refusals: String, advice: &'static str },
     #[error("{operation} refused {target}: {reason}")]
     Refused { operation: &'static str, target: Target, reason: String },
     #[error("{}", one_line(&format!("the tag {tag} is `{value}`: {problem}")))]
@@ -37,12 +37,23 @@ impl Failure {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Deadline(_) => "deadline",
-            Self::Elb(error) => error.kind.as_str(),
-            Self::Full { error, .. } => error.kind.as_str(),
+            Self::Elb(error) | Self::Full { error, .. } => match error.kind {
+                ElbErrorKind::Denied => "elb_denied",
+                ElbErrorKind::Failed => "elb_failed",
+                ElbErrorKind::NotFound => "elb_not_found",
+                ElbErrorKind::NotIp => "not_ip",
+                ElbErrorKind::OutsideVpc | ElbErrorKind::TargetRefused => "refused",
+                ElbErrorKind::QuotaReached => "quota",
+                ElbErrorKind::Throttled => "elb_throttled",
+                ElbErrorKind::TimedOut => "elb_timeout",
+                ElbErrorKind::Unavailable => "elb_unavailable",
+            },
             Self::NoRoomInTags { .. } => "state",
             Self::NoUsableAddress { .. } | Self::Refused { .. } => "refused",
             Self::Tag { .. } => "tag",
-            Self::Unresolved { error, .. } => error.kind(),
+            Self::Unresolved { error, .. } => {
+                error.failures.last().map_or("dns_timeout", |(_, failure)| failure.kind())
+            }
         }
     }
 
@@ -64,16 +75,6 @@ impl Failure {
             _ => false,
         }
     }
-}
-
-/// Target groups could not be found by their tags. No one group fails by it, but the run.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("target groups could not be found by their tags: {0}")]
-pub struct Undiscovered(pub ElbError);
-
-impl Undiscovered {
-    /// A stable word for it.
-    pub const KIND: &str = "discovery";
 }
 
 /// A call of ELBv2, or of the Resource Groups Tagging API, that failed.
@@ -113,22 +114,6 @@ pub enum ElbErrorKind {
     Unavailable,
 }
 
-impl ElbErrorKind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Denied => "elb_denied",
-            Self::Failed => "elb_failed",
-            Self::NotFound => "elb_not_found",
-            Self::NotIp => "not_ip",
-            Self::OutsideVpc | Self::TargetRefused => "refused",
-            Self::QuotaReached => "quota",
-            Self::Throttled => "elb_throttled",
-            Self::TimedOut => "elb_timeout",
-            Self::Unavailable => "elb_unavailable",
-        }
-    }
-}
-
 impl ElbError {
     /// The action as IAM names it.
     pub fn action(&self) -> String {
@@ -148,10 +133,6 @@ impl ResolveError {
     pub fn is_out_of_time(&self) -> bool {
         self.failures.is_empty() || self.failures.iter().any(|(_, failure)| matches!(failure, DnsFailure::OutOfTime(_)))
     }
-
-    fn kind(&self) -> &'static str {
-        self.failures.last().map_or("dns_timeout", |(_, failure)| failure.kind())
-    }
 }
 
 impl fmt::Display for ResolveError {
@@ -160,7 +141,7 @@ impl fmt::Display for ResolveError {
             return formatter.write_str("time-out: no time left to ask a name server");
         }
         let failures = self.failures.iter().map(|(server, failure)| format!("{failure} (name server {server})"));
-        formatter.write_str(&failures.collect::<Vec<_>>().join(", "))
+        formatter.write_str(&list(failures))
     }
 }
 
@@ -241,6 +222,15 @@ pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
 }
 
+/// The first of many, for a message.
+pub(crate) fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    let mut items = items.into_iter();
+    let mut names: Vec<_> = items.by_ref().take(MOST_NAMED).map(|item| item.to_string()).collect();
+    let more = items.count();
+    names.extend((more > 0).then(|| format!("and {more} more")));
+    names.join(", ")
+}
+
 /// An operation as IAM names it.
 pub fn action(operation: &str) -> String {
     let service = if operation == GET_RESOURCES { "tag" } else { "elasticloadbalancing" };
@@ -250,6 +240,9 @@ pub fn action(operation: &str) -> String {
 /// The one operation that is not of ELBv2, but of the Resource Groups Tagging API.
 pub const GET_RESOURCES: &str = "GetResources";
 
-const RUN_IN_THE_VPC: &str = ". If this is a publicly accessible database: its name resolves to its private address \
-     only inside its VPC, so the function must run in that VPC. If the VPC itself has such a range: state ALLOWED_CIDRS \
-     with that range in it";
+pub(crate) const RUN_IN_THE_VPC: &str = "If this is a publicly accessible database: its name resolves to its private \
+     address only inside its VPC, so the function must run in that VPC. If the VPC itself has such a range: state \
+     ALLOWED_CIDRS with that range in it";
+
+/// Addresses, targets and so on that a message names, of the thousands that there may be.
+const MOST_NAMED: usize = 10;

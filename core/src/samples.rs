@@ -227,7 +227,7 @@ pub const FALSE_REMOVAL: f64 = 1e-13;
 const USUAL_ABSENCE: f64 = 0.08;
 
 /// DNS gives at most eight addresses of a load balancer in an answer, and Route 53 as many of a multivalue record.
-const LARGE_ANSWER: usize = 8;
+pub(crate) const LARGE_ANSWER: usize = 8;
 
 /// How long an address must have been missing to have come back: a failover flaps for 20 to 30 s.
 const SHORTEST_RETURN: Duration = Duration::from_secs(50);

@@ -209,7 +209,7 @@ async fn each_code_is_found_where_it_is_so_and_alone() {
         (|w, _, _| says(w, Reply::Refused), "error", "unresolved", "db.test", &["REFUSED", "DNS_SERVERS"]),
         (|w, _, _| says(w, Reply::Silent), "error", "unresolved", "db.test", &["time-out", "UDP and TCP"]),
         (|w, _, _| answer(w, &["10.0.1.10", "169.254.1.1", "127.0.0.1"]), "error", "refused-address", "db.test", &["127.0.0.1, 169.254.1.1", "loopback", "ALLOWED_CIDRS"]),
-        (|w, _, _| w.set("ALLOWED_CIDRS", "10.0.2.0/24"), "error", "refused-address", "db.test", &["10.0.1.10", "10.0.2.0/24", "Settings"]),
+        (|w, _, _| w.set("ALLOWED_CIDRS", "10.0.2.0/24"), "error", "refused-address", "db.test", &["10.0.1.10", "10.0.2.0/24", "AllowedCidrs"]),
         (|w, arn, _| ipv6(w, arn, "64:ff9b::a00:10a"), "error", "refused-address", "db.test", &["64:ff9b::a00:10a", "DNS64", "IpAddressType"]),
         (|w, _, _| answer(w, &["10.0.1.10", "54.1.2.3"]), "error", "public-address", "db.test", &["54.1.2.3", "FunctionSubnetIds", "publicly accessible", "VPC itself", "state ALLOWED_CIDRS"]),
         (|w, _, _| answer(w.set("AWS_LAMBDA_FUNCTION_NAME", "orders-function"), &["10.0.1.11"]), "warning", "out-of-step", GROUP, &["register 10.0.1.11:5432 and deregister 10.0.1.10:5432", "--function-name orders-function"]),

@@ -1,19 +1,15 @@
 //! What a check finds: a code, what is so, and one thing to do.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-/// Something that a check found. The worst comes first.
+/// Something that a check found: what is so about an ARN, a hostname or a target, and one thing to do. The worst comes first.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[allow(missing_docs, reason = "docs/rules.md has the fields")]
 pub struct Finding {
-    /// How much it matters.
     pub severity: Severity,
-    /// A stable word for it.
     pub code: Code,
-    /// An ARN, a hostname or a target.
     pub subject: String,
-    /// What is so.
     pub message: String,
-    /// One thing to do about it.
     pub advice: String,
 }
 
@@ -39,17 +35,14 @@ pub enum Severity {
 
 /// Makes [`Code`] of the table below.
 macro_rules! codes {
-    ($($severity:ident: $($code:ident = $name:literal),*;)*) => {
-        /// What there is to find, in the order of the reply; docs/reference.md says where each is found.
-        #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-        pub enum Code { $($(#[doc = $name] $code,)*)* }
+    ($($severity:ident: $($code:ident),*;)*) => {
+        /// What there is to find, in the order of the reply; docs/rules.md says where each is found.
+        #[allow(missing_docs, reason = "docs/rules.md has them")]
+        #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum Code { $($($code,)*)* }
 
         impl Code {
-            /// The name that the reply and the log give it.
-            pub fn as_str(self) -> &'static str {
-                match self { $($(Self::$code => $name,)*)* }
-            }
-
             /// How much it matters, unless the finding says otherwise.
             pub fn severity(self) -> Severity {
                 match self { $($(Self::$code)|* => Severity::$severity,)* }
@@ -59,19 +52,10 @@ macro_rules! codes {
 }
 
 codes! {
-    Error: Permission = "permission", Failed = "failed", NotChecked = "not-checked", Unresolved = "unresolved",
-        RefusedAddress = "refused-address", PublicAddress = "public-address", TargetType = "target-type",
-        Unused = "unused", LoadBalancerType = "load-balancer-type", LoadBalancerState = "load-balancer-state",
-        Scheme = "scheme", Protocol = "protocol", ProxyProtocol = "proxy-protocol", ClientIp = "client-ip",
-        SecurityGroupRules = "security-group-rules", NoHealthyTarget = "no-healthy-target";
-    Warning: OutOfStep = "out-of-step", MissingTarget = "missing-target", Flapping = "flapping",
-        RotatingName = "rotating-name", UnhealthyTarget = "unhealthy-target", ZoneNotEnabled = "zone-not-enabled",
-        HealthCheck = "health-check", CrossZone = "cross-zone", Stickiness = "stickiness";
-    Info: SlowDrain = "slow-drain", SlowHealthCheck = "slow-health-check";
-}
-
-impl Serialize for Code {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
+    Error: Permission, Failed, NotChecked, Unresolved, RefusedAddress, PublicAddress, TargetType, Unused,
+        LoadBalancerType, LoadBalancerState, Scheme, Protocol, ProxyProtocol, ClientIp, SecurityGroupRules,
+        NoHealthyTarget;
+    Warning: OutOfStep, MissingTarget, Flapping, RotatingName, UnhealthyTarget, ZoneNotEnabled, HealthCheck, CrossZone,
+        Stickiness;
+    Info: SlowDrain, SlowHealthCheck;
 }

@@ -1,21 +1,18 @@
 //! What stands in front of the targets: the target group's settings, its load balancers and their listeners.
 
+use super::Check;
 use super::finding::{Code, Finding, Severity};
 use super::set_up::{Attributes, LoadBalancer, Settings};
-use super::{Check, list};
-use crate::failure::{ElbErrorKind, Failure};
+use crate::failure::{ElbErrorKind, Failure, list};
 
 impl Check<'_> {
     pub(super) fn of_front(&self, findings: &mut Vec<Finding>) {
         if self.is_not_ip() {
             let kind = self.set_up.settings.as_ref().map_or("another", |settings| settings.target_type.as_str());
-            let message =
-                format!("the target group is of type `{kind}`, and only one of type `ip` can follow a hostname");
+            let message = format!("the target group is of type `{kind}`, not `ip`, so it can't follow a hostname");
             findings.push(self.of_group(Code::TargetType, message, CREATE_GROUP));
         }
-        if let Some((severity, message, advice)) = self.misuse() {
-            findings.push(Finding { severity, ..self.of_group(Code::Unused, message, advice) });
-        }
+        findings.extend(self.unused());
         self.set_up.load_balancers.iter().for_each(|known| self.of_load_balancer(known, findings));
         self.set_up.attributes.iter().for_each(|attributes| self.of_attributes(attributes, findings));
         if let Some(settings) = &self.set_up.settings {
@@ -30,8 +27,8 @@ impl Check<'_> {
             || self.report.failures.iter().any(is_told)
     }
 
-    /// Why nothing comes to the group, and what to do; `None` where something may come.
-    pub(super) fn misuse(&self) -> Option<(Severity, String, String)> {
+    /// Why nothing comes to the group; `None` where something may come.
+    pub(super) fn unused(&self) -> Option<Finding> {
         let settings = self.set_up.settings.as_ref()?;
         let mut idle = Vec::new();
         for arn in &settings.load_balancer_arns {
@@ -51,21 +48,19 @@ impl Check<'_> {
             let severity = if is_wanted { Severity::Warning } else { Severity::Error };
             let message = format!("the listener on port {} gives the target group the weight 0", listener.port);
             let advice = format!("Give it another weight: {MODIFY_LISTENER} {} --default-actions ACTION", listener.arn);
-            return Some((severity, message, advice));
+            return Some(Finding { severity, ..self.of_group(Code::Unused, message, advice) });
         }
-        let first = settings.load_balancer_arns.first();
-        let message = match first {
-            None => "no load balancer has the target group".to_owned(),
-            Some(arn) => format!("no listener of {arn} forwards to the target group"),
+        let (message, arn) = match settings.load_balancer_arns.first() {
+            None => ("no load balancer has the target group".to_owned(), "LOAD_BALANCER_ARN"),
+            Some(arn) => (format!("no listener of {arn} forwards to the target group"), arn.as_str()),
         };
         let advice = format!(
-            "Create a listener: aws elbv2 create-listener --load-balancer-arn {} --protocol TCP --port {} \
+            "Create a listener: aws elbv2 create-listener --load-balancer-arn {arn} --protocol TCP --port {} \
              --default-actions Type=forward,TargetGroupArn={}",
-            first.map_or("LOAD_BALANCER_ARN", String::as_str),
             settings.port.map_or_else(|| "PORT".to_owned(), |port| port.to_string()),
             self.arn()
         );
-        Some((Severity::Error, message, advice))
+        Some(self.of_group(Code::Unused, message, advice))
     }
 
     /// The load balancers that forward to the group; where no one is known to, all that have it.
@@ -81,35 +76,29 @@ impl Check<'_> {
 
     fn of_load_balancer(&self, load_balancer: &LoadBalancer, findings: &mut Vec<Finding>) {
         let LoadBalancer { arn, kind, state: (state, reason), security_groups, .. } = load_balancer;
-        let create = |why: &str| {
-            format!(
-                "{why}: aws elbv2 create-load-balancer --type network --scheme internal --name NAME --subnets SUBNET SUBNET"
-            )
-        };
-        let mut found = |code, message: String, advice: String| findings.push(Finding::new(code, arn, message, advice));
+        let mut found = |code, message, advice| findings.push(Finding::new(code, arn, message, advice));
         if !load_balancer.is_network() {
             let message = format!("the load balancer is of type `{kind}`, and databases need a network load balancer");
-            let advice = create("Put the target group behind one (template: parameters VpcId and SubnetIds)");
+            let advice = format!("Put the target group behind one (template: parameter SubnetIds): {CREATE_BALANCER}");
             found(Code::LoadBalancerType, message, advice);
         }
         if !state.is_empty() && state != "active" {
-            let advice = match state.as_str() {
-                "provisioning" => "Check again in some minutes".to_owned(),
-                "active_impaired" => "Free addresses in its subnets, of which it needs eight in each".to_owned(),
-                _ => create("Create another one in its place"),
-            };
-            found(Code::LoadBalancerState, format!("the load balancer is `{state}`, not `active`. {reason}"), advice);
+            let message = format!("the load balancer is `{state}`, not `active`. {reason}");
+            let advice = format!(
+                "Check again in some minutes. If it stays so, free eight addresses in each of its subnets, or create \
+                 another one: {CREATE_BALANCER}"
+            );
+            found(Code::LoadBalancerState, message, advice);
         }
         if load_balancer.is_internet_facing {
             let message = "the load balancer is internet-facing: it offers the database to the internet".to_owned();
-            found(Code::Scheme, message, create("Its scheme can't be changed. Create an internal one in its place"));
+            found(Code::Scheme, message, format!("Create an internal one in its place: {CREATE_BALANCER}"));
         }
         // By default they apply to it
         // ([API](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_SetSecurityGroups.html)).
         if load_balancer.is_network() && load_balancer.enforces_inbound_rules && !security_groups.is_empty() {
             let message = format!(
-                "the inbound rules of {} apply to traffic of PrivateLink, too, which comes from addresses of the \
-                 consumers' networks",
+                "the inbound rules of {} apply to PrivateLink traffic, which comes from addresses of consumers' networks",
                 list(security_groups)
             );
             let advice = format!(
@@ -142,15 +131,13 @@ impl Check<'_> {
         let datagrams = all.iter().find(|(_, protocol)| DATAGRAMS.contains(protocol));
         let (subject, protocol) = *datagrams.or_else(|| all.iter().find(|(_, protocol)| *protocol == "TLS"))?;
         let (who, advice) = if subject == self.arn() {
-            ("target group", format!("Its protocol can't be changed. {CREATE_GROUP}"))
+            ("target group", CREATE_GROUP.to_owned())
         } else {
             ("listener", format!("{MODIFY_LISTENER} {subject} --protocol TCP"))
         };
         let (severity, meaning) = match datagrams {
             Some(_) => (Severity::Error, "and databases speak TCP"),
-            None => {
-                (Severity::Warning, "so the load balancer ends TLS, which most databases' protocols begin themselves")
-            }
+            None => (Severity::Warning, "so the load balancer ends TLS, which most databases negotiate themselves"),
         };
         let message = format!("the {who} speaks {protocol}, {meaning}");
         Some(Finding { severity, ..Finding::new(Code::Protocol, subject, message, advice) })
@@ -159,28 +146,28 @@ impl Check<'_> {
     fn of_attributes(&self, attributes: &Attributes, findings: &mut Vec<Finding>) {
         let is = |key: &str, wanted: &str| attributes.get(key).is_some_and(|value| value == wanted);
         let protocol = self.set_up.settings.as_ref().map_or("", |settings| settings.protocol.as_str());
-        let set = |values: &str| self.modify("target-group-attributes", &format!("--attributes {values}"));
-        let wrong = ATTRIBUTES.iter().filter(|(code, key, bad, _)| {
+        let mut found = |code, message, values: &str| {
+            let advice = self.modify("target-group-attributes", &format!("--attributes {values}"));
+            findings.push(self.of_group(code, message, advice));
+        };
+        for (code, key, bad, meaning) in ATTRIBUTES {
             // With datagrams, client IP preservation can't be turned off.
-            is(key, bad) && !(*code == Code::ClientIp && DATAGRAMS.contains(&protocol))
-        });
-        findings.extend(wrong.map(|(code, key, bad, meaning)| {
-            let good = if *bad == ON { OFF } else { ON };
-            let message = format!("`{key}` is `{bad}`: {meaning}");
-            self.of_group(*code, message, set(&format!("Key={key},Value={good}")))
-        }));
+            if is(key, bad) && !(code == Code::ClientIp && DATAGRAMS.contains(&protocol)) {
+                let good = if bad == ON { OFF } else { ON };
+                found(code, format!("`{key}` is `{bad}`: {meaning}"), &format!("Key={key},Value={good}"));
+            }
+        }
         let delay = value(attributes, DELAY, "300");
         let ends = is(TERMINATION, ON);
         if !ends || delay.parse().is_ok_and(|seconds: i32| seconds > LONGEST_SECONDS) {
-            let fate = if ends { "and are cut then" } else { "and are not cut then" };
-            let message = format!("after a failover, connections to the old target live on for {delay} s, {fate}");
-            let advice = set(&format!("Key={DELAY},Value=0 Key={TERMINATION},Value=true"));
-            findings.push(self.of_group(Code::SlowDrain, message, advice));
+            let fate = if ends { "are cut then" } else { "are not cut then" };
+            let message = format!("after a failover, connections to the old target live on for {delay} s, and {fate}");
+            found(Code::SlowDrain, message, &format!("Key={DELAY},Value=0 Key={TERMINATION},Value=true"));
         }
     }
 
     fn of_health_check(&self, settings: &Settings, findings: &mut Vec<Finding>) {
-        let mut found = |code, message: String, options: &str| {
+        let mut found = |code, message, options| {
             findings.push(self.of_group(code, message, self.modify("target-group", options)));
         };
         let (interval, threshold) = (settings.health_check_interval_seconds, settings.unhealthy_threshold_count);
@@ -215,8 +202,11 @@ const ATTRIBUTES: [(Code, &str, &str, &str); 4] = [
 
 const ONE_ZONE: &str = "PrivateLink connections stay in their zone, and where that has no target, they reach none";
 
-const CREATE_GROUP: &str = "Create one of type `ip` and bind that (template: parameter TargetGroupArn): aws elbv2 \
+const CREATE_GROUP: &str = "Create another target group and bind that (template: parameter TargetGroupArn): aws elbv2 \
      create-target-group --name NAME --target-type ip --protocol TCP --port PORT --vpc-id VPC";
+
+const CREATE_BALANCER: &str =
+    "aws elbv2 create-load-balancer --type network --scheme internal --name NAME --subnets SUBNET SUBNET";
 
 const MODIFY_LISTENER: &str = "aws elbv2 modify-listener --listener-arn";
 

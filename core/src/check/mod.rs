@@ -7,14 +7,15 @@ pub mod set_up;
 mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::{fmt::Display, net::IpAddr};
+use std::net::IpAddr;
 
 use serde_json::json;
 
 use crate::binding::{Group, Ownership};
-use crate::failure::{DnsFailure, ElbError, ElbErrorKind, Failure, GET_RESOURCES, ResolveError, Undiscovered};
+use crate::failure::{DnsFailure, ElbError, ElbErrorKind, Failure, RUN_IN_THE_VPC, ResolveError, list};
 use crate::network::{AllowedNetworks, is_nat64, is_public};
-use crate::{hostname::Hostname, kind::HostnameKind, plan::HoldReason, report::GroupReport, target::Target};
+use crate::report::{GroupReport, HostnameSettings};
+use crate::{hostname::Hostname, kind::HostnameKind, plan::HoldReason, samples::LARGE_ANSWER, target::Target};
 use finding::{Code, Finding};
 use set_up::SetUp;
 
@@ -43,9 +44,9 @@ impl Check<'_> {
             findings.push(self.of_group(Code::NotChecked, message, MORE_TIME));
         }
         for (hostname, addresses) in &self.report.answers {
-            findings.extend(self.of_answer(hostname, addresses));
+            self.of_answer(hostname, addresses, &mut findings);
         }
-        findings.extend(self.of_names());
+        self.of_names(&mut findings);
         self.of_front(&mut findings);
         // Where the targets are not known, what a run would do is but a guess.
         if let Some(counts) = self.report.targets.filter(|_| !self.is_not_ip()) {
@@ -76,15 +77,12 @@ impl Check<'_> {
         findings.extend(all.by_ref().take(MOST_FINDINGS));
         let more = all.count();
         if more > 0 {
-            findings.push(self.of_group(
-                code,
-                format!("so are {more} more targets"),
-                "Begin with those that are named",
-            ));
+            let message = format!("so are {more} more targets");
+            findings.push(self.of_group(code, message, "Begin with those that are named"));
         }
     }
 
-    /// Why a run fails.
+    /// Why a run fails. What DNS gives in vain, the answers tell.
     fn of_failure(&self, failure: &Failure) -> Option<Finding> {
         let (arn, message) = (self.arn(), failure.to_string());
         Some(match failure {
@@ -92,17 +90,10 @@ impl Check<'_> {
             Failure::Elb(ElbError { kind: ElbErrorKind::Failed | ElbErrorKind::NotIp, .. }) if self.is_not_ip() => {
                 return None;
             }
+            Failure::NoUsableAddress { .. } => return None,
             Failure::Elb(error) => of_call(arn, error),
             Failure::Unresolved { hostname, error } => {
                 Finding::new(Code::Unresolved, hostname, message, advice_on_dns(hostname, error))
-            }
-            // The answers tell it, where they are known.
-            Failure::NoUsableAddress { hostname, .. } if self.report.answers.contains_key(hostname) => return None,
-            Failure::NoUsableAddress { hostname, is_public: true, .. } => {
-                Finding::new(Code::PublicAddress, hostname, message, ADVICE_ON_PUBLIC)
-            }
-            Failure::NoUsableAddress { hostname, .. } => {
-                Finding::new(Code::RefusedAddress, hostname, message, self.advice_on_networks())
             }
             Failure::Deadline(_) => self.of_group(Code::NotChecked, message, MORE_TIME),
             Failure::Tag { tag, .. } => {
@@ -117,56 +108,53 @@ impl Check<'_> {
     }
 
     /// Addresses that can't become targets.
-    fn of_answer(&self, hostname: &Hostname, addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item = Finding> {
-        let refused = addresses.iter().filter_map(|address| Some((address, self.allowed.refusal(*address)?)));
-        let (public, refused): (Vec<_>, Vec<_>) = refused.partition(|(address, _)| is_public(**address));
-        let find = |code, refused: Vec<(&IpAddr, String)>, advice| {
-            let reason = &refused.first()?.1;
+    fn of_answer(&self, hostname: &Hostname, addresses: &BTreeSet<IpAddr>, findings: &mut Vec<Finding>) {
+        let refused = addresses.iter().filter_map(|address| Some((*address, self.allowed.refusal(*address)?)));
+        let (public, others): (Vec<_>, Vec<_>) = refused.partition(|(address, _)| is_public(*address));
+        for (code, refused) in [(Code::PublicAddress, public), (Code::RefusedAddress, others)] {
+            let Some((first, reason)) = refused.first() else { continue };
             let addresses = list(refused.iter().map(|(address, _)| address));
             let message = format!("DNS gives {hostname} {addresses}, which may not be a target: {reason}");
-            Some(Finding::new(code, hostname, message, advice))
-        };
-        let is_made = refused.first().is_some_and(|(address, _)| is_nat64(**address));
-        let advice = if is_made { ADVICE_ON_DNS64.to_owned() } else { self.advice_on_networks() };
-        let public = find(Code::PublicAddress, public, ADVICE_ON_PUBLIC.to_owned());
-        public.into_iter().chain(find(Code::RefusedAddress, refused, advice))
-    }
-
-    fn advice_on_networks(&self) -> String {
-        format!(
-            "If it is the database's, add its network to ALLOWED_CIDRS, which is {} (template: parameter Settings); if \
-             not, correct the DNS record",
-            self.allowed
-        )
+            let advice = match code {
+                Code::PublicAddress => {
+                    format!("{RUN_IN_THE_VPC} (template: parameters VpcId, FunctionSubnetIds and AllowedCidrs)")
+                }
+                _ if is_nat64(*first) => ADVICE_ON_DNS64.to_owned(),
+                _ => format!(
+                    "If it is the database's, add its network to ALLOWED_CIDRS, which is {} (template: parameter \
+                     AllowedCidrs); if not, correct the DNS record",
+                    self.allowed
+                ),
+            };
+            findings.push(Finding::new(code, hostname, message, advice));
+        }
     }
 
     /// Names that are not what their bindings say.
-    fn of_names(&self) -> Vec<Finding> {
-        let rotating = self.report.rotating.iter().map(|hostname| {
+    fn of_names(&self, findings: &mut Vec<Finding>) {
+        for hostname in &self.report.rotating {
             let message = format!("the answers of {hostname} rotate: addresses go and come back");
             let advice = "State `deregister_after_seconds` in its binding: 300 where an answer holds some of its \
                           addresses, 0 where it holds all";
-            Finding::new(Code::RotatingName, hostname, message, advice)
-        });
-        let flapping = self.report.kinds.iter().filter_map(|settings| {
-            let (hostname, kind) = (&settings.hostname, settings.kind);
+            findings.push(Finding::new(Code::RotatingName, hostname, message, advice));
+        }
+        for HostnameSettings { hostname, kind, .. } in &self.report.kinds {
             // A load balancer's answer of fewer addresses than it can hold does hold all.
-            let holds_all = kind == HostnameKind::LoadBalancer
-                && self.report.answers.get(hostname).is_some_and(|addresses| addresses.len() < LARGEST_ANSWER);
+            let holds_all = *kind == HostnameKind::LoadBalancer
+                && self.report.answers.get(hostname).is_some_and(|addresses| addresses.len() < LARGE_ANSWER);
             let stated = match (self.group.lookups.get(hostname), self.group.deregister_after_seconds) {
-                _ if kind.lookups() == 1 || holds_all => return None,
+                _ if kind.lookups() == 1 || holds_all => continue,
                 (Some(1), Some(0)) => "`lookups` 1 and `deregister_after_seconds` 0",
                 (Some(1), _) => "`lookups` 1",
                 (_, Some(0)) => "`deregister_after_seconds` 0",
-                _ => return None,
+                _ => continue,
             };
             let message = format!(
                 "an answer of {hostname} holds some of its addresses, and {stated} takes it for all of them: live targets \
                  come and go"
             );
-            Some(Finding::new(Code::Flapping, hostname, message, "Leave that out of its binding"))
-        });
-        rotating.chain(flapping).collect()
+            findings.push(Finding::new(Code::Flapping, hostname, message, "Leave that out of its binding"));
+        }
     }
 
     fn of_step(&self) -> Option<Finding> {
@@ -217,30 +205,19 @@ impl Check<'_> {
     }
 }
 
-/// What kept the function from finding target groups by their tags.
-pub fn of_discovery(Undiscovered(error): &Undiscovered) -> Finding {
-    of_call("DISCOVERY", error)
-}
-
-/// A call that failed.
-fn of_call(subject: &str, error: &ElbError) -> Finding {
+/// A call that failed; `subject` is what it was about.
+pub fn of_call(subject: &str, error: &ElbError) -> Finding {
     let advice = match error.kind {
         ElbErrorKind::Denied => {
             let action = error.action();
             let message = format!("the function's role may not call {action}. {}", error.problem);
-            let advice =
-                format!("Allow {action} on `*` in the role's policy; `make policies` prints all that it needs");
+            let advice = format!("Allow {action} on `*` in the role's policy");
             return Finding::new(Code::Permission, subject, message, advice);
         }
         ElbErrorKind::Throttled => "Check again in a minute, or fewer target groups at once: name them in `bindings`",
-        ElbErrorKind::TimedOut => {
-            "Give the function a way to AWS: NAT, or the endpoint (template: parameter CreateInterfaceEndpoints)"
-        }
+        ElbErrorKind::TimedOut => "Give the function a way to AWS: NAT, or an interface endpoint for the service",
         ElbErrorKind::Unavailable => "Check again in some minutes: it is AWS itself that fails",
-        _ if error.operation == GET_RESOURCES => {
-            "Mend what AWS names, and check again. What there is, tells aws resourcegroupstaggingapi get-resources"
-        }
-        _ => "Mend what AWS names, and check again. What there is, tells aws elbv2 describe-target-groups",
+        _ => "Mend what AWS names, and check again",
     };
     Finding::new(Code::Failed, subject, error.to_string(), advice)
 }
@@ -260,41 +237,19 @@ fn advice_on_dns(hostname: &Hostname, error: &ResolveError) -> String {
         ),
         _ => {
             let (address, port) = (server.ip(), server.port());
-            let cause = match failure.is_silence() {
-                true => format!("Let the function reach {server} on port {port} of UDP and TCP"),
-                false => format!("Find out why {server} does not answer (dig @{address} -p {port} {hostname})"),
-            };
-            format!("{cause}, or name another server in DNS_SERVERS (template: parameter Settings)")
+            format!(
+                "Let the function reach {server} by UDP and TCP, find out what it answers (dig @{address} -p {port} \
+                 {hostname}), or name another one in DNS_SERVERS (template: parameter DnsServers)"
+            )
         }
     }
 }
-
-/// The first of many, for a message.
-fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
-    let mut items = items.into_iter();
-    let mut names: Vec<_> = items.by_ref().take(MOST_NAMED).map(|item| item.to_string()).collect();
-    let more = items.count();
-    if more > 0 {
-        names.push(format!("and {more} more"));
-    }
-    names.join(", ")
-}
-
-const ADVICE_ON_PUBLIC: &str = "If it is a publicly accessible database, run the function in its VPC (template: \
-     parameters VpcId and FunctionSubnetIds). If the VPC itself has such a range, state ALLOWED_CIDRS with that range in \
-     it (template: parameter Settings)";
 
 const ADVICE_ON_DNS64: &str = "The name has no IPv6 address: bind it to a target group of IPv4 (template: parameter \
      IpAddressType), or give the database an IPv6 address";
 
 const MORE_TIME: &str = "Check again, or fewer target groups at once: name them in `bindings`. If it stays so, give the \
-     function more time (template: WATCH_SECONDS in parameter Settings)";
-
-/// Addresses in an answer of a load balancer's name, at most.
-const LARGEST_ANSWER: usize = 8;
+     function a longer time-out";
 
 /// Targets with a finding of their own, of the thousand that a group may have.
 const MOST_FINDINGS: usize = 20;
-
-/// Targets, addresses and so on that a message names, of the thousands that there may be.
-const MOST_NAMED: usize = 10;

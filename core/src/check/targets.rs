@@ -1,7 +1,8 @@
 //! The health of the targets: what AWS says of it, and what it means.
 
+use super::Check;
 use super::finding::{Code, Finding, Severity};
-use super::{Check, list};
+use crate::failure::list;
 use crate::report::TargetCounts;
 use crate::target::{RegisteredTarget, TargetState};
 
@@ -25,13 +26,14 @@ impl Check<'_> {
             self.first(Code::UnhealthyTarget, unhealthy, findings);
         } else if let Some(shown) = dead.next().or_else(|| zoneless.iter().chain(&sick).next().copied()) {
             let (message, advice) = self.explain(shown);
-            let severity = match self.misuse() {
-                _ if shown.state == TargetState::Initial => Severity::Info,
-                Some((severity, ..)) if shown.reason == NOT_IN_USE => severity,
-                _ => Severity::Error,
-            };
             let message = format!("none of the {} targets is healthy. {message}", counts.registered);
-            findings.push(Finding { severity, ..self.of_group(Code::NoHealthyTarget, message, advice) });
+            let mut finding = self.of_group(Code::NoHealthyTarget, message, advice);
+            match self.unused() {
+                _ if shown.state == TargetState::Initial => finding.severity = Severity::Info,
+                Some(unused) if shown.reason == NOT_IN_USE => finding.severity = unused.severity,
+                _ => {}
+            }
+            findings.push(finding);
         }
     }
 
@@ -40,7 +42,7 @@ impl Check<'_> {
     fn is_zoneless(&self, shown: &RegisteredTarget) -> bool {
         let zone = shown.availability_zone.as_ref().filter(|zone| *zone != "all");
         shown.reason == NOT_IN_USE
-            && self.misuse().is_none()
+            && self.unused().is_none()
             && (shown.description.contains("Availability Zone")
                 || zone.is_some_and(|zone| self.in_front().iter().any(|known| !known.zones.contains(zone))))
     }
@@ -49,42 +51,42 @@ impl Check<'_> {
     /// ([reasons](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_TargetHealth.html)).
     fn explain(&self, shown: &RegisteredTarget) -> (String, String) {
         let RegisteredTarget { target, reason, description, check_port, .. } = shown;
-        let plain = |meaning: &str, advice: &str| (meaning.to_owned(), advice.to_owned());
-        let (meaning, advice) = match reason.as_str() {
+        let (meaning, advice): (String, String) = match reason.as_str() {
             "Elb.InitialHealthChecking" | "Elb.RegistrationInProgress" => {
-                plain("it was registered moments ago", "Check again in three minutes")
+                ("it was registered moments ago".into(), "Check again in three minutes".into())
             }
             "Elb.InternalError" => {
-                plain("AWS itself can't tell", "Check again in some minutes; if it stays so, open a case with AWS")
+                let advice = "Check again in some minutes; if it stays so, open a case with AWS";
+                ("AWS itself can't tell".into(), advice.into())
             }
-            "Target.FailedHealthChecks" | "Target.Timeout" => (
-                format!(
+            "Target.FailedHealthChecks" | "Target.Timeout" => {
+                let meaning = format!(
                     "the load balancer gets no connection to port {check_port} of {}. A security group or network ACL \
                      keeps it out, or nothing listens there",
                     target.address
-                ),
-                self.advice_to_let_in(check_port.get()),
-            ),
-            "Target.HealthCheckDisabled" => {
-                ("health checks are disabled".to_owned(), self.modify("target-group", "--health-check-enabled"))
+                );
+                (meaning, self.advice_to_let_in(check_port.get()))
             }
-            "Target.IpUnusable" => plain(
-                "the address is reserved for a load balancer",
-                "Bind the database's own name (template: parameter Hostname)",
-            ),
+            "Target.HealthCheckDisabled" => {
+                ("health checks are disabled".into(), self.modify("target-group", "--health-check-enabled"))
+            }
+            "Target.IpUnusable" => {
+                let advice = "Bind the database's own name (template: parameter Hostname)";
+                ("the address is reserved for a load balancer".into(), advice.into())
+            }
             NOT_IN_USE if self.is_zoneless(shown) => self.explain_zone(shown),
-            NOT_IN_USE => match self.misuse() {
-                Some((_, meaning, advice)) => (meaning, advice),
-                None => plain("nothing forwards to it yet", "Check again in three minutes"),
+            NOT_IN_USE => match self.unused() {
+                Some(unused) => (unused.message, unused.advice),
+                None => ("nothing forwards to it yet".into(), "Check again in three minutes".into()),
             },
             "Target.ResponseCodeMismatch" => {
                 let advice = self.modify("target-group", "--health-check-protocol TCP");
-                ("the health check speaks HTTP, which databases don't".to_owned(), advice)
+                ("the health check speaks HTTP, which databases don't".into(), advice)
             }
-            _ => (
-                "it can't be used".to_owned(),
-                format!("See what AWS says: aws elbv2 describe-target-health --target-group-arn {}", self.arn()),
-            ),
+            _ => {
+                let advice = format!("aws elbv2 describe-target-health --target-group-arn {}", self.arn());
+                ("it can't be used".into(), advice)
+            }
         };
         let words = [reason.as_str(), description.as_str()].into_iter().filter(|words| !words.is_empty());
         (format!("{target} is not healthy ({}): {meaning}", words.collect::<Vec<_>>().join(": ")), advice)
@@ -106,15 +108,14 @@ impl Check<'_> {
     /// Where the load balancer has security groups, connections come from those; where it has none, from its subnets.
     fn advice_to_let_in(&self, port: u16) -> String {
         let (who, source) = match self.in_front().first().map(|known| (known.security_groups.first(), &known.subnets)) {
-            Some((Some(group), _)) => (format!("load balancer's, {group},"), format!("--source-group {group}")),
-            Some((None, subnets)) if !subnets.is_empty() => (
-                format!("networks of the load balancer's subnets, {},", list(subnets)),
-                "--cidr NETWORK_OF_THE_SUBNET".to_owned(),
-            ),
-            _ => ("load balancer".to_owned(), "--cidr NETWORK".to_owned()),
+            Some((Some(group), _)) => (group.clone(), format!("--source-group {group}")),
+            Some((None, subnets)) if !subnets.is_empty() => {
+                (format!("the networks of {}", list(subnets)), "--cidr NETWORK_OF_THE_SUBNET".to_owned())
+            }
+            _ => ("the load balancer".to_owned(), "--cidr NETWORK".to_owned()),
         };
         format!(
-            "Let the database's security group admit the {who} on port {port}: aws ec2 authorize-security-group-ingress \
+            "Let the database's security group admit {who} on port {port}: aws ec2 authorize-security-group-ingress \
              --group-id SG_OF_THE_DATABASE --protocol tcp --port {port} {source}"
         )
     }
