@@ -1,7 +1,7 @@
 //! The time, as the outside tells it: the core has no clock of its own.
 
+use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
-use std::{fmt, str::FromStr};
 
 use serde::{Serialize, Serializer, ser::Error};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -23,6 +23,16 @@ impl Timestamp {
     /// How long after `earlier` this is; nothing where it is before.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Reads a time at which this function can have run: one that lost a digit must not read as one long ago.
+    pub fn parse(text: &str) -> Option<Self> {
+        // A second is over when it ends: where the fraction was cut off, no target must go earlier.
+        let (seconds, fraction) = text.split_once('.').unwrap_or((text, "999"));
+        let is_plain = [seconds, fraction].concat().bytes().all(|byte| byte.is_ascii_digit());
+        let milliseconds = format!("{seconds}{fraction}").parse().ok()?;
+        let is_plausible = is_plain && fraction.len() == 3 && (EARLIEST..LATEST).contains(&milliseconds);
+        is_plausible.then_some(Self(milliseconds))
     }
 
     /// This many seconds later.
@@ -53,27 +63,6 @@ impl Serialize for Timestamp {
         serializer.serialize_str(&time.format(&Rfc3339).map_err(S::Error::custom)?)
     }
 }
-
-impl FromStr for Timestamp {
-    type Err = ImplausibleTime;
-
-    fn from_str(text: &str) -> Result<Self, ImplausibleTime> {
-        // A second is over when it ends: where the fraction was cut off, no target must go earlier.
-        let (seconds, fraction) = text.split_once('.').unwrap_or((text, "999"));
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        if !digits(seconds) || !digits(fraction) || fraction.len() != 3 {
-            return Err(ImplausibleTime);
-        }
-        let milliseconds: u64 = format!("{seconds}{fraction}").parse().map_err(|_| ImplausibleTime)?;
-        // A time that lost a digit must not read as one long ago.
-        if (EARLIEST..LATEST).contains(&milliseconds) { Ok(Self(milliseconds)) } else { Err(ImplausibleTime) }
-    }
-}
-
-/// A text that is not a time at which this function can have run.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
-#[error("not a time in seconds since the epoch, from 2020 to 2099")]
-pub struct ImplausibleTime;
 
 /// The beginnings of 2020 and of 2100, in milliseconds.
 const EARLIEST: u64 = 1_577_836_800_000;

@@ -14,7 +14,7 @@ use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
 
 use crate::binding::{Group, LOOKUPS, PORTS, SECONDS, accepted, integer_of, ownership_of};
 use crate::hostname::{AllowedHostnames, Hostname};
-use crate::tags::{Field, PREFIX, Subject, Tags};
+use crate::tags::{Key, PREFIX, Tags};
 use crate::{failure::Failure, target::TargetGroupArn};
 
 /// The target groups that have a tag of hostnames, by what their tags say.
@@ -58,16 +58,14 @@ fn group(arn: &TargetGroupArn, tags: &Tags, allowed: &AllowedHostnames) -> Resul
     let mut failures = Vec::new();
     for (tag, value) in tags {
         let text = value.trim();
-        let read = match Subject::of(tag) {
-            None | Some(Subject::State) => Ok(()),
-            Some(Subject::Unknown) => Err(format!("there is no such tag; known are {KNOWN} after {PREFIX}")),
-            Some(Subject::Binding(field)) => match field {
-                Field::Hostnames => read_hostnames(text, allowed).map(|names| hostnames.extend(names)),
-                Field::DeregisterAfterSeconds => read_integer(text, &SECONDS, &mut group.deregister_after_seconds),
-                Field::Lookups => read_integer(text, &LOOKUPS, &mut lookups),
-                Field::Port => read_integer(text, &PORTS, &mut port),
-                Field::Ownership => ownership_of(text).map(|ownership| group.ownership = ownership),
-            },
+        let read = match Key::parse(tag) {
+            None | Some(Key::Missing(_) | Key::Owned(..) | Key::Rotates(_)) => Ok(()),
+            Some(Key::Hostnames) => read_hostnames(text, allowed).map(|names| hostnames.extend(names)),
+            Some(Key::DeregisterAfterSeconds) => read_integer(text, &SECONDS, &mut group.deregister_after_seconds),
+            Some(Key::Lookups) => read_integer(text, &LOOKUPS, &mut lookups),
+            Some(Key::Port) => read_integer(text, &PORTS, &mut port),
+            Some(Key::Ownership) => ownership_of(text).map(|ownership| group.ownership = ownership),
+            Some(Key::Unknown) => Err(format!("there is no such tag; known are {KNOWN} after {PREFIX}")),
         };
         if let Err(problem) = read {
             failures.push(Failure::Tag { tag: tag.clone(), value: value.clone(), problem });

@@ -66,17 +66,18 @@ impl State {
         let mut unreadable = Vec::new();
         for (key, value) in tags {
             match Key::parse(key) {
-                Some(Key::Missing(target)) => match value.parse() {
-                    Ok(since) => state.note_missing(target, since),
-                    Err(error) => {
-                        unreadable.push(format!("the tag {key} is `{value}`, which is {error}: it counts as empty"))
-                    }
+                Some(Key::Missing(target)) => match Timestamp::parse(value) {
+                    Some(since) => state.note_missing(target, since),
+                    None => unreadable.push(format!(
+                        "the tag {key} is `{value}`, which is not a time in seconds since the epoch, from 2020 to 2099: it \
+                         counts as empty"
+                    )),
                 },
                 Some(Key::Owned(target, owner)) => {
-                    let words: Vec<_> = value.split_ascii_whitespace().collect();
-                    let since = words.first().and_then(|word| word.parse().ok());
-                    let is_released = since.is_some() && words.get(1) == Some(&RELEASED);
-                    if owner == tail(function, LONGEST_FUNCTION) {
+                    let (since, released) = value.split_once(' ').unwrap_or((value, ""));
+                    let since = Timestamp::parse(since);
+                    let is_released = since.is_some() && released == RELEASED;
+                    if owner == own_name(function) {
                         state.owned.insert(target);
                         since.into_iter().for_each(|since| state.note_missing(target, since));
                         state.released.extend(is_released.then_some(target));
@@ -85,10 +86,8 @@ impl State {
                     }
                 }
                 Some(Key::Rotates(name)) => drop(state.rotating.insert(name.to_owned())),
-                None if Subject::of(key) == Some(Subject::Unknown) => {
-                    unreadable.push(format!("the tag {key} is not known, and says nothing"));
-                }
-                None => {}
+                Some(Key::Unknown) => unreadable.push(format!("the tag {key} is not known, and says nothing")),
+                _ => {}
             }
         }
         (state, unreadable)
@@ -102,57 +101,48 @@ impl State {
 
     /// What makes the tags `present` say this, and for how many targets there is no room.
     pub fn changes(&self, present: &Tags, is_shared: bool, function: &str) -> (TagChanges, usize) {
-        let (own, others): (Vec<_>, Vec<_>) = present.iter().partition(|(key, _)| is_own(key, function));
-        let room = MOST_TAGS.saturating_sub(others.iter().filter(|(key, _)| takes_room(key)).count());
+        let (own, others): (Vec<_>, Vec<_>) = present.keys().partition(|key| is_own(key, function));
+        // AWS's own don't count towards the quota.
+        let room = MOST_TAGS.saturating_sub(others.iter().filter(|key| !key.starts_with("aws:")).count());
         let all = self.tags(is_shared, function);
         let left_out = all.len().saturating_sub(room);
         let wanted: Tags = all.into_iter().take(room).collect();
-        let mut changes = TagChanges::default();
-        changes.remove.extend(own.iter().filter(|(key, _)| !wanted.contains_key(*key)).map(|(key, _)| (*key).clone()));
-        changes.add.extend(wanted.into_iter().filter(|(key, value)| present.get(key) != Some(value)));
-        let new = changes.add.keys().filter(|key| !present.contains_key(*key)).count();
-        changes.removes_first = own.len() + new > room;
-        (changes, left_out)
+        let new = wanted.keys().filter(|key| !present.contains_key(*key)).count();
+        let removes_first = own.len() + new > room;
+        let remove = own.into_iter().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        let add = wanted.into_iter().filter(|(key, value)| present.get(key) != Some(value)).collect();
+        (TagChanges { add, remove, removes_first }, left_out)
     }
 
     /// The tags that say this. Those of targets that have been missing longest come first: what has no room loses least.
     fn tags(&self, is_shared: bool, function: &str) -> Vec<(String, String)> {
-        let function = tail(function, LONGEST_FUNCTION);
-        let targets: BTreeSet<_> = if is_shared { self.owned.iter().collect() } else { self.missing.keys().collect() };
+        let targets: Vec<_> = if is_shared { self.owned.iter().collect() } else { self.missing.keys().collect() };
         let mut targets: Vec<_> = targets.into_iter().map(|target| (self.missing.get(target), target)).collect();
         targets.sort_by_key(|(since, target)| (since.is_none(), *since, *target));
-        let rotating = self.rotating.iter().map(|name| (format!("{PREFIX}{ROTATES}{name}"), "seen".to_owned()));
+        let rotating = self.rotating.iter().map(|name| (format!("{PREFIX}rotates/{name}"), "seen".to_owned()));
         let of_target = |(since, target): (Option<&Timestamp>, &Target)| {
             // ELBv2 takes no brackets in a tag, which an IPv6 address and a port are written with.
             let written = format!("{}_{}", target.address, target.port);
             let since = since.map_or_else(|| "used".to_owned(), ToString::to_string);
-            match (is_shared, self.released.contains(target)) {
-                (false, _) => (format!("{PREFIX}{MISSING}{written}"), since),
-                (true, false) => (format!("{PREFIX}{OWNED}{written}/{function}"), since),
-                (true, true) => (format!("{PREFIX}{OWNED}{written}/{function}"), format!("{since} {RELEASED}")),
+            if !is_shared {
+                return (format!("{PREFIX}missing/{written}"), since);
             }
+            let value = if self.released.contains(target) { format!("{since} {RELEASED}") } else { since };
+            (format!("{PREFIX}owned/{written}/{}", own_name(function)), value)
         };
         rotating.chain(targets.into_iter().map(of_target)).collect()
     }
 }
 
-/// How a tag writes the name that rotates: a long name by its end, which is what tells names apart.
+/// How a tag writes the name that rotates: a long name by its end, which is what tells names apart. A key may have 127
+/// characters ([tags](https://docs.aws.amazon.com/elasticloadbalancing/latest/network/target-group-tags.html)).
 pub fn rotating_name(hostname: &Hostname) -> &str {
-    tail(hostname.canonical(), LONGEST_NAME)
+    tail(hostname.canonical(), 98)
 }
 
-/// Whether the tag of this key holds state of this function.
-pub fn is_own(key: &str, function: &str) -> bool {
-    match Key::parse(key) {
-        Some(Key::Owned(_, owner)) => owner == tail(function, LONGEST_FUNCTION),
-        Some(_) => true,
-        None => false,
-    }
-}
-
-/// Whether the tag of this key counts towards the quota, which AWS's own do not.
-pub fn takes_room(key: &str) -> bool {
-    !key.starts_with("aws:")
+/// How a tag writes the name of a function: the prefix and an IPv6 target take 73 characters.
+fn own_name(function: &str) -> &str {
+    tail(function, 54)
 }
 
 /// The last characters of a text.
@@ -160,24 +150,55 @@ fn tail(text: &str, most: usize) -> &str {
     text.get(text.len().saturating_sub(most)..).unwrap_or(text)
 }
 
-/// What the key of a tag of state says.
-enum Key<'a> {
+/// Whether the tag of this key holds state of this function.
+pub fn is_own(key: &str, function: &str) -> bool {
+    match Key::parse(key) {
+        Some(Key::Owned(_, owner)) => owner == own_name(function),
+        Some(Key::Missing(_) | Key::Rotates(_)) => true,
+        _ => false,
+    }
+}
+
+/// What the key of a tag under our prefix says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(missing_docs, reason = "the fields are those of a binding")]
+pub enum Key<'a> {
+    DeregisterAfterSeconds,
+    Hostnames,
+    Lookups,
+    /// State: the target is missing.
     Missing(Target),
+    /// State: the target belongs to this function.
     Owned(Target, &'a str),
+    Ownership,
+    Port,
+    /// State: this name rotates.
     Rotates(&'a str),
+    /// Nothing that is known.
+    Unknown,
 }
 
 impl<'a> Key<'a> {
-    fn parse(key: &'a str) -> Option<Self> {
+    /// Reads a key; `None` where it is not under our prefix.
+    pub fn parse(key: &'a str) -> Option<Self> {
         let name = key.strip_prefix(PREFIX)?;
-        if let Some(target) = name.strip_prefix(MISSING) {
-            return parse_target(target).map(Self::Missing);
-        }
-        if let Some(name) = name.strip_prefix(ROTATES) {
-            return Some(Self::Rotates(name));
-        }
-        let (target, function) = name.strip_prefix(OWNED)?.split_once('/')?;
-        Some(Self::Owned(parse_target(target)?, function))
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let read = match name.split_once('/') {
+            Some(("missing", target)) => parse_target(target).map(Self::Missing),
+            Some(("owned", rest)) => {
+                rest.split_once('/').and_then(|(target, function)| Some(Self::Owned(parse_target(target)?, function)))
+            }
+            Some(("rotates", name)) => Some(Self::Rotates(name)),
+            _ => match name {
+                "deregister-after-seconds" => Some(Self::DeregisterAfterSeconds),
+                "hostname" => Some(Self::Hostnames),
+                "lookups" => Some(Self::Lookups),
+                "ownership" => Some(Self::Ownership),
+                "port" => Some(Self::Port),
+                _ => name.strip_prefix("hostname-").filter(|text| is_number(text)).map(|_| Self::Hostnames),
+            },
+        };
+        Some(read.unwrap_or(Self::Unknown))
     }
 }
 
@@ -186,64 +207,10 @@ fn parse_target(text: &str) -> Option<Target> {
     Some(Target { address: address.parse().ok()?, port: port.parse().ok()? })
 }
 
-/// What a tag under our prefix is about.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Subject {
-    /// A field of a binding, which the user wrote.
-    Binding(Field),
-    /// What runs remember.
-    State,
-    /// Nothing that is known.
-    Unknown,
-}
-
-/// A field of a binding that a tag may hold.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Field {
-    /// The grace period.
-    DeregisterAfterSeconds,
-    /// Hostnames, in a tag that may have a number.
-    Hostnames,
-    /// How many answers a run collects.
-    Lookups,
-    /// Whose targets may be deregistered.
-    Ownership,
-    /// The port to register addresses on.
-    Port,
-}
-
-impl Subject {
-    /// Reads the key of a tag; `None` where it is not under our prefix.
-    pub fn of(key: &str) -> Option<Self> {
-        let name = key.strip_prefix(PREFIX)?;
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        Some(match name {
-            "hostname" => Self::Binding(Field::Hostnames),
-            "deregister-after-seconds" => Self::Binding(Field::DeregisterAfterSeconds),
-            "lookups" => Self::Binding(Field::Lookups),
-            "ownership" => Self::Binding(Field::Ownership),
-            "port" => Self::Binding(Field::Port),
-            _ if name.strip_prefix("hostname-").is_some_and(is_number) => Self::Binding(Field::Hostnames),
-            _ if Key::parse(key).is_some() => Self::State,
-            _ => Self::Unknown,
-        })
-    }
-}
-
 /// What the keys of our tags begin with.
 pub const PREFIX: &str = "nlb-hostname-targets:";
 
-const MISSING: &str = "missing/";
-const OWNED: &str = "owned/";
-const ROTATES: &str = "rotates/";
 const RELEASED: &str = "released";
-
-/// Characters of a function's name that a key has room for: it may have 127, the prefix and an IPv6 target take 73
-/// ([tags](https://docs.aws.amazon.com/elasticloadbalancing/latest/network/target-group-tags.html)).
-const LONGEST_FUNCTION: usize = 54;
-
-/// Characters of a hostname that a key has room for.
-const LONGEST_NAME: usize = 98;
 
 /// Tags that a target group can have, those of others among them (same page).
 pub const MOST_TAGS: usize = 50;

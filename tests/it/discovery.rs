@@ -417,7 +417,7 @@ async fn a_check_says_what_keeps_it_from_discovering() {
         assert!(!is_known || reply["groups"][0]["findings"] == json!([]), "{reply}");
     }
     let throttled = FaultKind::error(400, "ThrottledException", "Rate exceeded");
-    for (fault, words) in [(throttled, "in a minute"), (FaultKind::body(200, ""), "get-resources")] {
+    for (fault, words) in [(throttled, "in a minute"), (FaultKind::body(200, ""), "Mend what AWS names")] {
         let (world, _) = tagged().await;
         world.aws.fault(Fault::on("GetResources", fault));
         let reply = world.run(json!({"check": true})).await.unwrap();

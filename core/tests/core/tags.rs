@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nlb_hostname_targets_core::{
     clock::Timestamp,
-    tags::{Field, State, Subject, Tags},
+    tags::{Key, State, Tags},
     target::Target,
 };
 
@@ -101,17 +101,17 @@ fn keys_have_127_characters_at_most() {
 
 #[test]
 fn a_key_tells_what_its_tag_is_about() {
-    for (key, subject) in [
-        ("hostname", Some(Subject::Binding(Field::Hostnames))),
-        ("hostname-2", Some(Subject::Binding(Field::Hostnames))),
-        ("hostname-x", Some(Subject::Unknown)),
-        ("port", Some(Subject::Binding(Field::Port))),
-        ("missing/10.0.0.1_5432", Some(Subject::State)),
-        ("owned/10.0.0.1_5432/one", Some(Subject::State)),
-        ("rotates/db.test", Some(Subject::State)),
-        ("owned/10.0.0.1_5432", Some(Subject::Unknown)),
+    for (key, read) in [
+        ("hostname", Key::Hostnames),
+        ("hostname-2", Key::Hostnames),
+        ("hostname-x", Key::Unknown),
+        ("port", Key::Port),
+        ("missing/10.0.0.1_5432", Key::Missing(target(1))),
+        ("owned/10.0.0.1_5432/one", Key::Owned(target(1), "one")),
+        ("rotates/db.test", Key::Rotates("db.test")),
+        ("owned/10.0.0.1_5432", Key::Unknown),
     ] {
-        assert_eq!(Subject::of(&format!("{PREFIX}{key}")), subject, "{key}");
+        assert_eq!(Key::parse(&format!("{PREFIX}{key}")), Some(read), "{key}");
     }
-    assert_eq!(Subject::of("team"), None);
+    assert_eq!(Key::parse("team"), None);
 }
