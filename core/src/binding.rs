@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{self, Display};
 use std::{num::NonZeroU16, ops::RangeInclusive, str::FromStr};
 
-use serde::de::{Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer};
+use serde::de::{Error, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::hostname::{AllowedHostnames, Hostname};
 use crate::{failure::one_line, target::TargetGroupArn};
@@ -191,22 +192,9 @@ pub fn integer<'de, D: Deserializer<'de>, N: Display + FromStr + PartialOrd>(
     deserializer: D,
     bounds: RangeInclusive<N>,
 ) -> Result<Option<N>, D::Error> {
-    deserializer.deserialize_u64(Integer(bounds))
-}
-
-struct Integer<N>(RangeInclusive<N>);
-
-impl<N: Display + FromStr + PartialOrd> Visitor<'_> for Integer<N> {
-    type Value = Option<N>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&accepted(&self.0))
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Option<N>, E> {
-        let read = integer_of(&number.to_string(), &self.0);
-        read.map(Some).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
-    }
+    let given = Value::deserialize(deserializer)?;
+    let read = integer_of(&given.to_string(), &bounds);
+    read.map(Some).ok_or_else(|| D::Error::custom(format!("`{given}` is not {}", accepted(&bounds))))
 }
 
 /// The same of a text: plain digits only, because `+5` and `5.0` are more likely mistakes than meant.

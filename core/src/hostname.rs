@@ -1,24 +1,20 @@
 //! A hostname: what DNS is asked for.
 
-use std::{cmp::Ordering, fmt, net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::kind::HostnameKind;
 
-/// A name to resolve, always fully qualified. It is shown as it was written, and compared without the trailing dot and in
-/// lower case, as DNS compares names (RFC 4343).
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Hostname {
-    written: String,
-    canonical: String,
-}
+/// A name to resolve, always fully qualified: without the trailing dot and in lower case, as DNS compares names (RFC 4343).
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String")]
+pub struct Hostname(String);
 
 impl Hostname {
-    /// The name without a trailing dot, in lower case.
+    /// The name.
     pub fn canonical(&self) -> &str {
-        &self.canonical
+        &self.0
     }
 
     /// What it belongs to, as far as the name itself tells.
@@ -29,33 +25,7 @@ impl Hostname {
 
 impl fmt::Display for Hostname {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.written.fmt(formatter)
-    }
-}
-
-impl PartialEq for Hostname {
-    fn eq(&self, other: &Self) -> bool {
-        self.canonical == other.canonical
-    }
-}
-
-impl Eq for Hostname {}
-
-impl PartialOrd for Hostname {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Hostname {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.canonical.cmp(&other.canonical)
-    }
-}
-
-impl From<Hostname> for String {
-    fn from(hostname: Hostname) -> Self {
-        hostname.written
+        self.0.fmt(formatter)
     }
 }
 
@@ -66,12 +36,12 @@ impl TryFrom<String> for Hostname {
         let name = written.strip_suffix('.').unwrap_or(&written);
         match problem(name) {
             Some(reason) => Err(format!("`{written}` is not a DNS name: {reason}")),
-            None => Ok(Self { canonical: name.to_ascii_lowercase(), written }),
+            None => Ok(Self(name.to_ascii_lowercase())),
         }
     }
 }
 
-/// Why a name without its trailing dot can't be asked for.
+/// Why a name without its trailing dot can't be asked for. RFC 1035, section 2.3.4, has the lengths.
 fn problem(name: &str) -> Option<&'static str> {
     let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
     let has_label = |is_wrong: fn(&str) -> bool| name.split('.').any(is_wrong);
@@ -79,11 +49,11 @@ fn problem(name: &str) -> Option<&'static str> {
         "it is empty"
     } else if IpAddr::from_str(literal).is_ok() {
         "it is an IP address, which needs no resolving: register it as a target yourself"
-    } else if name.len() > MAX_NAME {
+    } else if name.len() > 253 {
         "it is longer than 253 characters"
     } else if has_label(str::is_empty) {
         "it holds an empty label"
-    } else if has_label(|label| label.len() > MAX_LABEL) {
+    } else if has_label(|label| label.len() > 63) {
         "it holds a label of more than 63 characters"
     } else if has_label(|label| label.starts_with('-')) {
         "it holds a label that begins with `-`, which our DNS library can't ask for"
@@ -123,9 +93,3 @@ impl FromStr for AllowedHostnames {
         text.split(',').map(|item| read(item.trim())).collect::<Result<_, _>>().map(|names| Self(Some(names)))
     }
 }
-
-/// The longest name, without the trailing dot, that fits RFC 1035's 255 octets on the wire.
-const MAX_NAME: usize = 253;
-
-/// The longest label (RFC 1035, section 2.3.4).
-const MAX_LABEL: usize = 63;

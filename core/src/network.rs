@@ -79,16 +79,16 @@ pub fn is_nat64(address: IpAddr) -> bool {
 }
 
 fn never_a_target(address: IpAddr) -> Option<&'static str> {
-    let (is_link_local, is_broadcast) = match address {
-        IpAddr::V4(v4) => (v4.is_link_local(), v4.is_broadcast()),
-        IpAddr::V6(v6) => (v6.is_unicast_link_local(), false),
+    let is_link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    let kinds = [
-        (address.is_loopback(), "loopback"),
-        (is_link_local, "link-local"),
-        (address.is_multicast(), "multicast"),
-        (address.is_unspecified(), "unspecified"),
-        (is_broadcast, "broadcast"),
-    ];
-    kinds.into_iter().find_map(|(is_so, kind)| is_so.then_some(kind))
+    Some(match address {
+        _ if address.is_loopback() => "loopback",
+        _ if is_link_local => "link-local",
+        _ if address.is_multicast() => "multicast",
+        _ if address.is_unspecified() => "unspecified",
+        IpAddr::V4(v4) if v4.is_broadcast() => "broadcast",
+        _ => return None,
+    })
 }

@@ -7,10 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// A target: the pair (address, port), written `10.0.1.10:5432` or `[fd00::10]:5432`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[allow(missing_docs, reason = "the names say it")]
 pub struct Target {
-    /// Its IP address.
     pub address: IpAddr,
-    /// Its port.
     pub port: NonZeroU16,
 }
 
@@ -65,17 +64,16 @@ pub struct Facts {
 
 /// What the plan needs to know of a target's health
 /// ([TargetHealth](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_TargetHealth.html)).
+#[allow(missing_docs, reason = "AWS has the words")]
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum TargetState {
-    /// `draining`: it was deregistered, and stays listed until the deregistration delay is over.
+    /// It was deregistered, and stays listed until the deregistration delay is over.
     Draining,
-    /// `healthy`.
     Healthy,
-    /// `initial`: it was registered moments ago.
+    /// It was registered moments ago.
     Initial,
     /// Any other state. All of them are registered, `unhealthy.draining` too.
     Other,
-    /// `unhealthy`.
     Unhealthy,
 }
 
@@ -107,7 +105,7 @@ impl IpFamily {
 
 /// The ARN of a target group, in any partition.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct TargetGroupArn(String);
 
 impl TargetGroupArn {
@@ -130,12 +128,6 @@ impl TargetGroupArn {
 impl fmt::Display for TargetGroupArn {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
-    }
-}
-
-impl From<TargetGroupArn> for String {
-    fn from(arn: TargetGroupArn) -> Self {
-        arn.0
     }
 }
 
@@ -162,12 +154,14 @@ impl FromStr for TargetGroupArn {
 }
 
 fn is_of_target_group(text: &str) -> Option<bool> {
-    let [arn, partition, service, region, account, resource] = parts(text.splitn(6, ':'))?;
-    let [kind, name, id] = parts(resource.split('/'))?;
+    let mut parts = text.splitn(6, ':');
+    let mut part = || parts.next();
+    let (arn, partition, service, region, account) = (part()?, part()?, part()?, part()?, part()?);
+    let (name, id) = part()?.strip_prefix("targetgroup/")?.split_once('/')?;
     let made_of = |part: &str, allowed: fn(char) -> bool| !part.is_empty() && part.chars().all(allowed);
     let lower_case = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     Some(
-        (arn, service, kind) == ("arn", "elasticloadbalancing", "targetgroup")
+        (arn, service) == ("arn", "elasticloadbalancing")
             && (partition == "aws" || partition.starts_with("aws-"))
             && made_of(partition, lower_case)
             && made_of(region, lower_case)
@@ -177,9 +171,4 @@ fn is_of_target_group(text: &str) -> Option<bool> {
             && made_of(name, |c| c.is_ascii_alphanumeric() || c == '-')
             && made_of(id, |c| c.is_ascii_alphanumeric()),
     )
-}
-
-/// Just so many.
-fn parts<'a, const COUNT: usize>(parts: impl Iterator<Item = &'a str>) -> Option<[&'a str; COUNT]> {
-    parts.collect::<Vec<_>>().try_into().ok()
 }

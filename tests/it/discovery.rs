@@ -68,7 +68,7 @@ async fn a_target_group_is_bound_by_its_tags() {
     let others = [("port", "6000"), ("deregister-after-seconds", "90"), ("ownership", "shared"), ("lookups", "2")];
     tag(&world, &arn, &[&hostnames[..], &others].concat());
     let group = world.sync().await.unwrap();
-    assert_eq!(group["hostnames"], json!(["db.test", "four.test", "three.test", "Two.Test."]));
+    assert_eq!(group["hostnames"], json!(["db.test", "four.test", "three.test", "two.test"]));
     let registered = ["10.0.1.2:6000", "10.0.1.3:6000", "10.0.1.4:6000", "10.0.1.10:6000"];
     assert_eq!(group["registered"], json!(registered));
     assert_eq!((&group["ownership"], &group["deregister_after_seconds"]), (&json!("shared"), &json!(90)));
