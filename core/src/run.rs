@@ -8,11 +8,12 @@ use std::{collections::BTreeSet, num::NonZeroU16};
 use futures_util::future::join3;
 pub use known::Known;
 
+use crate::answer::Answer;
 use crate::binding::{Group, Ownership};
+use crate::failure::ElbError;
 use crate::plan::{Change, Plan};
-use crate::{
-    clock::Now, hostname::Hostname, memory::Memory, network::AllowedNetworks, tags::State, target::Facts, world::World,
-};
+use crate::tags::{State, Tags};
+use crate::{hostname::Hostname, memory::Memory, network::AllowedNetworks, target::Facts, world::World};
 
 /// What a run is about.
 #[derive(Clone, Copy, Debug)]
@@ -54,194 +55,227 @@ pub enum Mode {
 /// Brings a target group in step. What it knows and did is in `known`, also where the run is given up.
 pub async fn reconcile(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
     memory.begin_run(task);
-    read(world, task, known, memory).await;
-    for _ in 0..MOST_STEPS {
-        refresh(world, task, known, memory).await;
-        if !known.may_go_on() {
-            return;
-        }
-        let plan = Plan::new(task, known, memory, world.now());
-        let change = plan.next(known).filter(|_| known.mode != Mode::DryRun);
-        // What is missing is not kept waiting by answers that only tell what may go.
-        let may_wait = plan.register.is_empty() || matches!(change, None | Some(Change::Deregister(_)));
-        if may_wait && let Some((pause, hostnames)) = next_look(task, known, &plan, memory, world.now()) {
-            world.sleep(pause).await;
-            known.looks += 1;
-            let answers = world.resolve(&hostnames).await;
-            known.note_answers(answers, true, task, memory, world.now());
-            continue;
-        }
-        if change.is_none() {
-            break;
-        }
-        world.turn().await;
-        // That may take seconds, so the change is decided on what is true after it.
-        if matches!(known.listed, Some(Ok(_))) && is_old(known.listed_at, world.now()) {
-            list(world, task, known, memory).await;
-        }
-        refresh(world, task, known, memory).await;
-        let plan = Plan::new(task, known, memory, world.now());
-        if let Some(change) = plan.next(known).filter(|_| known.may_go_on()) {
-            carry_out(world, task, known, memory, change, plan.state).await;
-        }
-    }
-    let failures = Plan::new(task, known, memory, world.now()).failures(known);
-    if failures.is_empty() {
-        memory.in_step(known);
-    }
+    Run { world, task, known, memory }.reconcile().await;
 }
 
-async fn carry_out(
-    world: &impl World,
-    task: &Task<'_>,
-    known: &mut Known,
-    memory: &mut Memory,
-    change: Change,
-    state: State,
-) {
-    match change {
-        Change::Remember(changes) => match world.write_tags(&changes).await {
-            Ok(()) => {
-                known.tags.iter_mut().for_each(|tags| changes.apply(tags));
-                memory.wrote(&state);
-                known.state = Some(state);
+/// A run, and all that it works with.
+struct Run<'a, W> {
+    world: &'a W,
+    task: &'a Task<'a>,
+    known: &'a mut Known,
+    memory: &'a mut Memory,
+}
+
+impl<W: World> Run<'_, W> {
+    async fn reconcile(&mut self) {
+        self.read().await;
+        for _ in 0..MOST_STEPS {
+            self.refresh().await;
+            if !self.known.may_go_on() {
+                return;
             }
-            Err(error) => {
-                known.failures.push(error.into());
-                known.state = None;
+            let plan = self.plan();
+            let change = plan.next(self.known).filter(|_| self.known.mode != Mode::DryRun);
+            // What is missing is not kept waiting by answers that only tell what may go.
+            let may_wait = plan.register.is_empty() || matches!(change, None | Some(Change::Deregister(_)));
+            if may_wait && let Some((pause, hostnames)) = self.next_look(&plan) {
+                self.world.sleep(pause).await;
+                self.known.looks += 1;
+                self.ask(&hostnames, true).await;
+                continue;
             }
-        },
-        Change::Register(targets) => {
-            let changed = world.register(&targets).await;
-            memory.registered(&changed.accepted, world.now().at);
-            known.registered.extend(&changed.accepted);
-            known.refused.extend(changed.refused);
-            known.take(changed.failed);
-            // A run beside this one may have forgotten meanwhile whose these are.
-            if task.group.ownership == Ownership::Shared && known.state.is_some() {
-                let tags = world.read_tags().await;
-                known.note_tags(tags, task, memory);
+            if change.is_none() {
+                break;
+            }
+            self.world.turn().await;
+            // That may take seconds, so the change is decided on what is true after it.
+            let age = self.world.now().at.saturating_duration_since(self.known.listed_at);
+            if matches!(self.known.listed, Some(Ok(_))) && age > OLDEST {
+                self.list().await;
+            }
+            self.refresh().await;
+            let plan = self.plan();
+            if let Some(change) = plan.next(self.known).filter(|_| self.known.may_go_on()) {
+                self.carry_out(change, plan.state).await;
             }
         }
-        Change::Deregister(shown) => {
-            let changed = world.deregister(&shown).await;
-            let accepted = shown.iter().filter(|shown| changed.accepted.contains(&shown.target));
-            memory.deregistered(accepted, world.now().at);
-            known.deregistered.extend(&changed.accepted);
-            known.stuck.extend(changed.refused);
-            known.has_made_room |= known.full.take().is_some();
-            known.take(changed.failed);
-            // Of two runs that deregister what the other one counts on, the later one sees it, and asks DNS anew.
-            list(world, task, known, memory).await;
-            if !Plan::new(task, known, memory, world.now()).register.is_empty() {
-                ask_again(world, task, known, memory, |_| true).await;
+        if self.plan().failures(self.known).is_empty() {
+            self.memory.in_step(self.known);
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        Plan::new(self.task, self.known, self.memory, self.world.now())
+    }
+
+    async fn carry_out(&mut self, change: Change, state: State) {
+        let Self { world, task, known, memory } = self;
+        match change {
+            Change::Remember(changes) => match world.write_tags(&changes).await {
+                Ok(()) => {
+                    known.tags.iter_mut().for_each(|tags| changes.apply(tags));
+                    memory.wrote(&state);
+                    known.state = Some(state);
+                }
+                Err(error) => known.lose_state(error),
+            },
+            Change::Register(targets) => {
+                let changed = world.register(&targets).await;
+                memory.registered(&changed.accepted, world.now().at);
+                known.registered.extend(&changed.accepted);
+                known.refused.extend(changed.refused);
+                known.take(changed.failed);
+                // A run beside this one may have forgotten meanwhile whose these are.
+                if task.group.ownership == Ownership::Shared && known.state.is_some() {
+                    let tags = world.read_tags().await;
+                    self.note_tags(tags);
+                }
+            }
+            Change::Deregister(shown) => {
+                let changed = world.deregister(&shown).await;
+                let accepted = shown.iter().filter(|shown| changed.accepted.contains(&shown.target));
+                memory.deregistered(accepted, world.now().at);
+                known.deregistered.extend(&changed.accepted);
+                known.stuck.extend(changed.refused);
+                known.has_made_room |= known.full.take().is_some();
+                known.take(changed.failed);
+                // Of two runs that deregister what the other one counts on, the later one sees it, and asks DNS anew.
+                self.list().await;
+                if !self.plan().register.is_empty() {
+                    self.ask_again(|_| true).await;
+                }
             }
         }
     }
-}
 
-/// The reads that no other waits for, at the same time.
-async fn read(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
-    let asked_at = world.now().at;
-    let early = known.answers.clone();
-    let is_known = |hostname: &Hostname| matches!(early.get(hostname), Some(Ok(_)));
-    let hostnames: BTreeSet<_> = task.hostnames().into_iter().filter(|hostname| !is_known(hostname)).collect();
-    let needs_state = memory.needs_state(task);
-    let mut tags = None;
-    // Each puts away what it has at once: what the others are doing may be given up.
-    let Known { answers, took, listed, listed_at, .. } = known;
-    join3(
-        async {
-            if !hostnames.is_empty() {
-                let new = world.resolve(&hostnames).await;
-                answers.extend(new.clone());
-                memory.answered(task, &new, answers, world.now());
-                *took = Some(world.now().at.saturating_duration_since(asked_at));
+    /// The reads that no other waits for, at the same time.
+    async fn read(&mut self) {
+        let Self { world, task, known, memory } = self;
+        let asked_at = world.now().at;
+        let mut hostnames = task.hostnames();
+        hostnames.retain(|hostname| !matches!(known.answers.get(hostname), Some(Ok(_))));
+        let needs_state = memory.needs_state(task);
+        let mut tags = None;
+        // Each puts away what it has at once: what the others are doing may be given up.
+        let Known { answers, took, listed, listed_at, .. } = &mut **known;
+        join3(
+            async {
+                if !hostnames.is_empty() {
+                    let new = world.resolve(&hostnames).await;
+                    answers.extend(new.clone());
+                    memory.answered(task, &new, answers, world.now());
+                    *took = Some(world.now().at.saturating_duration_since(asked_at));
+                }
+            },
+            async {
+                let (at, targets) = world.list().await;
+                (*listed_at, *listed) = (at, Some(targets));
+            },
+            async {
+                if needs_state {
+                    tags = Some(world.read_tags().await);
+                }
+            },
+        )
+        .await;
+        self.note_list();
+        // What a name of one's own leads to is known only now.
+        if tags.is_none() && self.known.may_go_on() && self.memory.needs_state(self.task) {
+            tags = Some(self.world.read_tags().await);
+        }
+        if let Some(tags) = tags {
+            self.note_tags(tags);
+        }
+    }
+
+    /// Asks again for answers that are too old to plan on: what was true when a slow call began must not undo what a newer
+    /// run has done.
+    async fn refresh(&mut self) {
+        for _ in 0..MOST_REFRESHES {
+            self.ask_again(|age| age > OLDEST).await;
+        }
+    }
+
+    /// Asks again for answers of such an age.
+    async fn ask_again(&mut self, is_due: fn(Duration) -> bool) {
+        let due = self.known.answers.iter().filter(|(_, answer)| {
+            answer.as_ref().is_ok_and(|answer| is_due(self.world.now().at.saturating_duration_since(answer.at)))
+        });
+        let due: BTreeSet<_> = due.map(|(hostname, _)| hostname.clone()).collect();
+        if !due.is_empty() {
+            self.ask(&due, false).await;
+        }
+    }
+
+    /// Asks once. The answer of a sample is added to what it gave in this run. Of one that is only to tell more, a failure says
+    /// nothing.
+    async fn ask(&mut self, hostnames: &BTreeSet<Hostname>, is_more: bool) {
+        let answers = self.world.resolve(hostnames).await;
+        for (hostname, answer) in &answers {
+            let is_sample = self.memory.samples(hostname).is_some_and(|samples| samples.is_sample());
+            match (self.known.answers.get_mut(hostname), answer) {
+                (Some(Ok(known)), Ok(answer)) if is_sample => {
+                    let addresses = &known.addresses | &answer.addresses;
+                    *known = Answer { addresses, ..answer.clone() };
+                }
+                (Some(Ok(_)), Err(_)) if is_more => {}
+                _ => drop(self.known.answers.insert(hostname.clone(), answer.clone())),
             }
-        },
-        async {
-            let (at, targets) = world.list().await;
-            (*listed_at, *listed) = (at, Some(targets));
-        },
-        async {
-            if needs_state {
-                tags = Some(world.read_tags().await);
+        }
+        self.memory.answered(self.task, &answers, &self.known.answers, self.world.now());
+    }
+
+    /// Lists the targets once more.
+    async fn list(&mut self) {
+        let (listed_at, listed) = self.world.list().await;
+        (self.known.listed_at, self.known.listed) = (listed_at, Some(listed));
+        self.note_list();
+    }
+
+    fn note_list(&mut self) {
+        match &self.known.listed {
+            Some(Ok(_)) => {
+                let shown = self.known.shown(self.memory);
+                self.memory.listed(self.task, &shown, &self.known.answers, self.world.now());
             }
-        },
-    )
-    .await;
-    let now = world.now();
-    known.note_list(task, memory, now);
-    // What a name of one's own leads to is known only now.
-    if tags.is_none() && known.may_go_on() && memory.needs_state(task) {
-        tags = Some(world.read_tags().await);
+            Some(Err(error)) => self.known.failures.push(error.clone().into()),
+            None => {}
+        }
     }
-    if let Some(tags) = tags {
-        known.note_tags(tags, task, memory);
+
+    fn note_tags(&mut self, tags: Result<Tags, ElbError>) {
+        match tags {
+            Ok(tags) => {
+                let (mut state, mut warnings) = State::read(&tags, self.task.function);
+                warnings.extend(self.memory.noted(&mut state));
+                self.known.warnings.extend(warnings);
+                (self.known.tags, self.known.state) = (Some(tags), Some(state));
+            }
+            Err(error) => self.known.lose_state(error),
+        }
     }
-}
 
-/// Asks again for answers that are too old to plan on: what was true when a slow call began must not undo what a newer run
-/// has done.
-async fn refresh(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
-    for _ in 0..MOST_REFRESHES {
-        ask_again(world, task, known, memory, |at| is_old(at, world.now())).await;
+    /// When the next answer is due of names whose answers are samples; `None`: there are enough.
+    fn next_look(&self, plan: &Plan) -> Option<(Duration, BTreeSet<Hostname>)> {
+        let Self { world, task, known, memory } = self;
+        if known.mode == Mode::Single {
+            return None;
+        }
+        let now = world.now();
+        let left = known.collects_until.saturating_duration_since(now.at);
+        let pauses = task.hostnames().into_iter().filter_map(|hostname| {
+            let samples = memory.samples(&hostname).filter(|samples| samples.is_sample())?;
+            let is_resolved = matches!(known.answers.get(&hostname), Some(Ok(_)));
+            let more = samples.lookups().saturating_sub(known.looks);
+            let asks_on = known.mode == Mode::Full && plan.asks_on.contains(&hostname);
+            let pause = samples.pause(more == 0, now.time);
+            // Rather all that was asked for a little early than some of it not at all.
+            let pause = if more > 0 { pause.min(left * 19 / 20 / more) } else { pause };
+            (is_resolved && (more > 0 || asks_on) && pause <= left && !left.is_zero()).then_some((pause, hostname))
+        });
+        let (pauses, hostnames): (Vec<_>, BTreeSet<_>) = pauses.unzip();
+        Some((pauses.into_iter().max()?, hostnames))
     }
-}
-
-/// Asks again for answers that came at such a time.
-async fn ask_again(
-    world: &impl World,
-    task: &Task<'_>,
-    known: &mut Known,
-    memory: &mut Memory,
-    is_due: impl Fn(Instant) -> bool,
-) {
-    let due = known.answers.iter().filter(|(_, answer)| answer.as_ref().is_ok_and(|answer| is_due(answer.at)));
-    let due: BTreeSet<_> = due.map(|(hostname, _)| hostname.clone()).collect();
-    if !due.is_empty() {
-        let answers = world.resolve(&due).await;
-        known.note_answers(answers, false, task, memory, world.now());
-    }
-}
-
-/// Lists the targets once more.
-async fn list(world: &impl World, task: &Task<'_>, known: &mut Known, memory: &mut Memory) {
-    let (listed_at, listed) = world.list().await;
-    (known.listed_at, known.listed) = (listed_at, Some(listed));
-    known.note_list(task, memory, world.now());
-}
-
-/// The contract: what is older is asked for again before anything is planned on it.
-fn is_old(at: Instant, now: Now) -> bool {
-    now.at.saturating_duration_since(at) > Duration::from_secs(2)
-}
-
-/// When the next answer is due of names whose answers are samples; `None`: there are enough.
-fn next_look(
-    task: &Task<'_>,
-    known: &Known,
-    plan: &Plan,
-    memory: &Memory,
-    now: Now,
-) -> Option<(Duration, BTreeSet<Hostname>)> {
-    if known.mode == Mode::Single {
-        return None;
-    }
-    let left = known.collects_until.saturating_duration_since(now.at);
-    let pauses = task.hostnames().into_iter().filter_map(|hostname| {
-        let samples = memory.samples(&hostname).filter(|samples| samples.is_sample())?;
-        let is_resolved = matches!(known.answers.get(&hostname), Some(Ok(_)));
-        let more = samples.lookups().saturating_sub(known.looks);
-        let asks_on = known.mode == Mode::Full && plan.asks_on.contains(&hostname);
-        let pause = samples.pause(more == 0, now.time);
-        // Rather all that was asked for a little early than some of it not at all.
-        let pause = if more > 0 { pause.min(left * 19 / 20 / more) } else { pause };
-        (is_resolved && (more > 0 || asks_on) && pause <= left && !left.is_zero()).then_some((pause, hostname))
-    });
-    let pauses: Vec<_> = pauses.collect();
-    let pause = pauses.iter().map(|(pause, _)| *pause).max()?;
-    Some((pause, pauses.into_iter().map(|(_, hostname)| hostname).collect()))
 }
 
 /// Until when DNS may take in a run that ends at `cutoff`. DNS that hangs has to leave some of the time for what else DNS
@@ -255,6 +289,9 @@ const MOST_STEPS: usize = 500;
 
 /// DNS and ELBv2 may both be so slow that one is always old when the other is known.
 const MOST_REFRESHES: usize = 2;
+
+/// The contract: what is older is asked for again before anything is planned on it.
+const OLDEST: Duration = Duration::from_secs(2);
 
 /// The contract: how long a run asks on.
 const LONGEST_COLLECTION: Duration = Duration::from_secs(45);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::{LONGEST_COLLECTION, Mode, Task, dns_cutoff};
+use super::{LONGEST_COLLECTION, Mode, dns_cutoff};
 use crate::clock::{Now, Timestamp};
 use crate::failure::{ElbError, ElbErrorKind, Failure};
 use crate::tags::{State, Tags};
@@ -106,56 +106,13 @@ impl Known {
         }
     }
 
-    /// Takes in newer answers. Those of a sample are added to what it gave in this run; of one that was only to tell more, a
-    /// failure says nothing.
-    pub(super) fn note_answers(
-        &mut self,
-        answers: Answers,
-        is_more: bool,
-        task: &Task<'_>,
-        memory: &mut Memory,
-        now: Now,
-    ) {
-        let new = answers.clone();
-        for (hostname, mut answer) in answers {
-            let is_sample = memory.samples(&hostname).is_some_and(|samples| samples.is_sample());
-            match (self.answers.get(&hostname), &mut answer) {
-                (Some(Ok(known)), Ok(answer)) if is_sample => answer.addresses.extend(&known.addresses),
-                (Some(Ok(_)), Err(_)) if is_more => continue,
-                _ => {}
-            }
-            self.answers.insert(hostname, answer);
-        }
-        memory.answered(task, &new, &self.answers, now);
+    /// The tags can't be read or written.
+    pub(super) fn lose_state(&mut self, error: ElbError) {
+        self.failures.push(error.into());
+        self.state = None;
     }
 
-    pub(super) fn note_list(&mut self, task: &Task<'_>, memory: &mut Memory, now: Now) {
-        match &self.listed {
-            Some(Ok(listed)) => {
-                let shown = memory.overlay(listed, self.listed_at);
-                memory.listed(task, &shown, &self.answers, now);
-            }
-            Some(Err(error)) => self.failures.push(error.clone().into()),
-            None => {}
-        }
-    }
-
-    pub(super) fn note_tags(&mut self, tags: Result<Tags, ElbError>, task: &Task<'_>, memory: &mut Memory) {
-        match tags {
-            Ok(tags) => {
-                let (mut state, mut warnings) = State::read(&tags, task.function);
-                warnings.extend(memory.noted(&mut state));
-                self.warnings.extend(warnings);
-                self.state = Some(state);
-                self.tags = Some(tags);
-            }
-            Err(error) => {
-                self.failures.push(error.into());
-                self.state = None;
-            }
-        }
-    }
-
+    /// Takes in why a change of targets failed. A quota may have room later.
     pub(super) fn take(&mut self, failed: Option<ElbError>) {
         match failed {
             Some(error) if error.kind == ElbErrorKind::QuotaReached => self.full = Some(error),
