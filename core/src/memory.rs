@@ -237,7 +237,9 @@ impl Memory {
     /// A run ended, and knew this of a group that is in step.
     pub fn in_step(&mut self, known: &Known) {
         let mut in_step = known.clone();
-        in_step.listed = Some(Ok(known.shown(self)));
+        if let Some(Ok((_, listed))) = &mut in_step.listed {
+            *listed = known.shown(self);
+        }
         self.in_step = Some(Box::new(in_step));
     }
 

@@ -64,7 +64,7 @@ impl Plan {
         let shown = known.shown(memory);
         let registered: BTreeSet<_> =
             shown.iter().filter(|shown| shown.state.is_registered()).map(|shown| shown.target).collect();
-        let is_listed = matches!(known.listed, Some(Ok(_)));
+        let is_listed = known.is_listed();
         let missing = look.desired.difference(&registered).copied();
         let may_register = |target: &Target| known.may_go_on() && !known.refused.contains_key(target);
         let register: BTreeSet<_> = missing.filter(may_register).collect();

@@ -42,11 +42,12 @@ impl Task<'_> {
 }
 
 /// How thoroughly a target group is reconciled.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Mode {
     /// As [`Self::Full`], but nothing is written.
     DryRun,
     /// Of names whose answers are samples, several are collected.
+    #[default]
     Full,
     /// One answer of each name: a watch goes on to ask anyway.
     Single,
@@ -89,8 +90,9 @@ impl<W: World> Run<'_, W> {
             }
             self.world.turn().await;
             // That may take seconds, so the change is decided on what is true after it.
-            let age = self.world.now().at.saturating_duration_since(self.known.listed_at);
-            if matches!(self.known.listed, Some(Ok(_))) && age > OLDEST {
+            if let Some(Ok((asked_at, _))) = &self.known.listed
+                && self.age(*asked_at) > OLDEST
+            {
                 self.list().await;
             }
             self.refresh().await;
@@ -106,6 +108,10 @@ impl<W: World> Run<'_, W> {
 
     fn plan(&self) -> Plan {
         Plan::new(self.task, self.known, self.memory, self.world.now())
+    }
+
+    fn age(&self, at: Instant) -> Duration {
+        self.world.now().at.saturating_duration_since(at)
     }
 
     async fn carry_out(&mut self, change: Change, state: State) {
@@ -157,7 +163,7 @@ impl<W: World> Run<'_, W> {
         let needs_state = memory.needs_state(task);
         let mut tags = None;
         // Each puts away what it has at once: what the others are doing may be given up.
-        let Known { answers, took, listed, listed_at, .. } = &mut **known;
+        let Known { answers, took, listed, .. } = &mut **known;
         join3(
             async {
                 if !hostnames.is_empty() {
@@ -168,8 +174,8 @@ impl<W: World> Run<'_, W> {
                 }
             },
             async {
-                let (at, targets) = world.list().await;
-                (*listed_at, *listed) = (at, Some(targets));
+                let (asked_at, targets) = world.list().await;
+                *listed = Some(targets.map(|targets| (asked_at, targets)));
             },
             async {
                 if needs_state {
@@ -198,9 +204,8 @@ impl<W: World> Run<'_, W> {
 
     /// Asks again for answers of such an age.
     async fn ask_again(&mut self, is_due: fn(Duration) -> bool) {
-        let due = self.known.answers.iter().filter(|(_, answer)| {
-            answer.as_ref().is_ok_and(|answer| is_due(self.world.now().at.saturating_duration_since(answer.at)))
-        });
+        let is_due = |answer: &Answer| is_due(self.age(answer.at));
+        let due = self.known.answers.iter().filter(|(_, answer)| answer.as_ref().is_ok_and(is_due));
         let due: BTreeSet<_> = due.map(|(hostname, _)| hostname.clone()).collect();
         if !due.is_empty() {
             self.ask(&due, false).await;
@@ -227,8 +232,8 @@ impl<W: World> Run<'_, W> {
 
     /// Lists the targets once more.
     async fn list(&mut self) {
-        let (listed_at, listed) = self.world.list().await;
-        (self.known.listed_at, self.known.listed) = (listed_at, Some(listed));
+        let (asked_at, targets) = self.world.list().await;
+        self.known.listed = Some(targets.map(|targets| (asked_at, targets)));
         self.note_list();
     }
 
@@ -262,7 +267,7 @@ impl<W: World> Run<'_, W> {
             return None;
         }
         let now = world.now();
-        let left = known.collects_until.saturating_duration_since(now.at);
+        let left = known.collects_until?.saturating_duration_since(now.at);
         let pauses = task.hostnames().into_iter().filter_map(|hostname| {
             let samples = memory.samples(&hostname).filter(|samples| samples.is_sample())?;
             let is_resolved = matches!(known.answers.get(&hostname), Some(Ok(_)));

@@ -134,7 +134,7 @@ impl<'a> Schedule<'a> {
         };
         schedule.ran(task, course, memory, now);
         // What the run before the watch changed counts as a change.
-        let has_changed = course.known.has_changed() && matches!(course.known.listed, Some(Ok(_)));
+        let has_changed = course.known.has_changed() && course.known.is_listed();
         schedule.changed_at = has_changed.then_some(now.at);
         schedule.heed(&course.known.answers);
         schedule

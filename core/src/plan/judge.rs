@@ -138,7 +138,7 @@ impl Judge<'_> {
         let (rotating, elsewhere) = (before.rotating.clone(), before.elsewhere.clone());
         let mut state = State { rotating, elsewhere, ..State::default() };
         state.rotating.extend(self.memory.rotating_names().map(|(hostname, _)| rotating_name(hostname).to_owned()));
-        let is_certain = self.look.is_complete && matches!(self.known.listed, Some(Ok(_)));
+        let is_certain = self.look.is_complete && self.known.is_listed();
         if !is_certain {
             // Of what can't be judged now, what was known counts on.
             state.missing.clone_from(&before.missing);
