@@ -114,13 +114,6 @@ pub enum ElbErrorKind {
     Unavailable,
 }
 
-impl ElbError {
-    /// The action as IAM names it.
-    pub fn action(&self) -> String {
-        action(self.operation)
-    }
-}
-
 /// Why a hostname has no answer: what each name server said that was asked.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub struct ResolveError {

@@ -248,7 +248,7 @@ impl Memory {
         let Some(in_step) = &self.in_step else { return false };
         let mut known = Known::clone(in_step);
         known.answers.clone_from(answers);
-        Plan::new(task, &known, self, now).changes_targets(&known)
+        Plan::new(task, &known, self, now).change_of_targets(&known).is_some()
     }
 }
 

@@ -5,11 +5,12 @@ mod hold;
 mod judge;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 pub use hold::{Hold, HoldReason};
 use judge::Judge;
 
-use crate::clock::{Now, Timestamp};
+use crate::clock::Now;
 use crate::run::{Known, Task};
 use crate::tags::{MOST_TAGS, State, TagChanges};
 use crate::target::{RegisteredTarget, Target, TargetState};
@@ -113,12 +114,8 @@ impl Plan {
         if self.is_shared && remember.is_some() { remember } else { self.change_of_targets(known).or(remember) }
     }
 
-    /// Whether targets are to be registered or deregistered.
-    pub fn changes_targets(&self, known: &Known) -> bool {
-        self.change_of_targets(known).is_some()
-    }
-
-    fn change_of_targets(&self, known: &Known) -> Option<Change> {
+    /// The next change of targets.
+    pub fn change_of_targets(&self, known: &Known) -> Option<Change> {
         if known.has_failed {
             return None;
         }
@@ -141,8 +138,8 @@ impl Plan {
     }
 
     /// When time alone changes what is to be done.
-    pub fn due(&self) -> Option<Timestamp> {
-        self.held.values().filter_map(|hold| hold.until).min()
+    pub fn due(&self, now: Now) -> Option<Instant> {
+        self.held.values().filter_map(|hold| hold.until).min().map(|due| now.at + due.since(now.time))
     }
 
     /// What is the matter: with DNS, with what AWS refuses, and with the room for targets and for tags.

@@ -27,12 +27,10 @@ pub enum Trigger {
 
 /// The reply to an invocation.
 #[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "docs/rules.md has the fields of the reply")]
 pub struct Reply {
-    /// The version of the function.
     pub version: &'static str,
-    /// What invoked the function.
     pub trigger: Trigger,
-    /// Whether the lists say what would be done, and nothing was written.
     pub dry_run: bool,
     /// Whether a check found no error; `None` where it was none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +38,6 @@ pub struct Reply {
     /// What a check found that is of no one target group.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
-    /// A report for each target group, in the order of the bindings.
     pub groups: Vec<GroupReport>,
     /// How many target groups that are in step were left out, so that the reply is not too long for Lambda.
     #[serde(skip_serializing_if = "is_none")]
@@ -211,7 +208,7 @@ impl GroupReport {
             targets: known.is_listed().then(|| TargetCounts { registered: registered.len(), healthy: healthy.len() }),
             ..Self::new(task.group)
         };
-        if known.mode() == Mode::DryRun {
+        if known.mode == Mode::DryRun {
             report.registered.extend(&plan.register);
             report.deregistered.extend(plan.deregister.iter().map(|shown| shown.target));
             let answers = known.answers.iter();

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::answer::{Answers, Look};
 use crate::run::{Known, Mode, Task, reconcile};
 use crate::{
-    clock::Now, failure::Failure, memory::Memory, plan::Plan, report::GroupReport, target::Target, world::World,
+    clock::Now, failure::ResolveError, memory::Memory, plan::Plan, report::GroupReport, samples::Samples,
+    target::Target, world::World,
 };
 
 /// How to go on after a run.
@@ -43,25 +44,24 @@ impl Course {
     pub async fn follow(&mut self, world: &impl World, task: &Task<'_>, watch: Option<&Watch>, memory: &mut Memory) {
         self.run(world, task, memory).await;
         let Some(watch) = watch.filter(|watch| world.now().at < watch.until) else { return };
-        let mut schedule = Schedule::new(watch, task, self, memory, world.now());
+        let mut schedule = Schedule::new(watch, task, &self.known, memory, world.now());
         while let Some(next) = schedule.next() {
             world.sleep(next.min(watch.until).saturating_duration_since(world.now().at)).await;
             if next >= watch.until {
                 break;
             }
             let answers = world.resolve(&task.hostnames()).await;
-            let now = world.now();
-            let errors = answers.values().filter_map(|answer| answer.as_ref().err());
-            if errors.into_iter().any(|error| error.is_out_of_time()) {
+            if answers.values().any(|answer| answer.as_ref().is_err_and(ResolveError::is_out_of_time)) {
                 // That we have no time left says nothing of the name.
                 break;
             }
+            let now = world.now();
             memory.answered(task, &answers, &answers, now);
             self.known.answers.clone_from(&answers);
             if schedule.is_due(task, &self.known, memory, now) {
                 self.known = Known::new(Mode::Single, answers, now, self.cutoff);
                 self.run(world, task, memory).await;
-                schedule.ran(task, self, memory, world.now());
+                schedule.ran(task, &self.known, memory, world.now());
             } else {
                 self.tell(world, task, memory);
             }
@@ -95,11 +95,10 @@ impl Course {
 
     /// The report on all of it. Where it is given up, `waiting` says what for.
     pub fn finish(mut self, task: &Task<'_>, memory: &Memory, now: Now, waiting: &str) -> GroupReport {
-        if self.is_running || self.report.is_none() {
-            let report = GroupReport::of(task, &self.known, memory, now).cut_off(waiting);
-            return self.joined(report);
+        match self.report.take_if(|_| !self.is_running) {
+            Some(report) => report,
+            None => self.joined(GroupReport::of(task, &self.known, memory, now).cut_off(waiting)),
         }
-        self.report.take().unwrap_or_else(|| GroupReport::new(task.group))
     }
 }
 
@@ -108,35 +107,33 @@ struct Schedule<'a> {
     watch: &'a Watch,
     looked_at: Instant,
     pause: Duration,
-    /// When time alone asks for a change, and when one of our own is to be verified.
+    /// When time alone asks for a change, when one of our own is verified, and when what failed is tried again.
     due_at: Option<Instant>,
     verify_at: Option<Instant>,
-    /// What the last run was to bring about, and when to try again what failed.
-    tried: BTreeSet<Target>,
     retry_at: Option<Instant>,
-    /// The last answers of the names that answer in full.
+    /// What the last run was to bring about.
+    tried: BTreeSet<Target>,
+    /// What the names last gave that answer in full, and when it changed.
     answer: BTreeSet<Target>,
     changed_at: Option<Instant>,
 }
 
 impl<'a> Schedule<'a> {
-    fn new(watch: &'a Watch, task: &Task<'_>, course: &Course, memory: &Memory, now: Now) -> Self {
+    fn new(watch: &'a Watch, task: &Task<'_>, known: &Known, memory: &Memory, now: Now) -> Self {
         let mut schedule = Self {
             watch,
             looked_at: now.at,
             pause: watch.interval,
             due_at: None,
             verify_at: None,
-            tried: BTreeSet::new(),
             retry_at: None,
-            answer: answer_in_full(task, &course.known.answers, memory),
-            changed_at: None,
+            tried: BTreeSet::new(),
+            answer: answer_in_full(task, &known.answers, memory),
+            // What the run before the watch changed counts as a change.
+            changed_at: (known.has_changed() && known.is_listed()).then_some(now.at),
         };
-        schedule.ran(task, course, memory, now);
-        // What the run before the watch changed counts as a change.
-        let has_changed = course.known.has_changed() && course.known.is_listed();
-        schedule.changed_at = has_changed.then_some(now.at);
-        schedule.heed(&course.known.answers);
+        schedule.looked(&known.answers, now);
+        schedule.ran(task, known, memory, now);
         schedule
     }
 
@@ -149,15 +146,20 @@ impl<'a> Schedule<'a> {
         (!self.watch.ends_when_stable || !is_stable).then_some(next)
     }
 
+    fn looked(&mut self, answers: &Answers, now: Now) {
+        self.looked_at = now.at;
+        let ttl = answers.values().flatten().map(|answer| answer.ttl).min().filter(|_| self.watch.heeds_ttl);
+        let interval = self.watch.interval;
+        self.pause = ttl.map_or(interval, |ttl| interval.min(ttl.max(SHORTEST_INTERVAL)));
+    }
+
     /// Takes in a look, and tells whether the group is to be reconciled: the answer asks for a change, something is due, or
     /// the last run failed some seconds ago.
     fn is_due(&mut self, task: &Task<'_>, known: &Known, memory: &Memory, now: Now) -> bool {
-        self.looked_at = now.at;
-        self.heed(&known.answers);
+        self.looked(&known.answers, now);
         let plan = Plan::new(task, known, memory, now);
         let answer = answer_in_full(task, &known.answers, memory);
-        let is_new = !plan.register.is_subset(&self.tried);
-        let differs = plan.changes_targets(known) || is_new;
+        let differs = plan.change_of_targets(known).is_some() || !plan.register.is_subset(&self.tried);
         if (differs && !plan.register.is_empty()) || (plan.look.is_complete && answer != self.answer) {
             self.changed_at = Some(now.at);
         } else if self.retry_at.is_some() || !plan.look.is_complete {
@@ -167,46 +169,30 @@ impl<'a> Schedule<'a> {
         if plan.look.is_complete {
             self.answer = answer;
         }
-        self.due_at = due_at(&plan, now);
+        self.due_at = plan.due(now);
         let is_time = |at: Option<Instant>| at.is_some_and(|at| at <= now.at);
         differs || is_time(self.verify_at) || is_time(self.retry_at)
     }
 
     /// Takes in what came of a run.
-    fn ran(&mut self, task: &Task<'_>, course: &Course, memory: &Memory, now: Now) {
+    fn ran(&mut self, task: &Task<'_>, known: &Known, memory: &Memory, now: Now) {
         self.looked_at = now.at;
-        let known = &course.known;
         let plan = Plan::new(task, known, memory, now);
         // By a name that does not resolve nothing can be done.
-        let is_of_aws =
-            |failure: &Failure| !matches!(failure, Failure::Unresolved { .. } | Failure::NoUsableAddress { .. });
-        self.retry_at = plan.failures(known).iter().any(is_of_aws).then(|| now.at + RETRY);
-        self.due_at = due_at(&plan, now);
+        let has_failed = plan.failures(known).iter().any(|failure| !failure.is_of_dns());
+        self.retry_at = has_failed.then(|| now.at + RETRY);
         // A run beside this one may have undone what this one changed.
-        let has_changed = known.has_changed();
-        self.verify_at = has_changed.then(|| now.at + VERIFY_AFTER);
+        self.verify_at = known.has_changed().then(|| now.at + VERIFY_AFTER);
+        self.due_at = plan.due(now);
         self.tried = plan.look.desired;
     }
-
-    fn heed(&mut self, answers: &Answers) {
-        let ttl = answers.values().flatten().map(|answer| answer.ttl).min();
-        self.pause = match ttl.filter(|_| self.watch.heeds_ttl) {
-            Some(ttl) => self.watch.interval.min(ttl.max(SHORTEST_INTERVAL)),
-            None => self.watch.interval,
-        };
-    }
-}
-
-/// When time alone asks for a change.
-fn due_at(plan: &Plan, now: Now) -> Option<Instant> {
-    plan.due().map(|due| now.at + due.since(now.time))
 }
 
 /// What the names give whose answers hold all addresses.
 fn answer_in_full(task: &Task<'_>, answers: &Answers, memory: &Memory) -> BTreeSet<Target> {
-    let is_sample = |hostname| memory.samples(hostname).is_some_and(|samples| samples.is_sample());
-    let in_full = answers.iter().filter(|(hostname, _)| !is_sample(hostname));
-    Look::new(task, &in_full.map(|(hostname, answer)| (hostname.clone(), answer.clone())).collect()).desired
+    let mut in_full = answers.clone();
+    in_full.retain(|hostname, _| !memory.samples(hostname).is_some_and(Samples::is_sample));
+    Look::new(task, &in_full).desired
 }
 
 /// How long DNS must have stayed the same after a change: an Aurora failover flaps for seconds.

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use serde_json::json;
 
 use crate::binding::{Group, Ownership};
-use crate::failure::{DnsFailure, ElbError, ElbErrorKind, Failure, RUN_IN_THE_VPC, ResolveError, list};
+use crate::failure::{DnsFailure, ElbError, ElbErrorKind, Failure, RUN_IN_THE_VPC, ResolveError, action, list};
 use crate::network::{AllowedNetworks, is_nat64, is_public};
 use crate::report::{GroupReport, HostnameSettings};
 use crate::{hostname::Hostname, kind::HostnameKind, plan::HoldReason, samples::LARGE_ANSWER, target::Target};
@@ -72,16 +72,6 @@ impl Check<'_> {
         format!("aws elbv2 modify-{what} --target-group-arn {} {options}", self.arn())
     }
 
-    /// The first of many findings of a code, and how many more there are.
-    fn first(&self, code: Code, mut all: impl Iterator<Item = Finding>, findings: &mut Vec<Finding>) {
-        findings.extend(all.by_ref().take(MOST_FINDINGS));
-        let more = all.count();
-        if more > 0 {
-            let message = format!("so are {more} more targets");
-            findings.push(self.of_group(code, message, "Begin with those that are named"));
-        }
-    }
-
     /// Why a run fails. What DNS gives in vain, the answers tell.
     fn of_failure(&self, failure: &Failure) -> Option<Finding> {
         let (arn, message) = (self.arn(), failure.to_string());
@@ -97,10 +87,8 @@ impl Check<'_> {
             }
             Failure::Deadline(_) => self.of_group(Code::NotChecked, message, MORE_TIME),
             Failure::Tag { tag, .. } => {
-                let advice = format!(
-                    "Correct it: aws elbv2 add-tags --resource-arns {arn} --tags Key={tag},Value=VALUE; or take it away: \
-                     aws elbv2 remove-tags --resource-arns {arn} --tag-keys {tag}"
-                );
+                let advice =
+                    format!("Correct it: aws elbv2 add-tags --resource-arns {arn} --tags Key={tag},Value=VALUE");
                 self.of_group(Code::Failed, message, advice)
             }
             _ => self.of_group(Code::Failed, message, "Mend what the message names, and check again"),
@@ -170,15 +158,14 @@ impl Check<'_> {
     fn of_held(&self, findings: &mut Vec<Finding>) {
         let is_told =
             |reason| matches!(reason, HoldReason::Foreign | HoldReason::RefusedAddress | HoldReason::Unresolved);
-        let missing = self.report.held.iter().filter(|held| !is_told(held.reason)).map(|held| {
+        for held in self.report.held.iter().filter(|held| !is_told(held.reason)) {
             let (Target { address, port }, arn) = (held.target, self.arn());
             let message = format!("DNS no longer gives {}, and it stays: {}", held.target, held.reason.as_str());
             let advice = format!(
                 "If it has to go now: aws elbv2 deregister-targets --target-group-arn {arn} --targets Id={address},Port={port}"
             );
-            Finding::new(Code::MissingTarget, held.target, message, advice)
-        });
-        self.first(Code::MissingTarget, missing, findings);
+            findings.push(Finding::new(Code::MissingTarget, held.target, message, advice));
+        }
     }
 
     /// A run of this target group alone, by the bindings that were checked.
@@ -209,7 +196,7 @@ impl Check<'_> {
 pub fn of_call(subject: &str, error: &ElbError) -> Finding {
     let advice = match error.kind {
         ElbErrorKind::Denied => {
-            let action = error.action();
+            let action = action(error.operation);
             let message = format!("the function's role may not call {action}. {}", error.problem);
             let advice = format!("Allow {action} on `*` in the role's policy");
             return Finding::new(Code::Permission, subject, message, advice);
@@ -250,6 +237,3 @@ const ADVICE_ON_DNS64: &str = "The name has no IPv6 address: bind it to a target
 
 const MORE_TIME: &str = "Check again, or fewer target groups at once: name them in `bindings`. If it stays so, give the \
      function a longer time-out";
-
-/// Targets with a finding of their own, of the thousand that a group may have.
-const MOST_FINDINGS: usize = 20;

@@ -19,11 +19,9 @@ impl Check<'_> {
             let (message, advice) = self.explain(shown);
             Finding::new(code, shown.target, message, advice)
         };
-        let of_zone = zoneless.iter().map(|shown| find(Code::ZoneNotEnabled, shown));
-        self.first(Code::ZoneNotEnabled, of_zone, findings);
+        findings.extend(zoneless.iter().map(|shown| find(Code::ZoneNotEnabled, shown)));
         if counts.healthy > 0 {
-            let unhealthy = dead.map(|shown| find(Code::UnhealthyTarget, shown));
-            self.first(Code::UnhealthyTarget, unhealthy, findings);
+            findings.extend(dead.map(|shown| find(Code::UnhealthyTarget, shown)));
         } else if let Some(shown) = dead.next().or_else(|| zoneless.iter().chain(&sick).next().copied()) {
             let (message, advice) = self.explain(shown);
             let message = format!("none of the {} targets is healthy. {message}", counts.registered);

@@ -14,7 +14,8 @@ use crate::{answer::Answers, memory::Memory};
 /// alone. It outlives a run that is given up.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    pub(super) mode: Mode,
+    /// How thorough the run is.
+    pub mode: Mode,
     /// When the run began.
     pub began: Timestamp,
     /// The newest answer of each name; of one whose answers are samples, all addresses of this run.
@@ -56,11 +57,6 @@ impl Known {
     pub fn new(mode: Mode, early: Answers, now: Now, cutoff: Instant) -> Self {
         let collects_until = Some(dns_cutoff(now.at, cutoff).min(now.at + LONGEST_COLLECTION));
         Self { mode, answers: early, looks: 1, collects_until, began: now.time, ..Self::default() }
-    }
-
-    /// How thorough the run is.
-    pub fn mode(&self) -> Mode {
-        self.mode
     }
 
     /// Whether the targets are known.
