@@ -61,7 +61,7 @@ impl<'de> Visitor<'de> for Object {
 }
 
 /// A target group with all the hostnames that are bound to it, which are reconciled together.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Group {
     /// Its ARN.
     pub arn: TargetGroupArn,
@@ -78,8 +78,7 @@ pub struct Group {
 impl Group {
     /// A target group that nothing is bound to.
     pub fn without_members(arn: TargetGroupArn) -> Self {
-        let (ownership, lookups, members) = (Ownership::default(), BTreeMap::new(), BTreeSet::new());
-        Self { arn, ownership, deregister_after_seconds: None, lookups, members }
+        Self { arn, ..Self::default() }
     }
 
     /// Groups bindings by the target group that they name, in the order of first mention. `source` is what the user calls

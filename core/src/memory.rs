@@ -17,7 +17,7 @@ pub struct Memory {
     /// What was learned of the answers of each hostname.
     samples: BTreeMap<Hostname, Samples>,
     /// Since when registered targets have been missing from all answers in a row, and when all names last answered.
-    missing: BTreeMap<Target, Timestamp>,
+    pub(crate) missing: BTreeMap<Target, Timestamp>,
     complete_at: Timestamp,
     /// What the last list showed as registered; `None`: there was none yet.
     registered: Option<BTreeSet<Target>>,
@@ -192,13 +192,8 @@ impl Memory {
 
     /// The names that were seen to rotate, and whether nobody states how they answer.
     pub fn rotating_names(&self) -> impl Iterator<Item = (&Hostname, bool)> {
-        let rotating = self.samples.iter().filter(|(_, samples)| samples.is_rotating());
+        let rotating = self.samples.iter().filter(|(_, samples)| samples.rotates);
         rotating.map(|(hostname, samples)| (hostname, samples.is_unstated()))
-    }
-
-    /// Since when this environment has been missing a target.
-    pub fn missing_since(&self, target: &Target) -> Option<Timestamp> {
-        self.missing.get(target).copied()
     }
 
     /// Since when a target is missing, where a tag says `noted`. An answer that held it later counts more: the run that saw
@@ -208,7 +203,7 @@ impl Memory {
             self.judges(task, target).iter().filter_map(|(_, samples)| samples.given_at(target.address)).max();
         let noted = noted.filter(|noted| given_at.is_none_or(|given_at| given_at < *noted));
         // A time that lies ahead was written before the clock was set back.
-        noted.or_else(|| self.missing_since(target)).unwrap_or(now).min(now)
+        noted.or_else(|| self.missing.get(target).copied()).unwrap_or(now).min(now)
     }
 
     /// Takes in what the tags say now. What somebody removed is counted on from memory, and described in what is returned.

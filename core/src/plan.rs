@@ -144,27 +144,15 @@ impl Plan {
 
     /// What is the matter: with DNS, with what AWS refuses, and with the room for targets and for tags.
     pub fn failures(&self, known: &Known) -> Vec<Failure> {
-        let refusal = |operation| {
-            move |(target, reason): (&Target, &String)| Failure::Refused {
-                operation,
-                target: *target,
-                reason: reason.clone(),
-            }
-        };
-        let refused = known.refused.iter().filter(|(target, _)| self.look.desired.contains(target));
-        let stuck = known.stuck.iter().filter(|(target, _)| self.held.contains_key(target));
-        let full = known.full.iter().filter(|_| !self.register.is_empty()).map(|error| {
-            let count = |state| self.shown.iter().filter(move |shown| shown.state == state).count();
-            Failure::Full { error: error.clone(), waiting: self.register.len(), draining: count(TargetState::Draining) }
-        });
-        let no_room = (self.left_out > 0).then_some(Failure::NoRoomInTags { left_out: self.left_out, most: MOST_TAGS });
-        let failures = self.look.failures.iter().cloned().chain(known.failures.iter().cloned());
+        let mut failures = [&self.look.failures[..], &known.failures].concat();
+        if let Some(error) = known.full.clone().filter(|_| !self.register.is_empty()) {
+            let draining = self.shown.iter().filter(|shown| shown.state == TargetState::Draining).count();
+            failures.push(Failure::Full { error, waiting: self.register.len(), draining });
+        }
+        if self.left_out > 0 {
+            failures.push(Failure::NoRoomInTags { left_out: self.left_out, most: MOST_TAGS });
+        }
         failures
-            .chain(refused.map(refusal("RegisterTargets")))
-            .chain(stuck.map(refusal("DeregisterTargets")))
-            .chain(full)
-            .chain(no_room)
-            .collect()
     }
 }
 

@@ -181,7 +181,7 @@ impl GroupReport {
         let deregister_after_seconds = memory.longest_grace(task);
         let kinds = task.group.hostnames().into_iter().filter_map(|hostname| {
             let samples = memory.samples(hostname)?;
-            Some(HostnameSettings { hostname: hostname.clone(), kind: samples.kind(), lookups: samples.lookups() })
+            Some(HostnameSettings { hostname: hostname.clone(), kind: samples.kind, lookups: samples.lookups() })
         });
         let unstated = memory.rotating_names().filter(|(_, is_unstated)| *is_unstated);
         let rotating: BTreeSet<_> = unstated.map(|(hostname, _)| hostname.clone()).collect();

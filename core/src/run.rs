@@ -129,8 +129,8 @@ impl<W: World> Run<'_, W> {
                 let changed = world.register(&targets).await;
                 memory.registered(&changed.accepted, world.now().at);
                 known.registered.extend(&changed.accepted);
-                known.refused.extend(changed.refused);
-                known.take(changed.failed);
+                known.refused.extend(changed.refused.clone());
+                known.note_trouble("RegisterTargets", changed);
                 // A run beside this one may have forgotten meanwhile whose these are.
                 if task.group.ownership == Ownership::Shared && known.state.is_some() {
                     let tags = world.read_tags().await;
@@ -142,9 +142,9 @@ impl<W: World> Run<'_, W> {
                 let accepted = shown.iter().filter(|shown| changed.accepted.contains(&shown.target));
                 memory.deregistered(accepted, world.now().at);
                 known.deregistered.extend(&changed.accepted);
-                known.stuck.extend(changed.refused);
+                known.stuck.extend(changed.refused.keys());
                 known.has_made_room |= known.full.take().is_some();
-                known.take(changed.failed);
+                known.note_trouble("DeregisterTargets", changed);
                 // Of two runs that deregister what the other one counts on, the later one sees it, and asks DNS anew.
                 self.list().await;
                 if !self.plan().register.is_empty() {

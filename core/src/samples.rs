@@ -9,14 +9,14 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use crate::{answer::Answer, clock::Timestamp, hostname::Hostname, kind::HostnameKind};
 
 /// What an execution environment has learned of the answers of one hostname.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Samples {
     /// What the bindings state.
     stated_lookups: Option<u32>,
     stated_grace: Option<u32>,
     /// By the name itself, and by the CNAME chain of the newest answer.
     kind_by_name: HostnameKind,
-    kind: HostnameKind,
+    pub(crate) kind: HostnameKind,
     /// How many addresses the largest answer held.
     largest: usize,
     /// The longest time to live of any record of any answer.
@@ -26,7 +26,8 @@ pub struct Samples {
     addresses: BTreeMap<IpAddr, Absence>,
     /// When addresses came back, within the last hour.
     returns: Vec<Timestamp>,
-    rotates: bool,
+    /// Whether the name was seen to rotate.
+    pub(crate) rotates: bool,
 }
 
 /// What the answers tell of one address.
@@ -55,18 +56,7 @@ pub enum Verdict {
 impl Samples {
     /// Nothing is known yet but the name.
     pub fn new(hostname: &Hostname) -> Self {
-        Self {
-            stated_lookups: None,
-            stated_grace: None,
-            kind_by_name: hostname.kind(),
-            kind: hostname.kind(),
-            largest: 0,
-            longest_ttl: Duration::ZERO,
-            fresh_at: None,
-            addresses: BTreeMap::new(),
-            returns: Vec::new(),
-            rotates: false,
-        }
+        Self { kind_by_name: hostname.kind(), kind: hostname.kind(), ..Self::default() }
     }
 
     /// Takes in what the bindings state: how many answers a run collects, and the grace period in seconds.
@@ -119,11 +109,6 @@ impl Samples {
         self.rotates |= self.may_rotate();
     }
 
-    /// Whether the name was seen to rotate.
-    pub fn is_rotating(&self) -> bool {
-        self.rotates
-    }
-
     /// Whether nobody states how the name answers.
     pub fn is_unstated(&self) -> bool {
         self.stated_lookups.is_none() && self.stated_grace.is_none()
@@ -152,11 +137,6 @@ impl Samples {
     /// Whether an answer may hold but a sample of the addresses.
     pub fn is_sample(&self) -> bool {
         !self.is_in_full() && (self.stated_lookups.is_some() || self.kind_by_answers().lookups() > 1)
-    }
-
-    /// What the name was taken for.
-    pub fn kind(&self) -> HostnameKind {
-        self.kind
     }
 
     /// The kind whose defaults count: a name that answers as a load balancer's does is treated like one.

@@ -25,20 +25,16 @@ impl Serialize for Target {
     }
 }
 
-/// A target that DescribeTargetHealth lists, with what it says of it.
+/// A target that DescribeTargetHealth lists, with what it says of it: a reason, with its description, where it is not
+/// healthy. Id and zone are kept as they are shown, and sent back when it is deregistered.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[allow(missing_docs, reason = "AWS has the words")]
 pub struct RegisteredTarget {
-    /// The address and port that it was registered with.
     pub target: Target,
-    /// The id as it was shown: an IPv6 address can be written in more than one way.
     pub id: String,
-    /// As it was shown; sent back when the target is deregistered, as aws-load-balancer-controller does.
     pub availability_zone: Option<String>,
-    /// Its health.
     pub state: TargetState,
-    /// Why it is not healthy, by AWS's code; empty where AWS gives none.
     pub reason: String,
-    /// The same in AWS's words.
     pub description: String,
     /// The port that health checks go to.
     pub check_port: NonZeroU16,

@@ -37,7 +37,7 @@ impl Judge<'_> {
         if (self.is_shared() || grace > 0) && self.state.is_none() {
             return hold(HoldReason::StateUnknown);
         }
-        if self.is_shared() && !self.owned().contains(target) {
+        if self.is_shared() && !self.state.is_some_and(|state| state.owned.contains(target)) {
             return hold(HoldReason::Foreign);
         }
         if self.look.refused.contains_key(&target.address) {
@@ -62,10 +62,10 @@ impl Judge<'_> {
         if !self.is_replaced {
             return hold(HoldReason::RegistrationFailed, since, None);
         }
-        if self.known.stuck.contains_key(target) {
+        if self.known.stuck.contains(target) {
             return hold(HoldReason::DeregistrationRefused, since, None);
         }
-        let missing_here = self.memory.missing_since(target).unwrap_or(self.now.time);
+        let missing_here = self.memory.missing.get(target).copied().unwrap_or(self.now.time);
         let settled = missing_here.plus_seconds(FLAPPING_SECONDS);
         if shown.state == TargetState::Initial && settled > self.now.time {
             return hold(HoldReason::Initial, missing_here, Some(settled));
@@ -120,11 +120,6 @@ impl Judge<'_> {
 
     fn since(&self, target: &Target) -> Timestamp {
         self.memory.since(self.task, target, self.noted(target), self.now.time)
-    }
-
-    fn owned(&self) -> &BTreeSet<Target> {
-        const NONE: &BTreeSet<Target> = &BTreeSet::new();
-        self.state.map_or(NONE, |state| &state.owned)
     }
 
     /// What is to be remembered when all is done that the plan says.

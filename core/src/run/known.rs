@@ -8,7 +8,7 @@ use crate::clock::{Now, Timestamp};
 use crate::failure::{ElbError, ElbErrorKind, Failure};
 use crate::tags::{State, Tags};
 use crate::target::{RegisteredTarget, Target};
-use crate::{answer::Answers, memory::Memory};
+use crate::{answer::Answers, memory::Memory, world::Changed};
 
 /// What a run knows, and what it did. It grows by what comes back, and is judged by [`Plan::new`](crate::plan::Plan::new)
 /// alone. It outlives a run that is given up.
@@ -37,8 +37,8 @@ pub struct Known {
     pub deregistered: BTreeSet<Target>,
     /// What AWS refused for good to register, in its words.
     pub refused: BTreeMap<Target, String>,
-    /// The same to deregister.
-    pub stuck: BTreeMap<Target, String>,
+    /// What it refused to deregister.
+    pub stuck: BTreeSet<Target>,
     /// The quota refused a registration, which was not tried again.
     pub full: Option<ElbError>,
     /// Whether stale targets went to make room.
@@ -93,9 +93,11 @@ impl Known {
         self.state = None;
     }
 
-    /// Takes in why a change of targets failed. A quota may have room later.
-    pub(super) fn take(&mut self, failed: Option<ElbError>) {
-        match failed {
+    /// Takes in what went wrong with a change of targets. A quota may have room later.
+    pub(super) fn note_trouble(&mut self, operation: &'static str, changed: Changed) {
+        let refused = changed.refused.into_iter();
+        self.failures.extend(refused.map(|(target, reason)| Failure::Refused { operation, target, reason }));
+        match changed.failed {
             Some(error) if error.kind == ElbErrorKind::QuotaReached => self.full = Some(error),
             Some(error) => {
                 self.failures.push(error.into());
