@@ -106,8 +106,8 @@ fn a_key_tells_what_its_tag_is_about() {
         ("hostname-2", Key::Hostnames),
         ("hostname-x", Key::Unknown),
         ("port", Key::Port),
-        ("missing/10.0.0.1_5432", Key::Missing(target(1))),
-        ("owned/10.0.0.1_5432/one", Key::Owned(target(1), "one")),
+        ("missing/10.0.0.1_5432", Key::Missing(target(1, 0))),
+        ("owned/10.0.0.1_5432/one", Key::Owned(target(1, 0), "one")),
         ("rotates/db.test", Key::Rotates("db.test")),
         ("owned/10.0.0.1_5432", Key::Unknown),
     ] {
