@@ -130,27 +130,15 @@ impl World for GroupWorld<'_> {
         self.take_turn_at_once();
         self.has_turn.set(true);
         let (target_groups, arn) = (&self.edges.target_groups, &self.group.arn);
-        let add = async {
-            if changes.add.is_empty() {
-                return Ok(());
-            }
+        if !changes.remove.is_empty() {
             self.take_turn().await;
-            self.wait("AddTags", target_groups.add_tags(arn, &changes.add)).await
-        };
-        let remove = async {
-            if changes.remove.is_empty() {
-                return Ok(());
-            }
-            self.take_turn().await;
-            self.wait("RemoveTags", target_groups.remove_tags(arn, &changes.remove)).await
-        };
-        if changes.removes_first {
-            remove.await?;
-            add.await
-        } else {
-            add.await?;
-            remove.await
+            self.wait("RemoveTags", target_groups.remove_tags(arn, &changes.remove)).await?;
         }
+        if !changes.add.is_empty() {
+            self.take_turn().await;
+            self.wait("AddTags", target_groups.add_tags(arn, &changes.add)).await?;
+        }
+        Ok(())
     }
 
     async fn register(&self, targets: &BTreeSet<Target>) -> Changed {

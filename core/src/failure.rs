@@ -77,38 +77,31 @@ impl Failure {
     }
 }
 
-/// A call of ELBv2, or of the Resource Groups Tagging API, that failed.
+/// A call of ELBv2, or of the Resource Groups Tagging API, that failed: with AWS's words, and what to do.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{operation}: {problem}")]
+#[allow(missing_docs, reason = "the names say it")]
 pub struct ElbError {
-    /// The action.
     pub operation: &'static str,
-    /// What it means.
     pub kind: ElbErrorKind,
-    /// AWS's words, and what to do.
     pub problem: String,
 }
 
 /// What a failed call means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
 pub enum ElbErrorKind {
-    /// The function's role may not do that.
     Denied,
     /// Anything else.
     Failed,
-    /// There is no such target group or load balancer.
     NotFound,
     /// The target group is not of type `ip`.
     NotIp,
     /// A target lies outside the VPC, and needs an Availability Zone.
     OutsideVpc,
-    /// The target group is full.
     QuotaReached,
-    /// One target is not accepted.
     TargetRefused,
-    /// The request quota of the account is used up.
     Throttled,
-    /// No reply came in time.
     TimedOut,
     /// AWS itself can't tell: `HealthUnavailable`, or another HTTP status of 500 or more.
     Unavailable,

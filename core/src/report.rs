@@ -140,16 +140,13 @@ pub struct HeldTarget {
 
 /// How the reconciliation of a target group ended.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "docs/rules.md has the outcomes")]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Targets were registered or deregistered.
     Changed,
-    /// The request budget did not suffice; the next run looks at it.
     #[default]
     Deferred,
-    /// Something went wrong.
     Failed,
-    /// There was nothing to do.
     InSync,
 }
 

@@ -34,15 +34,12 @@ pub struct State {
     pub rotating: BTreeSet<String>,
 }
 
-/// What makes the tags say something else.
+/// What makes the tags say something else. What is removed goes first: there may be no room for the new beside the old.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
 pub struct TagChanges {
-    /// To be added or overwritten, in one call.
     pub add: Tags,
-    /// To be removed.
     pub remove: BTreeSet<String>,
-    /// Whether there is no room for the new ones beside the old ones, so that those go first.
-    pub removes_first: bool,
 }
 
 impl TagChanges {
@@ -107,11 +104,9 @@ impl State {
         let all = self.tags(is_shared, function);
         let left_out = all.len().saturating_sub(room);
         let wanted: Tags = all.into_iter().take(room).collect();
-        let new = wanted.keys().filter(|key| !present.contains_key(*key)).count();
-        let removes_first = own.len() + new > room;
         let remove = own.into_iter().filter(|key| !wanted.contains_key(*key)).cloned().collect();
         let add = wanted.into_iter().filter(|(key, value)| present.get(key) != Some(value)).collect();
-        (TagChanges { add, remove, removes_first }, left_out)
+        (TagChanges { add, remove }, left_out)
     }
 
     /// The tags that say this. Those of targets that have been missing longest come first: what has no room loses least.

@@ -51,10 +51,9 @@ impl RegisteredTarget {
 
 /// What never changes about a target group, and so is read once in an execution environment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
 pub struct Facts {
-    /// The port that targets are registered on unless another is asked for.
     pub port: NonZeroU16,
-    /// The family of its addresses.
     pub family: IpFamily,
 }
 

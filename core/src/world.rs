@@ -28,7 +28,7 @@ pub trait World {
     /// Reads the tags of the group.
     async fn read_tags(&self) -> Result<Tags, ElbError>;
 
-    /// Adds tags, then removes others.
+    /// Removes tags, then adds others.
     async fn write_tags(&self, changes: &TagChanges) -> Result<(), ElbError>;
 
     /// Registers targets. One that AWS refuses keeps no other out.

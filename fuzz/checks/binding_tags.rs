@@ -26,8 +26,8 @@ pub fn binding_tags(input: &[u8]) {
     let found = read(&tags, &BTreeSet::new());
     assert_eq!(found.groups.len() + found.invalid.len(), 1, "a target group that is neither bound nor refused");
 
-    let is_state = |key| matches!(key, Key::Missing(_) | Key::Owned(..) | Key::Rotates(_));
-    let is_of_binding = |key: &str| Key::parse(key).is_some_and(|key| !is_state(key));
+    let is_state = |key: &Key<'_>| matches!(key, Key::Missing(_) | Key::Owned(..) | Key::Rotates(_));
+    let is_of_binding = |key: &str| Key::parse(key).filter(|key| !is_state(key)).is_some();
     let ours: Tags = tags.into_iter().filter(|(key, _)| is_of_binding(key)).collect();
     assert_eq!(read(&ours, &BTreeSet::new()), found, "a tag of the state, or of others, was read");
     let given = read(&ours, &BTreeSet::from([arn.clone()]));

@@ -83,12 +83,10 @@ impl Check<'_> {
             found(Code::LoadBalancerType, message, advice);
         }
         if !state.is_empty() && state != "active" {
+            let advice = "Check again in some minutes. If it stays so, free eight addresses in each of its subnets, or \
+                          create another one";
             let message = format!("the load balancer is `{state}`, not `active`. {reason}");
-            let advice = format!(
-                "Check again in some minutes. If it stays so, free eight addresses in each of its subnets, or create \
-                 another one: {CREATE_BALANCER}"
-            );
-            found(Code::LoadBalancerState, message, advice);
+            found(Code::LoadBalancerState, message, format!("{advice}: {CREATE_BALANCER}"));
         }
         if load_balancer.is_internet_facing {
             let message = "the load balancer is internet-facing: it offers the database to the internet".to_owned();
@@ -97,10 +95,8 @@ impl Check<'_> {
         // By default they apply to it
         // ([API](https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_SetSecurityGroups.html)).
         if load_balancer.is_network() && load_balancer.enforces_inbound_rules && !security_groups.is_empty() {
-            let message = format!(
-                "the inbound rules of {} apply to PrivateLink traffic, which comes from addresses of consumers' networks",
-                list(security_groups)
-            );
+            let message =
+                format!("the inbound rules of {} apply to traffic of PrivateLink, too", list(security_groups));
             let advice = format!(
                 "aws elbv2 set-security-groups --load-balancer-arn {arn} --security-groups {} \
                  --enforce-security-group-inbound-rules-on-private-link-traffic off",

@@ -92,7 +92,7 @@ impl World for Seen {
             universe.check_tags(self.me, changes);
         });
         let mut result = Ok(());
-        for adds in [!changes.removes_first, changes.removes_first] {
+        for adds in [false, true] {
             if result.is_err() || (if adds { changes.add.is_empty() } else { changes.remove.is_empty() }) {
                 continue;
             }
