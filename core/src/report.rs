@@ -202,7 +202,7 @@ impl GroupReport {
             warnings: known.warnings.iter().cloned().chain(rotating.iter().map(rotates)).collect(),
             rotating,
             is_missing_any: known.listed.is_some() && !plan.register.is_empty(),
-            targets: known.is_listed().then(|| TargetCounts { registered: registered.len(), healthy: healthy.len() }),
+            targets: known.is_listed().then_some(TargetCounts { registered: registered.len(), healthy: healthy.len() }),
             ..Self::new(task.group)
         };
         if known.mode == Mode::DryRun {

@@ -171,7 +171,7 @@ impl Judge<'_> {
             state.owned.insert(*target);
             let is_gone = listed.is_none_or(|shown| !shown.state.is_registered());
             if is_gone && (is_certain || noted.is_some()) {
-                state.missing.entry(*target).or_insert(noted.unwrap_or(self.now.time));
+                state.missing.entry(*target).or_insert_with(|| noted.unwrap_or(self.now.time));
             }
         }
     }
