@@ -297,7 +297,8 @@ async fn each_reason_why_no_target_is_healthy_has_its_advice() {
 
 #[tokio::test]
 async fn each_action_that_the_role_lacks_is_found() {
-    let of_group = ["DescribeTargetGroups", "DescribeTargetHealth", "DescribeTargetGroupAttributes"];
+    // Tags tell which names rotate.
+    let of_group = ["DescribeTargetGroups", "DescribeTargetHealth", "DescribeTargetGroupAttributes", "DescribeTags"];
     let of_balancer = ["DescribeLoadBalancers", "DescribeLoadBalancerAttributes", "DescribeListeners"];
     for action in of_group.into_iter().chain(of_balancer) {
         let (world, arn, balancer) = set_up().await;
