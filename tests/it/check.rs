@@ -484,7 +484,7 @@ async fn a_call_that_hangs_defers_its_group_alone() {
     let [first, second] = &reply["groups"].as_array().unwrap()[..] else { panic!("{reply}") };
     assert_eq!((&first["outcome"], &second["outcome"]), (&json!("deferred"), &json!("in_sync")));
     assert_eq!(codes(first["findings"].as_array().unwrap()), ["not-checked"]);
-    expect(&first["findings"][0], "error", "not-checked", &arns[0], &["time", "bindings", "Settings"]);
+    expect(&first["findings"][0], "error", "not-checked", &arns[0], &["time", "bindings", "time-out"]);
     assert_eq!(codes(second["findings"].as_array().unwrap()), ["cross-zone", "slow-drain"]);
 }
 

@@ -131,7 +131,7 @@ async fn several_hostnames_of_a_group_are_reconciled_together() {
     let reply = world.run(json!({})).await.unwrap();
     assert_eq!((reply["groups"].as_array().unwrap().len(), world.dns.queries().len()), (1, 2));
     let group = &reply["groups"][0];
-    assert_eq!(group["hostnames"], json!(["DB.test.", "reader.test"]));
+    assert_eq!(group["hostnames"], json!(["db.test", "reader.test"]));
     assert_eq!(group["resolved"], json!(["10.0.1.10", "10.0.1.11", "10.0.1.12"]));
     assert_eq!(group["registered"], json!(["10.0.1.10:5432", "10.0.1.10:6432", "10.0.1.12:5432"]));
     assert_eq!(group["deregistered"], json!(["10.0.1.9:5432"]));
