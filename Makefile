@@ -64,7 +64,7 @@ lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of
 	SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --region eu-west-1
 	$(BIN)/actionlint
 	$(CHECKOV)/bin/checkov --framework cloudformation --skip-download --quiet --compact \
-		--file template.yaml examples/instance-targets.yaml examples/consumer-endpoint.yaml
+		--file template.yaml $$(ls examples/*.yaml)
 
 unit: ## The Rust tests, with the fault matrix and a short soak
 	@# They list the AWS actions that they saw, for tests/e2e.

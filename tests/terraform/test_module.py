@@ -149,31 +149,6 @@ def test_every_resource_and_argument_is_of_the_providers_schema(folder: Path) ->
     assert checked > 5
 
 
-def test_the_check_of_the_schema_finds_what_is_wrong() -> None:
-    text = """resource "aws_lb_listener" "x" {
-      prot = "TCP"
-      arn = "x"
-      default_action = []
-      mutual_authentication {
-        mode = "off"
-        mod = "off"
-      }
-      mutual_authentication {}
-    }"""
-    ((labels,),) = (plain(hcl2.loads(text))["resource"],)
-    body = labels["aws_lb_listener"]["x"]
-    assert sorted(faults("x", body, SCHEMA["resource"]["aws_lb_listener"], top=True)) == [
-        "x.arn cannot be set",
-        "x.default_action is a block",
-        "x.default_action is there 0 times",
-        "x.load_balancer_arn is missing",
-        "x.mutual_authentication is there 2 times",
-        "x.mutual_authentication.mod is unknown",
-        "x.mutual_authentication.mode is missing",
-        "x.prot is unknown",
-    ]
-
-
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_every_reference_names_something_and_every_variable_is_used(folder: Path) -> None:
     text = "\n".join(path.read_text() for path in folder.glob("*.tf"))
