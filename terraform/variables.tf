@@ -1,7 +1,7 @@
 # Names, defaults and accepted values are those of the template's parameters, in small letters.
 
 variable "name" {
-  description = "What the function and all that belongs to it are named by. One module, one name."
+  description = "The name of the function and of all that belongs to it. One module, one name."
   type        = string
 
   validation {

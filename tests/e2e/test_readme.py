@@ -22,6 +22,7 @@ EXAMPLES = {
 }
 # Commands that are run elsewhere.
 ELSEWHERE = {
+    "git clone https://github.com/OWNER/nlb-hostname-targets && cd nlb-hostname-targets": "it is in the copy",
     "make run": "test_run.py",
     "make test": "this is it",
 }
