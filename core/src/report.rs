@@ -27,7 +27,7 @@ pub enum Trigger {
 
 /// The reply to an invocation.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "docs/rules.md has the fields of the reply")]
+#[allow(missing_docs, reason = "docs/reference.md has the fields of the reply")]
 pub struct Reply {
     pub version: &'static str,
     pub trigger: Trigger,
@@ -63,7 +63,7 @@ impl Reply {
 
 /// What a run found and did in one target group.
 #[derive(Clone, Debug, Default, Serialize)]
-#[allow(missing_docs, reason = "docs/rules.md has the fields of the reply")]
+#[allow(missing_docs, reason = "docs/reference.md has the fields of the reply")]
 pub struct GroupReport {
     pub target_group_arn: TargetGroupArn,
     pub hostnames: BTreeSet<Hostname>,
@@ -114,7 +114,7 @@ pub struct GroupReport {
 
 /// What a hostname was taken for, and how many answers a run collects, if nothing makes it more or fewer.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-#[allow(missing_docs, reason = "docs/rules.md has the fields of the reply")]
+#[allow(missing_docs, reason = "docs/reference.md has the fields of the reply")]
 pub struct HostnameSettings {
     pub hostname: Hostname,
     pub kind: HostnameKind,
@@ -140,7 +140,7 @@ pub struct HeldTarget {
 
 /// How the reconciliation of a target group ended.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-#[allow(missing_docs, reason = "docs/rules.md has the outcomes")]
+#[allow(missing_docs, reason = "docs/reference.md has the outcomes")]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Changed,

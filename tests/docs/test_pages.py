@@ -72,7 +72,6 @@ def test_commands_are_well_formed(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_tables_have_the_same_number_of_cells_in_each_row(page: Path) -> None:
-    # A forge drops what is too much without a word.
     for table in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
 
@@ -105,7 +104,6 @@ def test_what_code_says_of_pages_is_there() -> None:
 
 
 def test_broken_links_are_found() -> None:
-    # A check that cannot fail is none.
     assert broken(README, "docs/no-such-page.md")
     assert broken(README, "docs/reference.md#no-such-section")
     assert broken(README, "#no-such-section")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,21 @@ def test_the_environment_is_the_templates(template: dict[str, Any]) -> None:
 def test_the_failures_the_findings_and_the_reasons_to_keep_are_the_codes() -> None:
     undiscovered = words("src/discovery.rs", r'kind = "([a-z_]+)"')
     assert documented("Failures") == words("core/src/failure.rs", r'=> "([a-z_]+)"') | undiscovered
-    assert documented("Check") == words("core/src/check/finding.rs", r'\b[A-Z]\w+ = "([a-z-]+)"')
-    reasons = words("core/src/plan/hold.rs", r"Self::(\w+) =>")
-    assert documented("Why a target stays") == {re.sub(r"\B([A-Z])", r"_\1", x).lower() for x in reasons}
+    assert documented("Why a target stays") == as_serde_has_them("_", words("core/src/plan/hold.rs", r"Self::(\w+) =>"))
+    for severity in ("Error", "Warning", "Info"):
+        found = {name for x in rows("Check") if x[1] == severity.lower() for name in names(x[0])}
+        (codes,) = words("core/src/check/finding.rs", rf"^    {severity}: ([\w,\s]+);")
+        assert found == as_serde_has_them("-", re.split(r",\s+", codes))
+
+
+def as_serde_has_them(separator: str, variants: Iterable[str]) -> set[str]:
+    """Names of variants in snake case or kebab case."""
+    return {re.sub(r"\B([A-Z])", rf"{separator}\1", x.strip()).lower() for x in variants}
 
 
 def words(file: str, pattern: str) -> set[str]:
     """What the code calls something by."""
-    return set(re.findall(pattern, (ROOT / file).read_text()))
+    return set(re.findall(pattern, (ROOT / file).read_text(), re.MULTILINE))
 
 
 def documented(section: str) -> set[str]:

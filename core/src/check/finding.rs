@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// Something that a check found: what is so about an ARN, a hostname or a target, and one thing to do. The worst comes first.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-#[allow(missing_docs, reason = "docs/rules.md has the fields")]
+#[allow(missing_docs, reason = "docs/reference.md has the fields")]
 pub struct Finding {
     pub severity: Severity,
     pub code: Code,
@@ -36,8 +36,8 @@ pub enum Severity {
 /// Makes [`Code`] of the table below.
 macro_rules! codes {
     ($($severity:ident: $($code:ident),*;)*) => {
-        /// What there is to find, in the order of the reply; docs/rules.md says where each is found.
-        #[allow(missing_docs, reason = "docs/rules.md has them")]
+        /// What there is to find, in the order of the reply; docs/reference.md says where each is found.
+        #[allow(missing_docs, reason = "docs/reference.md has them")]
         #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
         #[serde(rename_all = "kebab-case")]
         pub enum Code { $($($code,)*)* }
