@@ -57,7 +57,7 @@ def buildable(architecture: str) -> bool:
 def deploy(given: dict[str, str]) -> None:
     """Builds, or takes a package, and deploys, by the variables of the Makefile; then the stack is protected."""
     (values, tags), stack, package = read(Path(given["PARAMETERS"])), given["STACK"], given["PACKAGE"]
-    formation = boto3.client("cloudformation")
+    formation = boto3.client("cloudformation", region_name=given["AWS_REGION"] or None)
     region = formation.meta.region_name
     zips = {x: y for x in TARGETS for y in Path(package).resolve().glob(f"nlb-hostname-targets-*-{x}.zip")}
     at_hand = zips.__contains__ if package else buildable
