@@ -25,7 +25,7 @@ use support::{
     dns::{Reply, hostile},
     invoke_within,
 };
-use tokio::{join, select, sync::RwLock, time::sleep};
+use tokio::{join, select, time::sleep};
 
 use crate::{
     block_on,
@@ -267,16 +267,11 @@ struct Episode {
     story: Vec<String>,
     /// Where in the story the present step begins.
     step_began: usize,
-    /// What should have come in time and did not: perhaps because the machine was busy.
-    late: Vec<String>,
 }
 
 /// A rule that was broken.
 pub(crate) struct Broken {
     seed: u64,
-    step: u64,
-    /// Whether all that is wrong is that something came late.
-    is_late: bool,
     story: Vec<String>,
     calls: Vec<Call>,
     rules: Vec<String>,
@@ -391,7 +386,6 @@ impl Episode {
             discovers,
             story: Vec::new(),
             step_began: 0,
-            late: Vec::new(),
         }
     }
 
@@ -579,7 +573,6 @@ impl Episode {
             host.tell(&self.world);
         }
         let aws = self.world.aws.clone();
-        let began = Instant::now();
         let watched = match manner {
             Manner::Watch { seconds } => u64::from(seconds) * 1000,
             _ => 0,
@@ -597,10 +590,10 @@ impl Episode {
             select! {
                 result = running => Some(result),
                 () = aws.left_hanging(), if is_killed => None,
+                () = sleep(deadline + LONG) => panic!("rule 10: no reply"),
             }
         };
         let (result, ()) = join!(running, flipping);
-        let took = began.elapsed();
         // What was given up may arrive all the same.
         if !matches!(result, Some(Ok(_))) {
             aws.settled().await;
@@ -624,9 +617,6 @@ impl Episode {
         self.learn(result.as_ref());
         if matches!(manner, Manner::Killed { lives_on: false, .. }) {
             self.begin().await;
-        }
-        if result.is_some() && took > deadline + Duration::from_millis(300) {
-            self.late.push(format!("rule 10: the reply took {took:?}"));
         }
         self.world.aws.clear_faults();
         broken
@@ -656,7 +646,6 @@ impl Episode {
     /// Which rules a run has broken.
     fn judge(&mut self, manner: Manner, during: &[During], result: Option<&Result<Value, RunError>>) -> Vec<String> {
         let mut broken = Vec::new();
-        let mut late = Vec::new();
         let calls = self.world.aws.calls();
         let forgets = self.strikes("", "TargetGroupNotFound");
         // Then what DNS gives is registered all the same.
@@ -679,6 +668,8 @@ impl Episode {
             let (arn, kind) = (&group.arn.clone(), group.kind);
             let registered = self.world.aws.registered(arn);
             let untouchable = if kind.shared { group.foreign() } else { BTreeSet::new() };
+            // What was registered all the same may be nobody's when DNS gives it no more.
+            group.lost_tags |= has_lost_state;
             let truth = Truth {
                 arn,
                 given: during.always.clone(),
@@ -720,7 +711,7 @@ impl Episode {
                 broken.push(format!("{}: it is bound, and not in the reply", kind.name));
             }
             if outcome.is_some_and(|outcome| outcome == "deferred") {
-                late.push(format!("{}: it is put off, and there is no budget", kind.name));
+                broken.push(format!("{}: it is put off, and there is no budget", kind.name));
             }
             // Whether the run says that all is well with the group.
             let is_well = match result {
@@ -749,7 +740,6 @@ impl Episode {
                 rule(lacks.is_empty(), format_args!("nobody says that {lacks:?} is not registered"));
             }
         }
-        self.late.extend(late);
         for violation in self.world.aws.take_violations() {
             if !(violation.contains(TWICE) && may_repeat) {
                 broken.push(violation);
@@ -828,39 +818,24 @@ fn is_patient(seed: u64) -> bool {
 }
 
 /// Runs an episode until it ends or `is_over` says so, and counts its runs.
-async fn episode(
-    seed: u64,
-    steps: u64,
-    quiet: Option<&RwLock<()>>,
-    runs: &AtomicU64,
-    is_over: impl Fn() -> bool,
-) -> Result<(), Broken> {
+async fn episode(seed: u64, runs: &AtomicU64, is_over: impl Fn() -> bool) -> Result<(), Broken> {
     let mut episode = Episode::new(seed).await;
-    for step in 1..=steps {
+    for step in 1..=if is_patient(seed) { PATIENT_STEPS } else { STEPS } {
         // What a step does depends on the steps before it as little as can be, so that it can be repeated.
         episode.rng = Rng::with_seed(seed.wrapping_mul(1000).wrapping_add(step));
-        let acting = async {
-            let _noisy = match quiet {
-                Some(quiet) => Some(quiet.read().await),
-                None => None,
-            };
-            if step % CALM_AFTER == 0 { episode.calm().await } else { episode.step().await }
-        };
+        let acting = async { if step % CALM_AFTER == 0 { episode.calm().await } else { episode.step().await } };
         let over = async {
             while !is_over() {
                 sleep(Duration::from_millis(100)).await;
             }
         };
-        let mut rules = select! {
+        let rules = select! {
             rules = acting => rules,
             () = over => break,
         };
         runs.fetch_add(1, Ordering::Relaxed);
-        let is_late = rules.is_empty();
-        rules.append(&mut episode.late);
         if !rules.is_empty() {
-            let calls = episode.world.aws.calls();
-            return Err(Broken { seed, step, is_late, story: episode.story, calls, rules });
+            return Err(Broken { seed, calls: episode.world.aws.calls(), story: episode.story, rules });
         }
     }
     Ok(())
@@ -884,34 +859,17 @@ const CALM_AFTER: u64 = 12;
 /// Threads for episodes that wait, for each processor.
 const PATIENT_THREADS: usize = 4;
 
-/// How long a soak lasts.
-struct Length {
-    runs: u64,
-    time: Duration,
-}
-
 /// Soaks from one seed on, on all processors, and prints what came of it. `false` where a rule was broken.
-fn soak(first: u64, length: &Length) -> bool {
+fn soak(first: u64, most_runs: u64, time: Duration) -> bool {
     let began = Instant::now();
     let (runs, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let next = [AtomicU64::new(first), AtomicU64::new(first)];
-    let quiet = RwLock::new(());
-    let is_over = || {
-        failed.load(Ordering::Relaxed) || runs.load(Ordering::Relaxed) >= length.runs || began.elapsed() >= length.time
-    };
+    let is_over =
+        || failed.load(Ordering::Relaxed) || runs.load(Ordering::Relaxed) >= most_runs || began.elapsed() >= time;
     let work = |patient: bool| {
         let seeds = iter::repeat_with(|| next[usize::from(patient)].fetch_add(1, Ordering::Relaxed));
         for seed in seeds.filter(|seed| is_patient(*seed) == patient).take_while(|_| !is_over()) {
-            let steps = if patient { PATIENT_STEPS } else { STEPS };
-            let mut result = block_on(episode(seed, steps, Some(&quiet), &runs, is_over));
-            // What came late has to be late again when nothing else runs.
-            if let Err(Broken { is_late: true, step, .. }) = result {
-                result = block_on(async {
-                    let _alone = quiet.write().await;
-                    episode(seed, step, None, &runs, || failed.load(Ordering::Relaxed)).await
-                });
-            }
-            if let Err(broken) = result {
+            if let Err(broken) = block_on(episode(seed, &runs, is_over)) {
                 println!("{broken}");
                 failed.store(true, Ordering::Relaxed);
             }
@@ -936,18 +894,17 @@ fn soak(first: u64, length: &Length) -> bool {
 pub(crate) fn holds() -> bool {
     let number = |name: &str| env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap());
     let (runs, minutes): (Option<u64>, Option<u64>) = (number("RUNS"), number("MINUTES"));
-    let length = match (runs, minutes) {
-        (None, None) => Length { runs: u64::MAX, time: SHORT },
-        _ => Length {
-            runs: runs.unwrap_or(u64::MAX),
-            time: minutes.map_or(Duration::MAX, |minutes| Duration::from_secs(60 * minutes)),
-        },
+    let time = match minutes {
+        Some(minutes) => Duration::from_secs(60 * minutes),
+        None if runs.is_some() => Duration::MAX,
+        None => SHORT,
     };
+    let soak = |seed| soak(seed, runs.unwrap_or(u64::MAX), time);
     let fresh = || fastrand::u64(..1_000_000_000);
-    match (number("SEED"), runs.or(minutes)) {
-        (Some(seed), _) => soak(seed, &length),
-        (None, Some(_)) => soak(fresh(), &length),
-        (None, None) => soak(1, &length) && soak(fresh(), &length),
+    match number("SEED") {
+        Some(seed) => soak(seed),
+        None if time == SHORT => soak(1) && soak(fresh()),
+        None => soak(fresh()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nlb_hostname_targets_core::{
     clock::Timestamp,
     plan::HoldReason,
-    samples::{FALSE_REMOVAL, Samples, answers_needed},
+    samples::{FALSE_REMOVAL, Samples, Verdict, answers_needed},
     target::TargetState,
 };
 
@@ -63,6 +63,29 @@ fn absences_of_live_addresses_are_as_long_as_reckoned() {
         let expected = fresh as f64 * f64::from(targets) * share * 0.001;
         assert!((long as f64) < 1.5 * expected + 5.0, "{targets} {size} {caches} {ttl}: {long} of {expected}");
     }
+}
+
+#[test]
+fn what_came_back_after_long_is_waited_for_three_times_as_long() {
+    let mut name = Name::new(&[READER], 1, &Setting::of(Kind::Reader));
+    let mut samples = Samples::new(&name.hostname);
+    let (mut rng, mut time) = (fastrand::Rng::with_seed(7), Timestamp(1_763_802_000_000));
+    let mut at = Stage::with(READER, &[], &[]).now().now;
+    let mut verdict_after = |answers, host| {
+        name.gives = [host].into();
+        for _ in 0..answers {
+            at += Duration::from_secs(1);
+            time = time.plus_seconds(1);
+            samples.add(&name.ask(None, at, &mut rng), time);
+        }
+        samples.verdict(address(2), 2)
+    };
+    verdict_after(1, 2);
+    assert_eq!(verdict_after(30, 1), Verdict::Suspicious);
+    verdict_after(1, 2);
+    // The formula alone asks for 44.
+    assert_eq!(verdict_after(89, 1), Verdict::Suspicious);
+    assert_eq!(verdict_after(1, 1), Verdict::Gone);
 }
 
 #[test]
