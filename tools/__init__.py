@@ -1,1 +1,1 @@
-"""Deploying to AWS, and looking whether it works: `make deploy`, `make policies`, `make verify`."""
+"""Deploying to AWS, and looking whether it works: `make deploy`, `make package`, `make verify`."""
