@@ -1,6 +1,10 @@
 //! Rules 2, 3 and 5: what does not resolve, what drains, and what is refused for good.
 
-use nlb_hostname_targets_core::{failure::Failure, plan::HoldReason, report::Outcome, target::TargetState};
+use std::time::Duration;
+
+use nlb_hostname_targets_core::{
+    failure::Failure, plan::HoldReason, report::Outcome, run::dns_cutoff, target::TargetState,
+};
 
 use crate::universe::{OWN, PUBLIC, Stage, address, held};
 
@@ -61,4 +65,10 @@ fn rule_02_a_look_that_failed_is_no_answer_from_which_addresses_are_missing() {
     stage.gives_later(3, OWN, &[1]);
     let report = stage.run();
     assert_eq!((report.outcome, report.failures.len(), stage.registered()), (Outcome::InSync, 0, vec![1, 2]));
+}
+
+#[test]
+fn rule_02_dns_that_hangs_leaves_time_for_what_else_it_gave() {
+    let now = Stage::following(&[]).now().now;
+    assert_eq!(dns_cutoff(now, now + Duration::from_secs(8)), now + Duration::from_secs(6));
 }

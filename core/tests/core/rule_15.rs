@@ -152,6 +152,13 @@ fn a_name_that_rotates_stops_churning_once_it_was_seen_to_and_says_what_to_state
     let report = stage.run();
     assert!(report.error.unwrap().contains("state `deregister_after_seconds`"));
     assert!(report.rotating.len() == 1 && stage.tags().contains_key("nlb-hostname-targets:rotates/db.test"));
+    // A new environment knows it by the tag, and takes nothing.
+    stage.kill(0);
+    let mut churns = |_| {
+        stage.pass(60);
+        !stage.run().deregistered.is_empty()
+    };
+    assert!(!(0..5).any(&mut churns));
     // With a stated grace, nothing is warned of.
     stage = stage.grace(300);
     assert_eq!(stage.run().rotating.len(), 0);
@@ -231,6 +238,15 @@ fn a_healthy_target_of_a_load_balancer_that_was_never_seen_goes_after_a_day() {
     stage.runs_until(2000, |stage| stage.registered() == [1, 2]);
     let hours = (stage.now().now - began).as_secs() / 3600;
     assert_eq!(hours, 24);
+}
+
+#[test]
+fn what_is_missing_is_registered_before_more_answers_are_collected() {
+    let mut stage = Stage::with(READER, &[2], &[1]);
+    stage.run();
+    let calls = stage.calls();
+    let asked = calls.iter().take_while(|call| *call != "Register [2]").filter(|call| *call == "DNS").count();
+    assert_eq!((asked, calls.iter().filter(|call| *call == "DNS").count()), (1, 5), "{calls:?}");
 }
 
 #[test]
