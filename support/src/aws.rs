@@ -148,12 +148,6 @@ impl FakeAws {
         self.group(arn, |group| group.refused.insert(id.to_owned()));
     }
 
-    /// How many accepted calls registered this target, whether it had been registered before or not, and how many
-    /// deregistered it.
-    pub fn accepted(&self, arn: &str, target: &str) -> (usize, usize) {
-        self.group(arn, |group| group.accepted.get(&group.key(target)).copied().unwrap_or_default())
-    }
-
     /// All targets and their health states, the draining ones too.
     pub fn targets(&self, arn: &str) -> BTreeMap<String, String> {
         self.group(arn, |group| {

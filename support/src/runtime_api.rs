@@ -38,7 +38,7 @@ const FUNCTION_ARN: &str = "arn:aws:lambda:eu-central-1:123456789012:function:te
 /// How long a process may take to start, to stop or to write a line.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The Runtime API of one execution environment.
+/// The Runtime API of one execution environment, which has one process.
 pub struct RuntimeApi {
     address: SocketAddr,
     state: Arc<State>,
@@ -75,7 +75,7 @@ impl RuntimeApi {
             queue,
             waiting: AsyncMutex::new(waiting),
             running: Mutex::default(),
-            open_polls: watch::Sender::new(0),
+            is_polled: watch::Sender::new(false),
             init_error: watch::Sender::new(None),
         });
         let mut tasks = JoinSet::new();
@@ -122,9 +122,9 @@ impl RuntimeApi {
 
     /// Until the process asks for work: it has started, or is done with the last invocation.
     pub async fn wait_for_poll(&self) {
-        let mut open_polls = self.state.open_polls.subscribe();
-        let polls = timeout(PATIENCE, open_polls.wait_for(|polls| *polls > 0)).await;
-        polls.expect("the function never asked for work").unwrap();
+        let mut is_polled = self.state.is_polled.subscribe();
+        let poll = timeout(PATIENCE, is_polled.wait_for(|is_polled| *is_polled)).await;
+        poll.expect("the function never asked for work").unwrap();
     }
 }
 
@@ -139,7 +139,7 @@ struct State {
     queue: mpsc::UnboundedSender<Invocation>,
     waiting: AsyncMutex<mpsc::UnboundedReceiver<Invocation>>,
     running: Mutex<HashMap<String, oneshot::Sender<Outcome>>>,
-    open_polls: watch::Sender<usize>,
+    is_polled: watch::Sender<bool>,
     init_error: watch::Sender<Option<FunctionError>>,
 }
 
@@ -177,10 +177,10 @@ impl State {
     }
 
     async fn next(&self) -> Response<Full<Bytes>> {
-        let poll = OpenPoll::new(&self.open_polls);
+        self.is_polled.send_replace(true);
         // The channel cannot be closed: its sender is beside it.
         let invocation = self.waiting.lock().await.recv().await.unwrap();
-        drop(poll);
+        self.is_polled.send_replace(false);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let request_id = format!("{:08x}-0000-4000-8000-{:012x}", now.as_secs(), now.as_nanos() & 0xffff_ffff_ffff);
         let mut running = self.running.lock().unwrap();
@@ -207,22 +207,6 @@ impl State {
         } else {
             status(400, "InvalidRequestID")
         }
-    }
-}
-
-/// Counts a poll for as long as it is open: until there is work, or the process hangs up.
-struct OpenPoll<'a>(&'a watch::Sender<usize>);
-
-impl<'a> OpenPoll<'a> {
-    fn new(open_polls: &'a watch::Sender<usize>) -> Self {
-        open_polls.send_modify(|polls| *polls += 1);
-        Self(open_polls)
-    }
-}
-
-impl Drop for OpenPoll<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|polls| *polls -= 1);
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod bad_input; // every row of the contract's tables, given wrongly
 mod check; // what is wrong with the set-up
+mod codes; // each code of that
 mod corpus; // what the fuzz targets found
 mod discovery; // target groups that say by their tags what they follow
 mod dns; // what name servers do, and what becomes of it

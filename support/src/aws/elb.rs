@@ -40,7 +40,7 @@ fn perform(state: &mut State, asked: &Asked) -> Result<String, Refusal> {
         "DescribeLoadBalancers" => (&["LoadBalancerArns"], describe_load_balancers),
         "DescribeTags" => (&["ResourceArns"], describe_tags),
         "DescribeTargetGroupAttributes" => (&["TargetGroupArn"], describe_group_attributes),
-        "DescribeTargetGroups" => (&["TargetGroupArns", "Marker", "PageSize"], describe_groups),
+        "DescribeTargetGroups" => (&["TargetGroupArns", "Marker"], describe_groups),
         "DescribeTargetHealth" => (&["TargetGroupArn"], describe_health),
         "GetResources" => (&[], get_resources),
         "PutMetricData" => (&[], put_metric_data),
@@ -75,17 +75,12 @@ fn check_arn(state: &State, arn: &str, region: &str) -> Result<(), Refusal> {
 }
 
 fn describe_groups(state: &mut State, asked: &Asked) -> Result<String, Refusal> {
-    let size: usize = match asked.field("PageSize").map(str::parse) {
-        None => 400,
-        Some(Ok(size @ 1..=400)) => size,
-        Some(_) => return Err(invalid("PageSize must be from 1 to 400").breach()),
-    };
     let first = asked.field("Marker").unwrap_or_default();
     let mut chosen = state.groups.iter().filter(|(arn, group)| {
         let is_asked_for = asked.arns.is_empty() || asked.arns.contains(arn);
         group.spec.region == asked.region && is_asked_for && arn.as_str() >= first
     });
-    let page = chosen.by_ref().take(size);
+    let page = chosen.by_ref().take(400);
     let page = page.map(|(arn, group)| group.described(arn, state.load_balancers.of(arn).map(|(own, _)| own)));
     let groups = members("TargetGroups", page);
     let marker = chosen.next().map_or_else(String::new, |(arn, _)| element("NextMarker", arn));
@@ -125,7 +120,6 @@ fn register(state: &mut State, asked: &Asked) -> Result<String, Refusal> {
         let message = format!("You've reached the limit of {quota} targets for target group '{arn}'");
         return Err(refuse(400, "TooManyTargets", message));
     }
-    admitted.iter().for_each(|(key, _)| group.accepted.entry(key.clone()).or_default().0 += 1);
     admitted.retain(|(key, _)| group.targets().get(key).is_none_or(|target| target.is_draining()));
     group.change_targets().extend(admitted);
     Ok(String::new())
@@ -148,7 +142,6 @@ fn deregister(state: &mut State, asked: &Asked) -> Result<String, Refusal> {
         }
     }
     for key in &leaving {
-        group.accepted.entry(key.clone()).or_default().1 += 1;
         if group.targets()[key].is_draining() {
             state.violations.push(format!("DeregisterTargets: {} {TWICE}", key_text(key)));
         }

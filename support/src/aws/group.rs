@@ -159,8 +159,6 @@ pub(super) struct Group {
     tags: Lagging<Tags>,
     /// Addresses that RegisterTargets refuses.
     pub(super) refused: BTreeSet<String>,
-    /// How often each target was registered and deregistered.
-    pub(super) accepted: BTreeMap<Key, (usize, usize)>,
 }
 
 /// What there was when RegisterTargets or DeregisterTargets arrived.
@@ -177,7 +175,7 @@ pub struct Found {
 impl Group {
     pub(super) fn new(spec: TargetGroup) -> Self {
         let (targets, tags) = (Lagging::default(), Lagging::default());
-        Self { spec, targets, tags, refused: BTreeSet::new(), accepted: BTreeMap::new() }
+        Self { spec, targets, tags, refused: BTreeSet::new() }
     }
 
     pub(super) fn targets(&self) -> &BTreeMap<Key, Target> {
