@@ -5,7 +5,6 @@ mod reply;
 mod server;
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -101,12 +100,6 @@ impl FakeDns {
     /// The TTL of all records but those of [`Reply::Records`]; 60 s unless set.
     pub fn set_ttl(&self, seconds: u32) {
         self.script().ttl = seconds;
-    }
-
-    /// From now on an answer is repeated until its TTL is over, with what is left of it: a caching resolver in between.
-    /// What the script says meanwhile, nobody hears.
-    pub fn set_caching(&self) {
-        self.script().cache = Some(HashMap::new());
     }
 
     /// The server takes so long for each reply. A TCP query waits for those before it of its connection.

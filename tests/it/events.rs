@@ -40,7 +40,7 @@ async fn the_files_of_events_do_what_their_names_say() {
     let checks = expected.map(async |(file, trigger, watch)| {
         assert_eq!(Request::from_event(event(file)).unwrap().watch, watch, "{file}");
         let (world, arn) = World::with_database(&["10.0.1.10"], &["10.0.1.9"]).await;
-        let reply = invoke_within(&world.function().await, event(file), Duration::from_secs(4)).await;
+        let reply = invoke_within(&world.function().await, event(file), Duration::from_secs(8)).await;
         let reply = reply.unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!((reply["trigger"].as_str(), reply["dry_run"].as_bool()), (Some(trigger), Some(false)), "{file}");
         assert_eq!(world.aws.registered(&arn), targets(&[10]), "{file}");

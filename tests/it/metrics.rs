@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::{
     World,
     aws::{Fault, FaultKind, TargetGroup},
-    binding, invoke,
+    binding, invoke, invoke_within,
 };
 
 #[tokio::test]
@@ -64,7 +64,8 @@ async fn many_groups_share_as_few_calls_as_the_api_allows() {
     let bindings: Vec<_> = bindings.collect();
     let latency = Duration::from_millis(800);
     world.aws.fault(Fault::on("PutMetricData", FaultKind::Latency(latency)));
-    world.run(json!({"bindings": bindings})).await.unwrap();
+    let function = world.function().await;
+    invoke_within(&function, json!({"bindings": bindings}), Duration::from_secs(60)).await.unwrap();
     // 340 × 3 metrics, 1,000 in a call, and both calls at the same time.
     let calls = world.aws.calls_of("PutMetricData");
     assert_eq!((calls.len(), world.aws.metrics().len()), (2, 340 * 3));

@@ -166,8 +166,6 @@ pub(super) struct Group {
 pub struct Found {
     /// The targets that were not draining.
     pub registered: BTreeSet<String>,
-    /// Those of them that were `initial`.
-    pub initial: BTreeSet<String>,
     pub draining: BTreeSet<String>,
     pub tags: BTreeMap<String, String>,
 }
@@ -294,16 +292,15 @@ impl Group {
     }
 
     pub(super) fn found(&self) -> Found {
-        let of = |health| {
-            let targets = self.targets().iter().filter(move |(_, target)| target.health(Duration::ZERO) == health);
-            targets.map(|(key, _)| key_text(key)).collect()
-        };
-        let (initial, draining) = (of("initial"), of("draining"));
-        Found { registered: self.registered(), initial, draining, tags: self.tags().clone() }
+        Found { registered: self.registered(), draining: self.that_drain(true), tags: self.tags().clone() }
     }
 
     pub(super) fn registered(&self) -> BTreeSet<String> {
-        let targets = self.targets().iter().filter(|(_, target)| !target.is_draining());
+        self.that_drain(false)
+    }
+
+    fn that_drain(&self, draining: bool) -> BTreeSet<String> {
+        let targets = self.targets().iter().filter(|(_, target)| target.is_draining() == draining);
         targets.map(|(key, _)| key_text(key)).collect()
     }
 

@@ -44,10 +44,7 @@ pub struct Call {
     pub action: String,
     /// The group concerned; the first one where a call names several.
     pub arn: Option<String>,
-    pub arns: Vec<String>,
     pub targets: Vec<SentTarget>,
-    /// What AddTags writes.
-    pub tags: Vec<(String, String)>,
     pub at: Instant,
     /// The HTTP status of the reply; 0 while there is none, for good after a hang or a reset.
     pub status: u16,
@@ -97,9 +94,7 @@ impl State {
         self.calls.push(Call {
             action: asked.action.clone(),
             arn: asked.arns.first().cloned(),
-            arns: asked.arns.clone(),
             targets: asked.targets.clone(),
-            tags: asked.tags.clone(),
             at: Instant::now(),
             status: 0,
             error: None,

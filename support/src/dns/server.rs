@@ -26,6 +26,8 @@ use super::reply::{Behaviour, Quirk, Reply, fqdn};
 /// A query that arrived.
 #[derive(Clone, Debug)]
 pub struct Query {
+    /// One that is sent again keeps it.
+    pub id: u16,
     /// In lower case, without the final dot.
     pub name: String,
     pub record_type: RecordType,
@@ -48,8 +50,6 @@ pub(super) struct Script {
     pub(super) queries: Vec<Query>,
     pub(super) delay: Duration,
     pub(super) quirks: Vec<Quirk>,
-    /// What is repeated, and until when.
-    pub(super) cache: Option<HashMap<Key, (Vec<Record>, Instant)>>,
 }
 
 impl Script {
@@ -78,24 +78,6 @@ impl Script {
         };
         self.served.insert(key, (id, reply.clone()));
         (chain, owner, reply)
-    }
-
-    /// What the cache holds of it. Resolvers count in whole seconds, so less than one shows as none.
-    fn cached(&self, key: &Key) -> Option<Vec<Record>> {
-        let (records, until) = self.cache.as_ref()?.get(key)?;
-        let left = until.checked_duration_since(Instant::now())?;
-        let mut records = records.clone();
-        records.iter_mut().for_each(|record| record.ttl = u32::try_from(left.as_secs()).unwrap());
-        Some(records)
-    }
-
-    fn remember(&mut self, key: Key, records: &[Record]) {
-        let ttl = records.iter().map(|record| record.ttl).min();
-        if self.cached(&key).is_none()
-            && let (Some(cache), Some(ttl)) = (&mut self.cache, ttl)
-        {
-            cache.insert(key, (records.to_vec(), Instant::now() + Duration::from_secs(ttl.into())));
-        }
     }
 }
 
@@ -131,7 +113,7 @@ impl Server {
         let (chain, owner, scripted, ttl, delay, is_cut) = {
             let mut script = self.0.lock().unwrap();
             let name = key.0.to_ascii().trim_end_matches('.').to_owned();
-            script.queries.push(Query { name, record_type: key.1, over_tcp, has_edns, at: Instant::now() });
+            script.queries.push(Query { id, name, record_type: key.1, over_tcp, has_edns, at: Instant::now() });
             let has = |quirk| script.quirks.contains(&quirk);
             let is_unheard = if over_tcp { has(Quirk::UdpOnly) } else { has(Quirk::TcpOnly) };
             if has(Quirk::Silent) || is_unheard || (has_edns && has(Quirk::EdnsDropped)) {
@@ -147,19 +129,13 @@ impl Server {
                 return Some(vec![reply.to_vec().unwrap()]);
             }
             let is_cut = has(Quirk::Cut) && !over_tcp;
-            let (chain, owner, scripted) = match script.cached(&key) {
-                Some(records) => (Vec::new(), key.0.clone(), Reply::Records(records)),
-                None => script.reply(&key.0, key.1, id),
-            };
+            let (chain, owner, scripted) = script.reply(&key.0, key.1, id);
             (chain, owner, scripted, script.ttl, script.delay, is_cut)
         };
         reply.add_answers(chain);
         sleep(delay).await;
         if let Some(behaviour) = fill(&mut reply, scripted, &owner, ttl, over_tcp).await? {
             return Some(behaviour(reply.to_vec().unwrap()));
-        }
-        if reply.metadata.response_code == ResponseCode::NoError {
-            self.0.lock().unwrap().remember(key, &reply.answers);
         }
         if over_tcp {
             return Some(vec![reply.to_vec().unwrap()]);
