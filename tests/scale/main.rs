@@ -27,26 +27,17 @@ use support::{
     dns::{FakeDns, Quirk, Reply},
     invoke_within,
 };
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{Mutex, MutexGuard};
 
-/// Those that keep the processors busy run one at a time, and those that only wait for the budget beside one another.
-static BUSY: RwLock<()> = RwLock::const_new(());
-
-/// Waits until no other test is running.
-async fn alone() -> RwLockWriteGuard<'static, ()> {
-    BUSY.write().await
-}
-
-/// What a test holds while it runs.
-#[allow(dead_code, reason = "it is held")]
-enum Turn {
-    Alone(RwLockWriteGuard<'static, ()>),
-    Beside(RwLockReadGuard<'static, ()>),
+/// Waits until no other test is running that keeps the processors busy. Small fleets wait for the budget most of their time.
+async fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    ONE_AT_A_TIME.lock().await
 }
 
 /// Groups g0000, g0001 … that are in step, each with a hostname and an address of its own.
 struct Fleet {
-    _turn: Turn,
+    _alone: Option<MutexGuard<'static, ()>>,
     world: World,
     arns: Vec<String>,
     /// A direct request that names them all: Lambda's environment has no room for so many.
@@ -55,7 +46,7 @@ struct Fleet {
 
 impl Fleet {
     async fn new(count: usize) -> Self {
-        let turn = if count > 100 { Turn::Alone(alone().await) } else { Turn::Beside(BUSY.read().await) };
+        let alone = if count > 100 { Some(alone().await) } else { None };
         let world = World::new().await;
         let mut bindings = Vec::new();
         let mut arns = Vec::new();
@@ -66,7 +57,7 @@ impl Fleet {
             bindings.push(binding(&hostname(number), &arn));
             arns.push(arn);
         }
-        Self { _turn: turn, world, arns, event: json!({ "bindings": bindings }) }
+        Self { _alone: alone, world, arns, event: json!({ "bindings": bindings }) }
     }
 
     /// The same groups, which say by their tags what they follow.
