@@ -68,8 +68,8 @@ def test_a_role_made_of_them_suffices(cloud: Cloud, dns: DnsServer, deploy: Depl
 def test_the_role_is_the_templates(template: dict[str, Any]) -> None:
     resources = template["Resources"]
     (of_function,) = resources["FunctionRole"]["Properties"]["Policies"]
-    conditional = of_function["PolicyDocument"]["Statement"]
-    conditional += resources["FunctionRolePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    of_schedule = resources["FunctionRolePolicy"]["Properties"]
+    conditional = [x for policy in (of_function, of_schedule) for x in policy["PolicyDocument"]["Statement"]]
     wanted = [next(y for y in x["Fn::If"][1:] if "Sid" in y) if "Fn::If" in x else x for x in conditional]
     found = json.loads(read("policies", "role.json"))["Statement"]
     for theirs, ours in zip(wanted, found, strict=True):
