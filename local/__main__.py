@@ -160,7 +160,7 @@ def without_database(stack: Deployment, seen: World) -> Outage:
     targets(seen)
     tell("the load balancer's HealthyHostCount, which NoHealthyTargetAlarm goes by, and the function's HealthyTargets")
     tell(f"are 0; make verify STACK={stack.stack} says:")
-    command = [sys.executable, "-m", "tools.verify", stack.stack]
+    command = [sys.executable, "-m", "tools.verify", "--stack", stack.stack]
     env = {**os.environ, "AWS_ENDPOINT_URL": str(seen.cloud.endpoint)}
     verified = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
     tell(textwrap.indent(verified.stdout.rstrip(), "  "))
