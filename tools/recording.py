@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 
-COLUMNS = 120
+COLUMNS = 132
 
 
 def main(picture: str, title: str, *command: str) -> int:
