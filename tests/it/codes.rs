@@ -113,13 +113,13 @@ async fn each_code_is_found_where_it_is_so_and_alone() {
     type Row = (Change, &'static str, &'static str, &'static str, &'static [&'static str]);
     let rows: &[Row] = &[
         (|w, _, _| says(w, Reply::NxDomain { negative_ttl: Some(1) }), "error", "unresolved", "db.test", &["NXDOMAIN", "FunctionSubnetIds"]),
-        (|w, _, _| says(w, Reply::NoData { negative_ttl: Some(1) }), "error", "unresolved", "db.test", &["no data", "IpAddressType"]),
+        (|w, _, _| says(w, Reply::NoData { negative_ttl: Some(1) }), "error", "unresolved", "db.test", &["no data", "TargetGroupArn"]),
         (|w, _, _| says(w, Reply::ServFail), "error", "unresolved", "db.test", &["SERVFAIL", "DNS_SERVERS"]),
         (|w, _, _| says(w, Reply::Refused), "error", "unresolved", "db.test", &["REFUSED", "DNS_SERVERS"]),
         (|w, _, _| says(w, Reply::Silent), "error", "unresolved", "db.test", &["time-out", "UDP and TCP"]),
         (|w, _, _| answer(w, &["10.0.1.10", "169.254.1.1", "127.0.0.1"]), "error", "refused-address", "db.test", &["127.0.0.1, 169.254.1.1", "loopback", "ALLOWED_CIDRS"]),
         (|w, _, _| w.set("ALLOWED_CIDRS", "10.0.2.0/24"), "error", "refused-address", "db.test", &["10.0.1.10", "10.0.2.0/24", "AllowedCidrs"]),
-        (|w, arn, _| ipv6(w, arn, "64:ff9b::a00:10a"), "error", "refused-address", "db.test", &["64:ff9b::a00:10a", "DNS64", "IpAddressType"]),
+        (|w, arn, _| ipv6(w, arn, "64:ff9b::a00:10a"), "error", "refused-address", "db.test", &["64:ff9b::a00:10a", "DNS64", "TargetGroupArn"]),
         (|w, _, _| answer(w, &["10.0.1.10", "54.1.2.3"]), "error", "public-address", "db.test", &["54.1.2.3", "FunctionSubnetIds", "publicly accessible", "VPC itself", "state ALLOWED_CIDRS"]),
         (|w, _, _| answer(w.set("AWS_LAMBDA_FUNCTION_NAME", "orders-function"), &["10.0.1.11"]), "warning", "out-of-step", GROUP, &["register 10.0.1.11:5432 and deregister 10.0.1.10:5432", "--function-name orders-function"]),
         (|w, arn, _| { w.aws.add_target(arn, "10.0.1.9:5432", "healthy"); bound(w, arn, "db.test", json!({"deregister_after_seconds": 600})) }, "warning", "missing-target", "10.0.1.9:5432", &["grace period", "deregister-targets --target-group-arn $group --targets Id=10.0.1.9,Port=5432"]),
@@ -140,7 +140,8 @@ async fn each_code_is_found_where_it_is_so_and_alone() {
         (|w, _, lb| change_lb(w, lb, |lb| lb.state = "failed"), "error", "load-balancer-state", BALANCER, &["`failed`", "create-load-balancer"]),
         (|w, _, lb| change_lb(w, lb, |lb| lb.scheme = "internet-facing"), "error", "scheme", BALANCER, &["internet", "--scheme internal"]),
         (|w, _, lb| change_lb(w, lb, |lb| lb.security_groups = vec!["sg-1", "sg-2"]), "error", "security-group-rules", BALANCER, &["sg-1, sg-2", "--security-groups sg-1 sg-2", "private-link-traffic off", "$balancer"]),
-        (|w, arn, lb| speak(w, arn, "UDP", lb, "UDP"), "error", "protocol", GROUP, &["speaks UDP", "--protocol TCP"]),
+        // Of which client IP preservation can't be turned off.
+        (|w, arn, lb| set(speak(w, arn, "UDP", lb, "UDP"), arn, "preserve_client_ip.enabled", "true"), "error", "protocol", GROUP, &["speaks UDP", "--protocol TCP"]),
         (|w, arn, lb| speak(w, arn, "TCP_UDP", lb, "TCP_UDP"), "error", "protocol", GROUP, &["speaks TCP_UDP", "create-target-group"]),
         (|w, arn, lb| speak(w, arn, "TCP_QUIC", lb, "TCP_QUIC"), "error", "protocol", GROUP, &["speaks TCP_QUIC"]),
         (|w, arn, lb| speak(w, arn, "TCP", lb, "TCP_UDP"), "error", "protocol", LISTENER, &["speaks TCP_UDP", "modify-listener", "--protocol TCP"]),

@@ -1,6 +1,6 @@
 //! Rule 15: when a name whose answers are samples lets a target go.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use nlb_hostname_targets_core::{
     clock::Timestamp,
@@ -9,7 +9,7 @@ use nlb_hostname_targets_core::{
     target::TargetState,
 };
 
-use crate::universe::{Happening, INSTANCE, Kind, Name, OWN, READER, Setting, Stage, WRITER, address, target};
+use crate::universe::{Happening, INSTANCE, Kind, Name, OWN, READER, Setting, Stage, WRITER, address, held, target};
 
 const LOAD_BALANCER: &str = "orders-0123456789abcdef.elb.eu-west-1.amazonaws.com";
 
@@ -266,4 +266,46 @@ fn a_writer_beside_its_readers_is_followed_at_once() {
     stage.gives(WRITER, &[4]);
     stage.run();
     assert_eq!(stage.registered(), [2, 3, 4]);
+}
+
+/// A blue/green switchover moves a writer and its readers; beside readers, another name may give samples; an answer may hold
+/// hundreds.
+#[test]
+fn what_is_gone_is_told_and_goes_in_the_end_whatever_stands_beside_it() {
+    let many: Vec<u8> = (10..250).collect();
+    let rows: [(&[(&'static str, &[u8], &[u8])], &[u8]); 3] = [
+        (&[(WRITER, &[1], &[4]), (READER, &[2, 3], &[5, 6])], &[2, 3]),
+        (&[(LOAD_BALANCER, &[1, 2], &[1, 2]), (READER, &[3, 4], &[4, 5])], &[3]),
+        (&[(OWN, &many, &many[1..])], &[10]),
+    ];
+    for (names, waits) in rows {
+        let before: Vec<_> = names.iter().map(|(name, before, _)| (*name, *before)).collect();
+        let mut stage = Stage::following(&before);
+        names.iter().for_each(|(_, before, _)| stage.healthy(before));
+        for (name, ..) in names.iter().filter(|(name, ..)| [READER, LOAD_BALANCER].contains(name)) {
+            stage.samples(name, 1, 5);
+        }
+        (0..8).for_each(|_| {
+            stage.run();
+            stage.pass(60);
+        });
+        names.iter().for_each(|(name, _, after)| stage.gives(name, after));
+        let report = stage.run();
+        let told: Vec<_> = held(&report).into_iter().map(|(host, _)| host).collect();
+        assert!(waits.iter().all(|host| told.contains(host)), "{told:?}");
+        let after: BTreeSet<u8> = names.iter().flat_map(|(.., after)| after.iter().copied()).collect();
+        stage.settle();
+        stage.runs_until(60, |stage| stage.registered().into_iter().collect::<BTreeSet<_>>() == after);
+    }
+}
+
+#[test]
+fn a_cold_start_beside_a_foreign_target_looks_for_no_evidence_of_it() {
+    let mut stage = Stage::with(READER, &[1, 2], &[1, 2, 9]).shared();
+    stage.samples(READER, usize::MAX, 0);
+    for _ in 0..3 {
+        stage.kill(0);
+        stage.run();
+        assert_eq!(stage.calls().iter().filter(|call| *call == "DNS").count(), 5);
+    }
 }
