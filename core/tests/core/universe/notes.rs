@@ -37,6 +37,8 @@ pub struct RunNotes {
     pub looks: u32,
     pub lists: u32,
     pub writes: usize,
+    /// Whether it waited for its turn since the last change.
+    pub has_turn: bool,
     pub has_reached_quota: bool,
     pub has_made_room: bool,
     pub has_failed: bool,

@@ -15,6 +15,7 @@ impl Universe {
         assert!(run.lists >= 1 || !is_list_old, "rule 9: {what:?} by an old list");
         (run.looks, run.lists) = (0, 0);
         run.writes += 1;
+        assert!(mem::take(&mut run.has_turn), "rule 12: {what:?} out of turn");
     }
 
     pub(super) fn check_tags(&mut self, me: usize, changes: &TagChanges) {

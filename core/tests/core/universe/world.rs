@@ -24,6 +24,7 @@ impl World for Seen {
 
     async fn turn(&self) {
         pause().await;
+        self.with(|universe| universe.notes[self.me].run.has_turn = true);
     }
 
     async fn resolve(&self, names: &BTreeSet<Hostname>) -> Answers {
