@@ -219,7 +219,7 @@ fn advice_on_dns(hostname: &Hostname, error: &ResolveError) -> String {
              FunctionSubnetIds); if not, correct the hostname (parameter Hostname)"
         ),
         DnsFailure::NoData(_) => format!(
-            "Bind a target group of the other address family (template: parameter IpAddressType), or a name that has such \
+            "Bind a target group of the other address family (template: parameter TargetGroupArn), or a name that has such \
              a record: dig {hostname} A; dig {hostname} AAAA"
         ),
         _ => {
@@ -233,7 +233,7 @@ fn advice_on_dns(hostname: &Hostname, error: &ResolveError) -> String {
 }
 
 const ADVICE_ON_DNS64: &str = "The name has no IPv6 address: bind it to a target group of IPv4 (template: parameter \
-     IpAddressType), or give the database an IPv6 address";
+     TargetGroupArn), or give the database an IPv6 address";
 
 const MORE_TIME: &str = "Check again, or fewer target groups at once: name them in `bindings`. If it stays so, give the \
      function a longer time-out";
