@@ -272,8 +272,10 @@ fn a_writer_beside_its_readers_is_followed_at_once() {
 /// hundreds.
 #[test]
 fn what_is_gone_is_told_and_goes_in_the_end_whatever_stands_beside_it() {
+    // A name, and what it gives before and after.
+    type Moves<'a> = &'a [(&'static str, &'a [u8], &'a [u8])];
     let many: Vec<u8> = (10..250).collect();
-    let rows: [(&[(&'static str, &[u8], &[u8])], &[u8]); 3] = [
+    let rows: [(Moves<'_>, &[u8]); 3] = [
         (&[(WRITER, &[1], &[4]), (READER, &[2, 3], &[5, 6])], &[2, 3]),
         (&[(LOAD_BALANCER, &[1, 2], &[1, 2]), (READER, &[3, 4], &[4, 5])], &[3]),
         (&[(OWN, &many, &many[1..])], &[10]),
