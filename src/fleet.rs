@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{cmp::Reverse, mem, pin::pin};
+use std::{cell::RefCell, cmp::Reverse, mem, pin::pin};
 
-use futures_util::future::{Either, OptionFuture, join, join_all};
+use futures_util::future::{OptionFuture, join, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nlb_hostname_targets_core::run::{Known, Mode, Task, dns_cutoff};
 use nlb_hostname_targets_core::watch::{Course, Watch};
@@ -18,12 +17,13 @@ use tracing::{info, warn};
 use crate::answer::{Answers, Look};
 use crate::binding::{Group, Ownership};
 use crate::failure::{ElbError, ElbErrorKind, Failure};
-use crate::finding::{Finding, Severity};
+use crate::finding::Finding;
 use crate::target::{Facts, TargetGroupArn};
 use crate::world::{Edges, GroupWorld, log_changes};
 use crate::{
-    aws::inspection::Inspection, check::Check, dns::QUERIES_PER_SECOND, kind::HostnameKind, memory::Memory,
-    network::AllowedNetworks, report::GroupReport, set_up::SetUp, settings::event::Request, tags::State,
+    aws::inspection::Inspection, budget::Turn, check::Check, dns::QUERIES_PER_SECOND, kind::HostnameKind,
+    memory::Memory, network::AllowedNetworks, report::GroupReport, set_up::SetUp, settings::event::Request,
+    tags::State,
 };
 
 /// Reconciles many target groups, each by itself.
@@ -31,8 +31,9 @@ use crate::{
 pub(crate) struct Fleet {
     edges: Edges,
     allowed: AllowedNetworks,
+    /// The name by which targets are owned.
     function: String,
-    known: Mutex<HashMap<TargetGroupArn, Past>>,
+    known: RefCell<HashMap<TargetGroupArn, Past>>,
     /// Shuffles groups of which nothing is known, so that the first of the bindings is not the first each time.
     shuffle: RandomState,
 }
@@ -73,17 +74,13 @@ struct Job<'a> {
     early: Answers,
 }
 
-/// A report, and the position of its group.
-type Done = (usize, GroupReport);
-
 impl Fleet {
-    /// Nothing is known yet. Addresses outside `allowed` are refused; `function` is the name by which targets are owned.
     pub(crate) fn new(edges: Edges, allowed: AllowedNetworks, function: String) -> Self {
-        Self { edges, allowed, function, known: Mutex::default(), shuffle: RandomState::new() }
+        Self { edges, allowed, function, known: RefCell::default(), shuffle: RandomState::new() }
     }
 
-    /// Reconciles all `groups`, each by itself, and gives up what is still open at `cutoff`. The
-    /// reports are in the order of the groups.
+    /// Reconciles all `groups`, each by itself, and gives up what is still open at `cutoff`. The reports are in the order of
+    /// the groups.
     pub(crate) async fn run(
         &self,
         groups: &[Group],
@@ -94,99 +91,97 @@ impl Fleet {
         let inspect = || Inspection::begin(&self.edges.target_groups, groups, dns_cutoff(Instant::now(), cutoff));
         let inspection = OptionFuture::from(request.check.then(inspect)).await;
         let errand = Errand { dry_run: request.dry_run, inspection: inspection.as_ref(), watch, cutoff };
-        let jobs = groups.iter().enumerate().map(|(position, group)| {
-            let mut past = self.known().get(&group.arn).cloned().unwrap_or_default();
+        let mut chunks: BTreeMap<&str, Vec<Job<'_>>> = BTreeMap::new();
+        for (position, group) in groups.iter().enumerate() {
+            let mut past = self.known.borrow().get(&group.arn).cloned().unwrap_or_default();
             past.memory.begin_invocation();
             // A check tells what can't be read, though a run no longer tries.
             past.has_read_rotating &= !request.check;
-            Job { position, group, past, facts: None, unread: None, early: Answers::new() }
-        });
+            let job = Job { position, group, past, facts: None, unread: None, early: Answers::new() };
+            // Those of which something has to be read first keep no others waiting.
+            let is_new = self.edges.target_groups.known_facts(&group.arn).is_none() || job.may_rotate();
+            chunks.entry(if is_new { group.arn.region() } else { "" }).or_default().push(job);
+        }
         let has_state = |group: &&Group| {
             group.ownership == Ownership::Shared || GroupReport::new(group).deregister_after_seconds > 0
         };
-        let lists_and_tags = groups.len() + groups.iter().filter(has_state).count();
-        let chunks = self.chunks(jobs);
-        let needed = lists_and_tags + 2 * chunks.len();
-        let mut done = if self.edges.target_groups.budget.suffices(needed) {
-            let run = async |mut jobs: Vec<_>| {
-                self.prepare(&mut jobs, errand).await;
-                join_all(jobs.into_iter().map(|job| self.look(job, false, errand))).await
-            };
-            join_all(chunks.into_iter().map(run)).await.concat()
+        let needed = groups.len() + groups.iter().filter(has_state).count() + 2 * chunks.len();
+        let prepared = chunks.into_values().map(|jobs| self.prepare(jobs, cutoff));
+        let done: BTreeMap<_, _> = if self.edges.target_groups.elb.budget.suffices(needed) {
+            let run = |jobs: Vec<_>| join_all(jobs.into_iter().map(|job| self.look(job, None, errand)));
+            let all = join_all(prepared.map(async |jobs| run(jobs.await).await)).await;
+            all.into_iter().flatten().collect()
         } else {
-            self.run_by_urgency(chunks, errand).await
+            self.run_by_urgency(join_all(prepared).await.into_iter().flatten(), errand).await
         };
-        done.sort_by_key(|(position, _)| *position);
-        done.into_iter().map(|(_, report)| report).collect()
-    }
-
-    /// By Region the groups of which something has to be read first; the others together.
-    fn chunks<'a>(&self, jobs: impl Iterator<Item = Job<'a>>) -> Vec<Vec<Job<'a>>> {
-        let mut chunks: BTreeMap<&str, Vec<Job<'a>>> = BTreeMap::new();
-        for job in jobs {
-            let is_new = self.edges.target_groups.known_facts(&job.group.arn).is_none() || job.may_rotate();
-            chunks.entry(if is_new { job.group.arn.region() } else { "" }).or_default().push(job);
-        }
-        chunks.into_values().collect()
+        done.into_values().collect()
     }
 
     /// Reads what never changes of groups that are new here, and which of their names an earlier environment saw rotate.
-    async fn prepare(&self, jobs: &mut [Job<'_>], errand: Errand<'_>) {
+    async fn prepare<'a>(&self, mut jobs: Vec<Job<'a>>, cutoff: Instant) -> Vec<Job<'a>> {
         let target_groups = &self.edges.target_groups;
         let arns: Vec<_> = jobs.iter().map(|job| job.group.arn.clone()).collect();
-        let rotating = jobs.iter().filter(|job| job.may_rotate());
-        let rotating: Vec<_> = rotating.map(|job| job.group.arn.clone()).collect();
         let unknown = arns.iter().filter(|arn| target_groups.known_facts(arn).is_none()).count();
-        let now = Instant::now();
-        let most = errand.cutoff.saturating_duration_since(now) / 4;
+        let rotating: Vec<_> = jobs.iter().filter(|job| job.may_rotate()).map(|job| job.group.arn.clone()).collect();
         let calls = u32::try_from((unknown + rotating.len()) / 20).unwrap_or(u32::MAX);
-        let until = |patience: Duration| now + (patience + target_groups.budget.time_for(calls)).min(most);
+        let now = Instant::now();
+        let most = cutoff.saturating_duration_since(now) / 4;
+        let until = |patience: Duration| now + (patience + target_groups.elb.budget.time_for(calls)).min(most);
         // A call that hangs because of one group must not keep the others.
-        let facts_until = if unknown > 1 { until(PATIENCE_FOR_FACTS) } else { errand.cutoff };
+        let facts_until = if unknown > 1 { until(PATIENCE_FOR_FACTS) } else { cutoff };
         let facts = target_groups.facts_of(arns, facts_until);
         let (mut facts, mut tags) = join(facts, target_groups.tags_of(rotating, until(PATIENCE_FOR_TAGS))).await;
-        for job in jobs {
+        for job in &mut jobs {
             let arn = &job.group.arn;
             job.facts = facts.remove(arn);
-            match tags.remove(arn) {
-                _ if !job.may_rotate() => {}
+            if !job.may_rotate() {
+                continue;
+            }
+            let problem = match tags.remove(arn) {
                 Some(Ok(tags)) => {
                     job.past.has_read_rotating = true;
                     job.past.memory.rotating(State::read(&tags, &self.function).0);
+                    continue;
                 }
-                read => {
-                    let error = read.and_then(Result::err);
-                    // Failovers are followed all the same. Who may not read tags need not try again.
-                    job.past.has_read_rotating = error.as_ref().is_some_and(|error| error.kind == ElbErrorKind::Denied);
-                    let problem = error.as_ref().map_or_else(|| "no reply in time".to_owned(), ToString::to_string);
-                    job.unread = error;
-                    warn!(target_group = %arn, problem, "not known which names rotate: the tags can't be read");
+                Some(Err(error)) => {
+                    // Who may not read tags need not try again.
+                    job.past.has_read_rotating = error.kind == ElbErrorKind::Denied;
+                    job.unread.insert(error).to_string()
                 }
-            }
+                None => "no reply in time".to_owned(),
+            };
+            // Failovers are followed all the same.
+            warn!(target_group = %arn, problem, "not known which names rotate: the tags can't be read");
         }
+        jobs
     }
 
     /// Reconciles the groups by turns, as the budget lets them: first those for which a change is due by what DNS says now,
     /// then those whose turn was the longest time ago. Those that get no turn are put off.
-    async fn run_by_urgency(&self, mut chunks: Vec<Vec<Job<'_>>>, errand: Errand<'_>) -> Vec<Done> {
-        join_all(chunks.iter_mut().map(|jobs| self.prepare(jobs, errand))).await;
-        let mut queue = self.by_urgency(chunks.into_iter().flatten().collect(), errand.cutoff).await;
-        let budget = &self.edges.target_groups.budget;
+    async fn run_by_urgency<'a>(
+        &'a self,
+        jobs: impl Iterator<Item = Job<'a>>,
+        errand: Errand<'a>,
+    ) -> BTreeMap<usize, GroupReport> {
+        let mut queue = self.by_urgency(jobs.collect(), errand.cutoff).await;
+        let budget = &self.edges.target_groups.elb.budget;
         let left = errand.cutoff.saturating_duration_since(Instant::now());
         let last_start = errand.cutoff - TIME_FOR_ONE.max(budget.time_for(REQUESTS_FOR_ONE)).min(left / 2);
         let mut running = FuturesUnordered::new();
-        let mut done = Vec::new();
+        let mut done = BTreeMap::new();
         let mut turn = pin!(budget.acquire_last());
         loop {
             select! {
                 biased;
-                Some(one) = running.next() => done.push(one),
-                () = &mut turn, if !queue.is_empty() => {
+                Some((position, report)) = running.next() => drop(done.insert(position, report)),
+                one = &mut turn, if !queue.is_empty() => {
                     turn.set(budget.acquire_last());
-                    running.extend(queue.pop_front().map(|job| Either::Left(self.look(job, true, errand))));
+                    running.extend(queue.pop_front().map(|job| self.look(job, Some(one), errand)));
                 }
                 () = sleep_until(last_start.into()), if !queue.is_empty() => {
-                    running.extend(queue.drain(..).map(|job| Either::Right(self.put_off(job, errand))));
+                    for job in queue.drain(..) {
+                        done.extend([self.put_off(job, errand).await]);
+                    }
                     // Nobody waits in that one any more, and it may have the first place in the line.
                     turn.set(budget.acquire_last());
                 }
@@ -201,9 +196,11 @@ impl Fleet {
         let until = dns_cutoff(now, cutoff).min(now + EARLY_LOOK + queries);
         let ask = async |mut job: Job<'a>| {
             let Some(Ok(facts)) = job.facts else { return (false, job) };
-            self.ask(&mut job, facts, until).await;
-            let is_urgent = job.past.memory.is_urgent(&self.task(job.group, facts), &job.early, self.edges.now());
-            (is_urgent, job)
+            job.early = self.edges.ask(job.group.hostnames(), facts.family, until).await;
+            let (task, now) = (self.task(job.group, facts), self.edges.now());
+            job.past.memory.begin_run(&task);
+            job.past.memory.answered(&task, &job.early, &job.early, now);
+            (job.past.memory.is_urgent(&task, &job.early, now), job)
         };
         let mut jobs = join_all(jobs.into_iter().map(ask)).await;
         jobs.sort_by_cached_key(|(is_urgent, job)| {
@@ -212,23 +209,11 @@ impl Fleet {
         jobs.into_iter().map(|(_, job)| job).collect()
     }
 
-    /// Asks DNS for the names that have not answered yet, and has the memory take the answers in.
-    async fn ask(&self, job: &mut Job<'_>, facts: Facts, until: Instant) {
-        let hostnames = job.group.hostnames().into_iter();
-        let open = hostnames.filter(|hostname| !matches!(job.early.get(*hostname), Some(Ok(_))));
-        let new = self.edges.ask(open, facts.family, until).await;
-        job.early.extend(new.clone());
-        let task = self.task(job.group, facts);
-        job.past.memory.begin_run(&task);
-        job.past.memory.answered(&task, &new, &job.early, self.edges.now());
-    }
-
     /// A group that the budget has no place for. It has not failed, unless its name did.
-    async fn put_off(&self, mut job: Job<'_>, errand: Errand<'_>) -> Done {
+    async fn put_off(&self, mut job: Job<'_>, errand: Errand<'_>) -> (usize, GroupReport) {
         let mut report = GroupReport { is_deferred: true, ..GroupReport::new(job.group) };
         match job.facts.take() {
             Some(Ok(facts)) => {
-                self.ask(&mut job, facts, dns_cutoff(Instant::now(), errand.cutoff)).await;
                 let look = Look::new(&self.task(job.group, facts), &job.early);
                 report.failures.extend(look.failures.into_iter().filter(|failure| !failure.is_out_of_time()));
                 (report.resolved, report.refused) = (look.resolved, look.refused);
@@ -238,34 +223,46 @@ impl Fleet {
         self.end(job, report.settled(), errand).await
     }
 
-    /// Looks at a group, and watches it if that is asked for. `has_turn`: the budget was waited for.
-    async fn look(&self, mut job: Job<'_>, has_turn: bool, errand: Errand<'_>) -> Done {
-        job.past.looked_at = Some(Instant::now());
+    /// Looks at a group, and watches it if that is asked for. `turn` is for its first list.
+    async fn look<'a>(
+        &'a self,
+        mut job: Job<'a>,
+        mut turn: Option<Turn<'a>>,
+        errand: Errand<'a>,
+    ) -> (usize, GroupReport) {
+        let target_groups = &self.edges.target_groups;
         if job.facts.is_none() {
+            // To wait for a second turn while one is held may keep all others waiting.
+            drop(turn.take());
             let arn = &job.group.arn;
-            job.facts = self.edges.target_groups.facts_of(vec![arn.clone()], errand.cutoff).await.remove(arn);
+            job.facts = target_groups.facts_of(vec![arn.clone()], errand.cutoff).await.remove(arn);
         }
-        let report = match job.facts.take() {
-            Some(Ok(facts)) => self.follow(&mut job, facts, has_turn, errand).await,
-            facts => {
-                let out_of_time = || Failure::Deadline("DescribeTargetGroups".to_owned());
-                let failure = facts.and_then(Result::err).map_or_else(out_of_time, Failure::from);
-                GroupReport { failures: vec![failure], ..GroupReport::new(job.group) }.settled()
-            }
-        };
-        self.end(job, report, errand).await
+        let mut report = GroupReport::new(job.group);
+        match job.facts.take() {
+            Some(Ok(facts)) => report = self.follow(&mut job, facts, turn, errand).await,
+            Some(Err(error)) => report.failures.push(error.into()),
+            None if !target_groups.elb.budget.suffices(1) => report.is_deferred = true,
+            None => report.failures.push(Failure::Deadline("DescribeTargetGroups".to_owned())),
+        }
+        self.end(job, report.settled(), errand).await
     }
 
-    async fn follow(&self, job: &mut Job<'_>, facts: Facts, has_turn: bool, errand: Errand<'_>) -> GroupReport {
+    async fn follow<'a>(
+        &'a self,
+        job: &mut Job<'a>,
+        facts: Facts,
+        turn: Option<Turn<'a>>,
+        errand: Errand<'a>,
+    ) -> GroupReport {
         let Job { group, past, early, .. } = job;
         let Errand { dry_run, watch, cutoff, .. } = errand;
         let mode = if dry_run { Mode::DryRun } else { watch.map_or(Mode::Full, |_| Mode::Single) };
         let task = self.task(group, facts);
-        let world = GroupWorld::new(&self.edges, group, facts.family, has_turn, cutoff);
+        let world = GroupWorld::new(&self.edges, group, facts.family, turn, cutoff);
         let mut course = Course::new(Known::new(mode, mem::take(early), self.edges.now(), cutoff), cutoff);
         // In time or not, the course knows how far it came.
         drop(timeout_at(cutoff.into(), course.follow(&world, &task, watch, &mut past.memory)).await);
-        let report = course.finish(&task, &past.memory, self.edges.now(), &world.waiting());
+        let report = course.finish(&task, &past.memory, self.edges.now(), &world.waiting(), world.is_put_off());
         if dry_run {
             log_changes(group, "would be registered", &report.registered);
             log_changes(group, "would be deregistered", &report.deregistered);
@@ -274,18 +271,21 @@ impl Fleet {
     }
 
     /// Remembers what was learned, and judges what a check found.
-    async fn end(&self, job: Job<'_>, mut report: GroupReport, errand: Errand<'_>) -> Done {
+    async fn end(&self, mut job: Job<'_>, mut report: GroupReport, errand: Errand<'_>) -> (usize, GroupReport) {
         if let Some(inspection) = errand.inspection {
             let mut set_up = match report.is_deferred {
                 true => SetUp::default(),
                 // In a box, which spares the future of each group of a run the room for it.
                 false => Box::pin(inspection.look(&report, errand.cutoff)).await,
             };
-            set_up.failures.extend(job.unread.map(|error| (job.group.arn.to_string(), error)));
+            set_up.failures.extend(job.unread.take().map(|error| (job.group.arn.to_string(), error)));
             report = self.judged(job.group, report, &set_up);
         }
         if !errand.dry_run {
-            self.known().insert(job.group.arn.clone(), job.past);
+            if !report.is_deferred {
+                job.past.looked_at = Some(Instant::now());
+            }
+            self.known.borrow_mut().insert(job.group.arn.clone(), job.past);
         }
         (job.position, report)
     }
@@ -298,13 +298,7 @@ impl Fleet {
         let (allowed, function) = (&self.allowed, self.function.as_str());
         let findings = Check { group, report: &report, set_up, allowed, function }.findings();
         for Finding { severity, code, subject, message, .. } in &findings {
-            let (group, code) = (&report.target_group_arn, json!(code));
-            let code = code.as_str();
-            if *severity == Severity::Info {
-                info!(target_group = %group, code, subject, problem = message, "found");
-            } else {
-                warn!(target_group = %group, code, subject, problem = message, "found");
-            }
+            info!(target_group = %group.arn, ?severity, code = json!(code).as_str(), subject, problem = message, "found");
         }
         report.findings = Some(findings);
         report
@@ -312,10 +306,6 @@ impl Fleet {
 
     fn task<'a>(&'a self, group: &'a Group, facts: Facts) -> Task<'a> {
         Task { group, facts, allowed: &self.allowed, function: &self.function }
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<TargetGroupArn, Past>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The Lambda function: an event in, a reply or a function error out.
 
-use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
+use std::{fmt, mem};
 
 use aws_config::SdkConfig;
 use lambda_runtime::Diagnostic;
@@ -11,8 +11,9 @@ use tracing::{info, warn};
 
 use crate::{
     VERSION,
-    aws::{budget::Budget, metrics::Metrics, tagging::Tagging, target_group::TargetGroups},
+    aws::{metrics::Metrics, tagging::Tagging, target_group::TargetGroups},
     binding::{Group, InvalidJson},
+    budget::Budget,
     check::of_call,
     discovery::Finder,
     dns::{NoNameServer, Resolver},
@@ -78,15 +79,14 @@ impl From<RunError> for Diagnostic {
 
 impl Function {
     /// A function that talks to AWS as `sdk` says, and measures grace periods by the clock `now`.
-    ///
-    /// # Errors
-    ///
-    /// Where there is no name server to ask.
+    /// It fails where there is no name server to ask.
     pub fn new(config: Config, sdk: &SdkConfig, now: fn() -> SystemTime) -> Result<Self, NoNameServer> {
         let find = || Finder::new(Tagging::new(sdk), &config.groups, config.allowed_hostnames.clone(), now);
+        let interval =
+            config.elb_requests_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.get());
         let edges = Edges {
             resolver: Resolver::new(config.dns_servers.as_deref())?,
-            target_groups: TargetGroups::new(sdk, Budget::new(config.elb_requests_per_second)),
+            target_groups: TargetGroups::new(sdk, Budget::new(interval, BURST, MOST_OPEN)),
             clock: now,
         };
         Ok(Self {
@@ -98,10 +98,7 @@ impl Function {
     }
 
     /// Handles one invocation, which Lambda ends at `deadline`.
-    ///
-    /// # Errors
-    ///
-    /// Where the event is wrong, or any target group failed.
+    /// It fails where the event is wrong, or any target group failed.
     pub async fn handle(&self, event: Value, deadline: SystemTime) -> Result<Reply, RunError> {
         let started = Instant::now();
         let left = deadline.duration_since(SystemTime::now()).unwrap_or(UNKNOWN_DEADLINE);
@@ -177,24 +174,16 @@ impl Function {
         let (found, failure) = finder.search(cutoff).await;
         let groups: Vec<_> = self.config.groups.iter().chain(found.groups.values()).cloned().collect();
         let mut reports = self.fleet.run(&groups, request, watch, cutoff).await;
+        for report in reports.iter_mut().filter(|report| found.given.contains(&report.target_group_arn)) {
+            report.warnings.push(format!(
+                "the target group has a tag {PREFIX}hostname, too: {BINDINGS} counts, and its tags do not"
+            ));
+            *report = mem::take(report).settled();
+        }
         let mut others = reports.split_off(self.config.groups.len());
-        let settle = |mut report: GroupReport| {
-            if found.given.contains(&report.target_group_arn) {
-                let warning = "the target group has a tag";
-                report
-                    .warnings
-                    .push(format!("{warning} {PREFIX}hostname, too: {BINDINGS} counts, and its tags do not"));
-            }
-            report.settled()
-        };
-        reports = reports.into_iter().map(settle).collect();
-        others.retain(|report| {
-            let is_gone = report.failures.iter().any(Failure::is_not_found);
-            if is_gone {
-                finder.forget(&report.target_group_arn);
-            }
-            !is_gone
-        });
+        for gone in others.extract_if(.., |report| report.failures.iter().any(Failure::is_not_found)) {
+            finder.forget(&gone.target_group_arn);
+        }
         others.extend(found.invalid.iter().map(|(arn, failures)| {
             let group = Group::without_members(arn.clone());
             let report = GroupReport { failures: failures.clone(), ..GroupReport::new(&group) }.settled();
@@ -242,7 +231,7 @@ fn causes(groups: &[GroupReport], other: Option<ElbError>) -> String {
         let problems = report.failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         format!("{of}{}: {problems}", report.target_group_arn)
     });
-    cut(causes.chain(other.map(|failure| failure.to_string())).collect::<Vec<_>>().join(" | "), LONGEST_MESSAGE)
+    causes.chain(other.map(|failure| failure.to_string())).collect::<Vec<_>>().join(" | ")
 }
 
 fn cut(mut text: String, most: usize) -> String {
@@ -259,6 +248,13 @@ const LONGEST_MESSAGE: usize = 2_500_000;
 /// Bytes of an error in the log: CloudWatch Logs takes events of 256 KB
 /// ([quotas](https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html)).
 const LONGEST_LINE: usize = 200_000;
+
+/// How long a budget that is used up takes to fill: the quota's own bucket holds four seconds' worth.
+const BURST: Duration = Duration::from_secs(4);
+
+/// Requests to ELBv2 under way at once, each on a connection of its own, not counting those that hang. More TLS handshakes
+/// at once would outlast an attempt where 128 MB of memory give a fourteenth of a processor.
+const MOST_OPEN: u32 = 32;
 
 /// How long a run may take whose deadline is not known: it was over before the run began. cargo-lambda 1.9 sends one in
 /// the year 1970.

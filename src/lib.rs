@@ -15,11 +15,13 @@
 //! | [`fleet`] | all target groups, within the time and the request budget |
 //! | [`world`] | what a run of one group reaches of the world outside |
 //! | [`dns`] | the DNS edge |
-//! | [`aws`] | the AWS edge: ELBv2 and its budget, the tags of resources, CloudWatch, what a check reads |
+//! | [`aws`] | the AWS edge: ELBv2, the tags of resources, CloudWatch, what a check reads |
+//! | `budget` | how fast requests go out at both |
 
 #![warn(clippy::too_many_lines)]
 
 pub mod aws;
+pub(crate) mod budget;
 pub(crate) mod discovery;
 pub mod dns;
 pub(crate) mod fleet;

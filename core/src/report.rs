@@ -219,10 +219,15 @@ impl GroupReport {
         report.settled()
     }
 
-    /// This report on a run that was given up, still waiting for this.
+    /// This report on a run that was given up, still waiting for this. What is only put off has not failed, unless it is known
+    /// to lack an address that DNS gives.
     #[must_use]
-    pub fn cut_off(mut self, waiting: &str) -> Self {
-        self.failures.push(Failure::Deadline(waiting.to_owned()));
+    pub fn cut_off(mut self, waiting: &str, is_put_off: bool) -> Self {
+        if is_put_off && !self.is_missing_any {
+            self.is_deferred = true;
+        } else {
+            self.failures.push(Failure::Deadline(waiting.to_owned()));
+        }
         self.settled()
     }
 
@@ -238,7 +243,7 @@ impl GroupReport {
 
     /// Whether it was we who had no time left, and nothing that DNS gives is missing.
     pub fn is_out_of_time(&self) -> bool {
-        self.failures.iter().any(Failure::is_out_of_time) && !self.is_missing_any
+        (self.is_deferred || self.failures.iter().any(Failure::is_out_of_time)) && !self.is_missing_any
     }
 
     /// This report, with the outcome settled by what was found and done.

@@ -93,11 +93,19 @@ impl Course {
         }
     }
 
-    /// The report on all of it. Where it is given up, `waiting` says what for.
-    pub fn finish(mut self, task: &Task<'_>, memory: &Memory, now: Now, waiting: &str) -> GroupReport {
+    /// The report on all of it. Where it is given up, `waiting` says what for, and `is_put_off` that this was nothing but its
+    /// turn.
+    pub fn finish(
+        mut self,
+        task: &Task<'_>,
+        memory: &Memory,
+        now: Now,
+        waiting: &str,
+        is_put_off: bool,
+    ) -> GroupReport {
         match self.report.take_if(|_| !self.is_running) {
             Some(report) => report,
-            None => self.joined(GroupReport::of(task, &self.known, memory, now).cut_off(waiting)),
+            None => self.joined(GroupReport::of(task, &self.known, memory, now).cut_off(waiting, is_put_off)),
         }
     }
 }

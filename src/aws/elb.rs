@@ -1,8 +1,7 @@
-//! The ELBv2 client: one for each Region, its retries, and what its errors mean. No SDK type of a call leaves
-//! `target_group` and `inspection`.
+//! The ELBv2 client: one for each Region, its retries, and what its errors mean.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::{collections::HashMap, error::Error};
+use std::collections::{BTreeMap, HashMap};
+use std::{cell::RefCell, error::Error, hash::Hash, pin::Pin, sync::Arc, time::Instant};
 
 use aws_config::{Region, SdkConfig};
 use aws_sdk_elasticloadbalancingv2::{
@@ -14,83 +13,105 @@ use aws_sdk_elasticloadbalancingv2::{
     error::{BoxError, ProvideErrorMetadata, SdkError},
 };
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
-use tokio::{sync::Semaphore, time::timeout};
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{timeout, timeout_at};
 
-use crate::aws::{ATTEMPT_TIMEOUT, RetryExpired, budget::Budget, chain, retry_partition};
+use crate::aws::{ATTEMPT_TIMEOUT, RetryExpired, chain, retry_partition};
+use crate::budget::{Budget, Turn};
 use crate::failure::{ElbError, ElbErrorKind, action};
-use crate::target::TargetGroupArn;
 
-/// ELBv2 in all Regions.
+/// ELBv2, in all Regions.
 #[derive(Debug)]
 pub(crate) struct Elb {
     sdk: SdkConfig,
     /// By Region: an ARN names the Region that its target group lives in.
-    clients: Mutex<HashMap<String, Regional>>,
-    budget: Arc<Budget>,
-}
-
-/// What calls a Region, and how many more calls it may make meanwhile.
-#[derive(Clone, Debug)]
-pub(crate) struct Regional {
-    pub(crate) client: Client,
-    open: Arc<Semaphore>,
+    clients: RefCell<HashMap<String, Client>>,
+    pub(crate) budget: Arc<Budget>,
 }
 
 impl Elb {
-    /// Calls ELBv2 with `sdk`'s credentials and settings, and counts the SDK's retries in `budget`.
-    pub(crate) fn new(sdk: &SdkConfig, budget: Arc<Budget>) -> Self {
-        Self { sdk: sdk.clone(), clients: Mutex::default(), budget }
+    pub(crate) fn new(sdk: &SdkConfig, budget: Budget) -> Self {
+        Self { sdk: sdk.clone(), clients: RefCell::default(), budget: Arc::new(budget) }
     }
 
-    /// What calls the Region of this target group.
-    pub(crate) fn regional(&self, arn: &TargetGroupArn) -> Regional {
-        self.in_region(arn.region())
-    }
-
-    /// What calls this Region.
-    pub(crate) fn in_region(&self, region: &str) -> Regional {
+    /// What calls the Region of this ARN.
+    pub(crate) fn client(&self, arn: &str) -> Client {
         let new = |region: &String| {
             let config = Builder::from(&self.sdk)
                 .region(Region::new(region.clone()))
                 .retry_partition(retry_partition())
                 .retry_classifier(RetryExpired)
-                .interceptor(CountRetries(Arc::clone(&self.budget)))
-                .interceptor(ReadToTheEnd);
-            Regional { client: Client::from_conf(config.build()), open: Arc::new(Semaphore::new(MAX_OPEN_REQUESTS)) }
+                .interceptor(Guard(Arc::clone(&self.budget)));
+            Client::from_conf(config.build())
         };
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.entry(region.to_owned()).or_insert_with_key(new).clone()
+        self.clients.borrow_mut().entry(region(arn).to_owned()).or_insert_with_key(new).clone()
     }
-}
 
-impl Regional {
-    /// Calls ELBv2 when fewer requests are open than may be. The caller has waited for the budget.
-    ///
-    /// The SDK's future takes 5 KB. It is boxed before another one could hold it, which spares a run over a thousand
-    /// target groups 18 of 64 MiB.
-    pub(crate) fn call<T, E: Error + ProvideErrorMetadata + 'static>(
+    /// Reads what is said of each of these ARNs, as many in a call as possible, when the budget lets it. What the time did
+    /// not suffice for is missing.
+    pub(crate) async fn read_many<K: Clone + Eq + Hash + ToString, V>(
         &self,
         operation: &'static str,
-        request: impl Future<Output = Result<T, SdkError<E>>>,
-    ) -> impl Future<Output = Result<T, ElbError>> {
-        let mut request = Box::pin(request);
-        async move {
-            // Never closed; and to call without a place would do no harm either.
-            let place = self.open.acquire().await;
-            let reply = match timeout(ATTEMPT_TIMEOUT, &mut request).await {
-                Ok(reply) => reply,
-                // One that hangs shall not keep others waiting for all its retries.
-                Err(_) => {
-                    drop(place);
-                    request.await
-                }
-            };
-            reply.map_err(|error| elb_error(operation, &error))
+        arns: impl IntoIterator<Item = K>,
+        describe: impl AsyncFn(Client, Turn<'_>, Vec<String>) -> Result<HashMap<K, V>, ElbError>,
+        until: Instant,
+    ) -> HashMap<K, Result<V, ElbError>> {
+        let mut regions: BTreeMap<String, Vec<K>> = BTreeMap::new();
+        for arn in arns {
+            regions.entry(region(&arn.to_string()).to_owned()).or_default().push(arn);
         }
+        let describe = async |arns: Vec<K>| {
+            let turn = self.budget.acquire().await;
+            let names: Vec<_> = arns.iter().map(ToString::to_string).collect();
+            let client = self.client(names.first().map_or("", String::as_str));
+            (describe(client, turn, names).await, arns)
+        };
+        let read = async |arns| match describe(arns).await {
+            // One that was deleted spoils the call for the others beside it.
+            (Err(_), arns) if arns.len() > 1 => join_all(arns.into_iter().map(|arn| describe(vec![arn]))).await,
+            read => vec![read],
+        };
+        let chunks = regions.values().flat_map(|arns| arns.chunks(MOST));
+        let mut calls: FuturesUnordered<_> = chunks.map(|arns| read(arns.to_vec())).collect();
+        let missing =
+            || ElbError { operation, kind: ElbErrorKind::NotFound, problem: "the reply does not hold it".to_owned() };
+        let mut all = HashMap::new();
+        while let Ok(Some(parts)) = timeout_at(until.into(), calls.next()).await {
+            for (mut read, arns) in parts {
+                all.extend(arns.into_iter().map(|arn| {
+                    let value = read.as_mut().map(|found| found.remove(&arn).ok_or_else(missing));
+                    (arn, value.unwrap_or_else(|error| Err(error.clone())))
+                }));
+            }
+        }
+        all
     }
 }
 
-/// What went wrong in a call of `operation`.
+fn region(arn: &str) -> &str {
+    arn.split(':').nth(3).unwrap_or_default()
+}
+
+/// Calls ELBv2, which `turn` allows. One that hangs keeps nobody waiting for all its retries.
+///
+/// The SDK's future takes 5 KB. In a box before another one could hold it, it spares a run over a thousand target groups 18 of
+/// 64 MiB.
+pub(crate) async fn call<T, E: Error + ProvideErrorMetadata + 'static>(
+    operation: &'static str,
+    turn: Turn<'_>,
+    mut request: Pin<Box<impl Future<Output = Result<T, SdkError<E>>>>>,
+) -> Result<T, ElbError> {
+    let reply = match timeout(ATTEMPT_TIMEOUT, &mut request).await {
+        Ok(reply) => reply,
+        Err(_) => {
+            drop(turn);
+            request.await
+        }
+    };
+    reply.map_err(|error| elb_error(operation, &error))
+}
+
 pub(crate) fn elb_error<E: Error + ProvideErrorMetadata + 'static>(
     operation: &'static str,
     error: &SdkError<E>,
@@ -137,13 +158,14 @@ fn kind(operation: &str, code: &str, message: &str) -> ElbErrorKind {
     }
 }
 
-/// Counts the SDK's own retries.
+/// Counts the SDK's own retries. And lets no reply pass for a success that is not ELBv2's, or was cut short: the SDK does
+/// not read those to writes. A proxy's page with status 200 would be a registration, after which stale targets go.
 #[derive(Debug)]
-struct CountRetries(Arc<Budget>);
+struct Guard(Arc<Budget>);
 
-impl Intercept for CountRetries {
+impl Intercept for Guard {
     fn name(&self) -> &'static str {
-        "CountRetries"
+        "Guard"
     }
 
     fn read_before_attempt(
@@ -153,20 +175,9 @@ impl Intercept for CountRetries {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if config.load::<RequestAttempts>().is_some_and(|attempts| attempts.attempts() > 1) {
-            self.0.count();
+            drop(self.0.take());
         }
         Ok(())
-    }
-}
-
-/// Lets no reply pass for a success that is not ELBv2's, or was cut short. The SDK does not read those to writes: a proxy's
-/// page with status 200 would be a registration, after which stale targets go.
-#[derive(Debug)]
-struct ReadToTheEnd;
-
-impl Intercept for ReadToTheEnd {
-    fn name(&self) -> &'static str {
-        "ReadToTheEnd"
     }
 
     fn read_after_deserialization(
@@ -185,6 +196,9 @@ impl Intercept for ReadToTheEnd {
 
 const NO_REPLY: &str = "no reply in time; a function in a VPC reaches AWS through a NAT gateway or interface endpoints";
 
+/// Target groups, load balancers or resources in a call. AWS documents the number for the last two.
+const MOST: usize = 20;
+
 /// What the messages hold by which AWS says that an address needs an Availability Zone: it lies outside the VPC, or in no
 /// subnet of it (aws-load-balancer-controller, issues 3084 and 3714, and what its own code looks for).
 const OUTSIDE_VPC: [&str; 3] = ["outside the VPC", "not in the VPC", "ou must specify an Availability Zone"];
@@ -192,7 +206,3 @@ const OUTSIDE_VPC: [&str; 3] = ["outside the VPC", "not in the VPC", "ou must sp
 /// The root element of a reply is `ACTIONResponse`
 /// ([AWS Query protocol](https://smithy.io/2.0/aws/protocols/aws-query-protocol.html)).
 const END_OF_REPLY: &[u8] = b"Response>";
-
-/// Requests under way in a Region at once, each on a connection of its own, not counting those that hang. More TLS
-/// handshakes at once would outlast an attempt where 128 MB of memory give a fourteenth of a processor.
-const MAX_OPEN_REQUESTS: usize = 32;

@@ -3,17 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
+use aws_sdk_elasticloadbalancingv2::Client;
 use aws_sdk_elasticloadbalancingv2::types::{self, Action, LoadBalancerSchemeEnum, TargetGroup};
 use futures_util::future::{OptionFuture, join_all};
 use tokio::{join, sync::OnceCell, time::timeout_at};
 
+use crate::aws::elb::call;
+use crate::aws::target_group::TargetGroups;
 use crate::{
-    aws::{
-        elb::Regional,
-        many::read_many,
-        target_group::{DESCRIBE_TARGET_GROUPS, TargetGroups},
-    },
     binding::Group,
+    budget::Turn,
     failure::{ElbError, ElbErrorKind},
     report::GroupReport,
     set_up::{Attributes, Listener, LoadBalancer, SetUp, Settings},
@@ -36,21 +35,14 @@ impl<'a> Inspection<'a> {
     /// Describes the target groups and then their load balancers, with as few calls as possible, until `until` at the
     /// latest. The facts of the groups are known to `target_groups` afterwards.
     pub(crate) async fn begin(target_groups: &'a TargetGroups, groups: &[Group], until: Instant) -> Self {
-        let mut inspection = Self { target_groups, settings: HashMap::new(), load_balancers: HashMap::new() };
-        let describe = async |arns: &[TargetGroupArn]| {
-            let described = target_groups.describe(arns).await?;
-            let read = |group: &TargetGroup| Some((group.target_group_arn()?.parse().ok()?, settings(group)));
-            Ok(described.iter().filter_map(read).collect())
-        };
-        let arns = groups.iter().map(|group| group.arn.clone());
-        inspection.settings = read_many(DESCRIBE_TARGET_GROUPS, arns, TargetGroupArn::region, describe, until).await;
-        let described = inspection.settings.values().flatten();
-        let arns: BTreeSet<_> = described.flat_map(|settings| settings.load_balancer_arns.iter().cloned()).collect();
-        let describe = async |arns: &[String]| inspection.describe_load_balancers(arns).await;
-        let described = read_many("DescribeLoadBalancers", arns, |arn| region(arn), describe, until).await;
+        let described = target_groups.describe(groups.iter().map(|group| group.arn.clone()), until).await;
+        let settings: HashMap<_, _> =
+            described.into_iter().map(|(arn, group)| (arn, group.map(|group| settings(&group)))).collect();
+        let arns: BTreeSet<_> =
+            settings.values().flatten().flat_map(|settings| settings.load_balancer_arns.iter().cloned()).collect();
+        let described = target_groups.elb.read_many(DESCRIBE_LOAD_BALANCERS, arns, describe, until).await;
         let begun = described.into_iter().map(|(arn, described)| (arn, (described, OnceCell::new())));
-        inspection.load_balancers = begun.collect();
-        inspection
+        Self { target_groups, settings, load_balancers: begun.collect() }
     }
 
     /// Reads the set-up of a target group on which `report` is the report of a dry run, until `until` at the latest.
@@ -96,47 +88,40 @@ impl<'a> Inspection<'a> {
         Some(set_up)
     }
 
-    async fn describe_load_balancers(&self, arns: &[String]) -> Result<HashMap<String, LoadBalancer>, ElbError> {
-        let regional = self.turn(arns.first().map_or("", String::as_str)).await;
-        let request = regional.client.describe_load_balancers().set_load_balancer_arns(Some(arns.to_vec()));
-        let reply = regional.call("DescribeLoadBalancers", request.send()).await?;
-        let read = |described| load_balancer(described).map(|known| (known.arn.clone(), known));
-        Ok(reply.load_balancers().iter().filter_map(read).collect())
-    }
-
     async fn attributes_of_group(&self, arn: &TargetGroupArn) -> Result<Attributes, ElbError> {
-        let regional = self.turn(arn.as_str()).await;
-        let request = regional.client.describe_target_group_attributes().target_group_arn(arn.as_str());
-        let reply = regional.call("DescribeTargetGroupAttributes", request.send()).await?;
+        let turn = self.target_groups.elb.budget.acquire().await;
+        let client = self.target_groups.elb.client(arn.as_str());
+        let request = client.describe_target_group_attributes().target_group_arn(arn.as_str());
+        let reply = call("DescribeTargetGroupAttributes", turn, Box::pin(request.send())).await?;
         Ok(attributes(reply.attributes().iter().map(|one| (one.key(), one.value()))))
     }
 
     async fn attributes_of_load_balancer(&self, arn: &str) -> Result<Attributes, ElbError> {
-        let regional = self.turn(arn).await;
-        let request = regional.client.describe_load_balancer_attributes().load_balancer_arn(arn);
-        let reply = regional.call("DescribeLoadBalancerAttributes", request.send()).await?;
+        let turn = self.target_groups.elb.budget.acquire().await;
+        let client = self.target_groups.elb.client(arn);
+        let request = client.describe_load_balancer_attributes().load_balancer_arn(arn);
+        let reply = call("DescribeLoadBalancerAttributes", turn, Box::pin(request.send())).await?;
         Ok(attributes(reply.attributes().iter().map(|one| (one.key(), one.value()))))
     }
 
     async fn listeners(&self, arn: &str) -> Result<Vec<Listener>, ElbError> {
-        let regional = self.target_groups.elb.in_region(region(arn));
-        let page = async |marker| {
-            let request = regional.client.describe_listeners().load_balancer_arn(arn).set_marker(marker);
-            let reply = regional.call("DescribeListeners", request.send()).await?;
-            Ok((reply.listeners.unwrap_or_default(), reply.next_marker))
-        };
-        Ok(self.target_groups.all_pages(page).await?.iter().map(listener).collect())
-    }
-
-    /// Waits for the budget; then a call about this may go out.
-    async fn turn(&self, arn: &str) -> Regional {
-        self.target_groups.budget.acquire().await;
-        self.target_groups.elb.in_region(region(arn))
+        let turn = self.target_groups.elb.budget.acquire().await;
+        let client = self.target_groups.elb.client(arn);
+        let pages = client.describe_listeners().load_balancer_arn(arn).into_paginator().items().send();
+        let listeners: Vec<_> = call("DescribeListeners", turn, Box::pin(pages.collect())).await?;
+        Ok(listeners.iter().map(listener).collect())
     }
 }
 
-fn region(arn: &str) -> &str {
-    arn.split(':').nth(3).unwrap_or_default()
+async fn describe(
+    client: Client,
+    turn: Turn<'_>,
+    arns: Vec<String>,
+) -> Result<HashMap<String, LoadBalancer>, ElbError> {
+    let request = client.describe_load_balancers().set_load_balancer_arns(Some(arns));
+    let reply = call(DESCRIBE_LOAD_BALANCERS, turn, Box::pin(request.send())).await?;
+    let read = |described| load_balancer(described).map(|known| (known.arn.clone(), known));
+    Ok(reply.load_balancers().iter().filter_map(read).collect())
 }
 
 /// Empty where there is none.
@@ -193,3 +178,5 @@ fn listener(described: &types::Listener) -> Listener {
         forwards: forwards.collect(),
     }
 }
+
+const DESCRIBE_LOAD_BALANCERS: &str = "DescribeLoadBalancers";

@@ -16,7 +16,6 @@ use crate::aws::{RetryExpired, chain, retry_partition};
 use crate::report::{GroupReport, Outcome};
 use crate::settings::environment::MetricsDestination;
 
-/// Publishes the metrics of runs.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     destination: MetricsDestination,
@@ -26,40 +25,37 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(destination: MetricsDestination, namespace: &str, sdk: &SdkConfig) -> Self {
-        let timeouts =
-            TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).operation_timeout(OPERATION_TIMEOUT);
-        let config = Builder::from(sdk)
-            .retry_partition(retry_partition())
-            .retry_classifier(RetryExpired)
-            .timeout_config(timeouts.build());
-        Self { destination, namespace: namespace.to_owned(), client: Client::from_conf(config.build()) }
+        // A lost reply leaves time for another attempt.
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(PATIENCE / 3).build();
+        let config = Builder::from(sdk).timeout_config(timeouts).retry_partition(retry_partition());
+        let client = Client::from_conf(config.retry_classifier(RetryExpired).build());
+        Self { destination, namespace: namespace.to_owned(), client }
     }
 
     /// Publishes what `reports` say, until `deadline` at the latest. What can't be sent is a logged warning: the targets
     /// are right, and that is what counts.
     pub(crate) async fn publish(&self, reports: &[GroupReport], deadline: Instant) {
-        let problem = match self.destination {
-            MetricsDestination::CloudWatch => timeout_at(deadline.into(), self.put(reports))
-                .await
-                .unwrap_or_else(|_| Err("no reply in time".to_owned())),
-            MetricsDestination::Emf => self.print(reports).map_err(|error| error.to_string()),
-            MetricsDestination::Off => Ok(()),
+        let deadline = deadline.min(Instant::now() + PATIENCE);
+        let sent = match self.destination {
+            MetricsDestination::CloudWatch => timeout_at(deadline.into(), self.put(reports)).await,
+            MetricsDestination::Emf => Ok(self.print(reports).map_err(|error| error.to_string())),
+            MetricsDestination::Off => return,
         };
-        if let Err(problem) = problem {
+        if let Err(problem) = sent.unwrap_or_else(|_| Err("PutMetricData failed: no reply in time".to_owned())) {
             warn!(problem, "not all metrics were sent");
         }
     }
 
     async fn put(&self, reports: &[GroupReport]) -> Result<(), String> {
         let now = DateTime::from(SystemTime::now());
-        let data = reports.iter().flat_map(|report| {
+        let mut data = Vec::new();
+        for report in reports {
             let dimension = Dimension::builder().name(DIMENSION).value(report.target_group_arn.dimension()).build();
-            metrics(report).into_iter().map(move |(name, value)| {
+            data.extend(metrics(report).into_iter().map(|(name, value)| {
                 let datum = MetricDatum::builder().metric_name(name).timestamp(now).unit(StandardUnit::Count);
                 datum.value(value as f64).dimensions(dimension.clone()).build()
-            })
-        });
-        let data: Vec<_> = data.collect();
+            }));
+        }
         // At the same time, because little is left of a run in which something hung.
         let calls = data.chunks(METRICS_IN_A_CALL).map(|data| {
             self.client.put_metric_data().namespace(&self.namespace).set_metric_data(Some(data.to_vec())).send()
@@ -109,6 +105,5 @@ const DIMENSION: &str = "TargetGroup";
 /// takes 1,000 metrics and 1 MB in a request; as many of ours are about 200 KB.
 const METRICS_IN_A_CALL: usize = 1000;
 
-/// How long to wait for a reply, and with all retries: the sync is done by then, and Lambda bills the wait.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1500);
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long to wait: the sync is done by then, and Lambda bills the wait.
+const PATIENCE: Duration = Duration::from_secs(4);

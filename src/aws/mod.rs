@@ -1,9 +1,7 @@
 //! How the AWS SDK is set up, and how its errors read.
 
-pub(crate) mod budget;
 pub(crate) mod elb;
 pub(crate) mod inspection;
-pub(crate) mod many;
 pub(crate) mod metrics;
 pub(crate) mod tagging;
 pub(crate) mod target_group;

@@ -19,7 +19,6 @@ use crate::target::TargetGroupArn;
 pub(crate) struct Tagging(Client);
 
 impl Tagging {
-    /// Asks with `sdk`'s credentials and settings, in its Region.
     pub(crate) fn new(sdk: &SdkConfig) -> Self {
         // A lost reply leaves time for another attempt.
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
@@ -30,10 +29,7 @@ impl Tagging {
 
     /// The target groups that have a tag of hostnames, with all their tags. What was tagged or deleted moments ago may be
     /// listed as it was before.
-    ///
-    /// # Errors
-    ///
-    /// Where a call fails, or the list takes longer than `patience`: a part of it is none.
+    /// It fails where a call fails, or the list takes longer than `patience`: a part of it is none.
     pub(crate) async fn tagged(&self, patience: Duration) -> Result<BTreeMap<TargetGroupArn, Tags>, ElbError> {
         let problem = || format!("given up after {:.1} s", patience.as_secs_f64());
         let listed = timeout(patience, self.all_pages()).await;

@@ -9,6 +9,7 @@
 )]
 
 mod bad_input; // every row of the contract's tables, given wrongly
+mod budget; // what our own request budget puts off
 mod check; // what is wrong with the set-up
 mod codes; // each code of that
 mod corpus; // what the fuzz targets found

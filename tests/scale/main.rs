@@ -119,9 +119,8 @@ impl Fleet {
     }
 }
 
-/// The 40 that AWS documents, as many as the default budget lets go at once, and what that regains in 2 s: as long may the
-/// first requests be on their way where the processors are busy, while the quota is full.
-const BURST: u32 = 60;
+/// What AWS documents, and as many as the default budget lets go at once.
+const BURST: u32 = 40;
 
 fn hostname(number: usize) -> String {
     format!("g{number:04}.test")
@@ -379,4 +378,28 @@ async fn what_the_deadline_keeps_a_check_from_is_deferred() {
     assert_eq!(checked + deferred, 100, "{outcomes:?}");
     // The budget of these 8 s is 120 requests, of which 15 are for all and 4 for each.
     assert!((10..=28).contains(&checked), "{checked}");
+}
+
+#[tokio::test]
+async fn one_refused_target_of_two_hundred_new_ones_keeps_no_other_out_for_long() {
+    let _alone = alone().await;
+    let addresses: Vec<_> = (0..200).map(address).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let (world, arn) = World::with_database(&addresses, &[]).await;
+    let binding = json!({"hostname": "db.test", "target_group_arn": arn, "lookups": 1});
+    let world = world.set("BINDINGS", json!([binding])).set("ELB_REQUESTS_PER_SECOND", 10);
+    world.aws.refuse_target(&arn, addresses[7]);
+    let function = world.function().await;
+    // Each run goes on where the time of the one before was over.
+    let mut counts = Vec::new();
+    for _ in 0..4 {
+        let error = invoke_within(&function, json!({}), Duration::from_secs(8)).await.unwrap_err().to_string();
+        counts.push(world.aws.registered(&arn).len());
+        if error.contains("RegisterTargets refused") {
+            break;
+        }
+        assert!(error.contains("given up shortly before the deadline"), "{error}");
+    }
+    assert!(counts.len() > 1 && counts.is_sorted_by(|one, other| one < other), "{counts:?}");
+    assert_eq!(counts.last(), Some(&199), "{counts:?}");
 }
