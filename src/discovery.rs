@@ -1,8 +1,8 @@
 //! Target groups that say by their tags what they follow: found before a run, and remembered for the next ones.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+use std::{cell::RefCell, rc::Rc};
 
 use tracing::{info, warn};
 
@@ -11,7 +11,6 @@ use crate::{
     target::TargetGroupArn,
 };
 
-/// Finds target groups by their tags.
 #[derive(Debug)]
 pub(crate) struct Finder {
     tagging: Tagging,
@@ -20,59 +19,55 @@ pub(crate) struct Finder {
     allowed: AllowedHostnames,
     /// The one on the wall, which goes on while the process is frozen.
     clock: fn() -> SystemTime,
-    known: Mutex<Known>,
+    known: RefCell<Known>,
 }
 
 /// What an execution environment knows of the tags.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    found: Arc<Found>,
-    /// When it was asked for; `None` where that failed the last time, or never was.
+    found: Rc<Found>,
+    /// Why it is not what the tags say now: it could not be asked for the last time.
+    failure: Option<ElbError>,
     asked_at: Option<SystemTime>,
 }
 
 impl Finder {
-    /// Finds what `tagging` lists. `given` are the target groups of `BINDINGS`.
     pub(crate) fn new(tagging: Tagging, given: &[Group], allowed: AllowedHostnames, clock: fn() -> SystemTime) -> Self {
         let given = given.iter().map(|group| group.arn.clone()).collect();
-        Self { tagging, given, allowed, clock, known: Mutex::default() }
+        Self { tagging, given, allowed, clock, known: RefCell::default() }
     }
 
     /// What the tags bind, asked for if that is due; where it can't be had, what was known before, and why. The run, whose
     /// time is over at `cutoff`, waits for this.
-    pub(crate) async fn search(&self, cutoff: Instant) -> (Arc<Found>, Option<ElbError>) {
-        let asked_at = (self.clock)();
-        let Known { found: known, asked_at: before } = self.known().clone();
+    pub(crate) async fn search(&self, cutoff: Instant) -> (Rc<Found>, Option<ElbError>) {
+        let now = (self.clock)();
+        let mut known = self.known.borrow().clone();
         // It is due, too, where the clock was set back.
-        if before.is_some_and(|at| asked_at.duration_since(at).is_ok_and(|age| age < INTERVAL)) {
-            return (known, None);
-        }
-        let patience = PATIENCE.min(cutoff.saturating_duration_since(Instant::now()) / 2);
-        match self.tagging.tagged(patience).await {
-            Ok(tagged) => {
-                let found = Arc::new(Found::read(&tagged, &self.given, &self.allowed));
-                log(&found, &known);
-                *self.known() = Known { found: Arc::clone(&found), asked_at: Some(asked_at) };
-                (found, None)
-            }
-            Err(error) => {
-                self.known().asked_at = None;
+        if !known.asked_at.is_some_and(|at| now.duration_since(at).is_ok_and(|age| age < INTERVAL)) {
+            known.asked_at = Some(now);
+            let patience = PATIENCE.min(cutoff.saturating_duration_since(Instant::now()) / 2);
+            let tagged = self.tagging.tagged(patience).await;
+            known.failure = tagged.as_ref().err().map(|error| {
                 let problem = format!("target groups could not be found by their tags: {}", error.problem);
-                let error = ElbError { problem, ..error };
-                warn!(kind = "discovery", problem = %error, known = known.groups.len(), "not found");
-                (known, Some(error))
+                ElbError { problem, ..*error }
+            });
+            if let Ok(tagged) = tagged {
+                let found = Found::read(&tagged, &self.given, &self.allowed);
+                log(&found, &known.found);
+                known.found = Rc::new(found);
             }
+            self.known.replace(known.clone());
         }
+        if let Some(failure) = &known.failure {
+            let groups = known.found.groups.len();
+            warn!(kind = "discovery", problem = %failure, known = groups, "not found");
+        }
+        (known.found, known.failure)
     }
 
-    /// Forgets a target group that there is no more.
     pub(crate) fn forget(&self, arn: &TargetGroupArn) {
         warn!(target_group = %arn, "there is no such target group any more, although its tags are still listed");
-        Arc::make_mut(&mut self.known().found).groups.remove(arn);
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        Rc::make_mut(&mut self.known.borrow_mut().found).groups.remove(arn);
     }
 }
 
@@ -89,7 +84,7 @@ fn log(found: &Found, known: &Found) {
     }
 }
 
-/// How long what was found counts, at least.
+/// The contract: how long what was found counts, and a failure, too.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a run waits for a search. Without one it still follows DNS for all that is known.
