@@ -1,20 +1,22 @@
 //! The DNS edge: which name server is asked, in which way, and for how long. Nothing is cached, and no connection is kept.
+//!
+//! hickory-proto reads and writes the messages. Its companion hickory-resolver does not serve rules 7 and 15: it hides loops
+//! of CNAMEs and the times to live of those that come alone, and asks by TCP only where a reply says that it is truncated.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use std::{fs, net::SocketAddr};
+use std::{fs, iter::zip, net::SocketAddr};
 
 use futures_util::future::ready;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use leaky_bucket::RateLimiter;
 use resolv_conf::ScopedIp;
 use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
 
 use self::wire::Way;
 use crate::failure::{DnsFailure, ResolveError};
-use crate::{answer::Answer, hostname::Hostname, target::IpFamily};
+use crate::{answer::Answer, budget::Budget, hostname::Hostname, target::IpFamily};
 
 mod wire;
 
@@ -23,64 +25,59 @@ mod wire;
 pub struct Resolver {
     servers: Vec<Server>,
     open: Semaphore,
-    budget: RateLimiter,
+    budget: Budget,
 }
 
 /// A name server, and what is known of it.
 #[derive(Debug)]
 struct Server {
     address: SocketAddr,
-    /// Whether it answered a query without EDNS where it had not answered one with it.
+    /// Whether it answered a query without EDNS where it did not understand one, or was silent to two.
     lacks_edns: AtomicBool,
 }
 
 impl Resolver {
     /// A resolver that asks `servers`; where there are none given, those that the system is configured with.
-    ///
-    /// # Errors
-    ///
-    /// Where the system's configuration is asked for and can't be read, or names no server.
+    /// It fails where the system's configuration is asked for and can't be read, or names no server.
     pub fn new(servers: Option<&[SocketAddr]>) -> Result<Self, NoNameServer> {
         let servers = servers.map_or_else(system_servers, |servers| Ok(servers.to_vec()))?;
         if servers.is_empty() {
             return Err(NoNameServer("names none that can be used".to_owned()));
         }
-        let servers =
-            servers.into_iter().map(|address| Server { address, lacks_edns: AtomicBool::default() }).collect();
-        let (burst, interval) = (QUERIES_PER_SECOND as usize / 2, Duration::from_secs(1) / QUERIES_PER_SECOND);
-        let budget = RateLimiter::builder().initial(burst).max(burst).refill(1).interval(interval).build();
+        let known = |address| Server { address, lacks_edns: AtomicBool::default() };
+        let servers = servers.into_iter().map(known).collect();
+        let budget = Budget::new(Duration::from_secs(1) / QUERIES_PER_SECOND, Duration::from_millis(500), u32::MAX);
         Ok(Self { servers, open: Semaphore::new(MOST_OPEN), budget })
     }
 
     /// Asks for the addresses of `hostname` in one family, until `until` at the latest: the servers in their order, until one
     /// answers or says that there is no such name or record. Those that were silent or could not find out are then asked
     /// once more, all at once, so that a dead one costs no more time.
-    ///
-    /// # Errors
-    ///
-    /// Where no server answered, or one said that there is no such name or no such record.
+    /// It fails where no server answered, or one said that there is no such name or no such record.
     pub async fn resolve(&self, hostname: &Hostname, family: IpFamily, until: Instant) -> Result<Answer, ResolveError> {
         let mut failures = Vec::new();
         let Ok(_permit) = timeout_at(until.into(), self.open.acquire()).await else {
             return Err(ResolveError { failures });
         };
-        for (server, left) in self.servers.iter().zip((1..=self.servers.len()).rev()) {
+        for (server, left) in zip(&self.servers, (1..=self.servers.len()).rev()) {
             let patience = if left == 1 { LAST_SILENCE } else { SILENCE };
             let time = self.turn(until).await / u32::try_from(left).unwrap_or(u32::MAX);
-            match self.ask(server, hostname, family, patience, time, patience.min(time) / 5).await {
+            match self.ask(server, hostname, family, patience, time, patience.min(time) / 7).await {
                 Ok(decided) => return decided,
                 Err(failure) => failures.push((server.address, failure)),
             }
         }
-        let again = self.servers.iter().zip(&mut failures).filter(|(_, (_, known))| known.may_pass());
+        let again = zip(&self.servers, &mut failures).filter(|(_, (_, known))| known.may_pass());
         let again = again.map(async |(server, (_, known))| {
             let time = self.turn(until).await;
             // The next way is tried only where one failed, not beside it: each takes a socket.
-            match self.ask(server, hostname, family, LAST_SILENCE, time, Duration::MAX).await {
+            let failure = match self.ask(server, hostname, family, LAST_SILENCE, time, Duration::MAX).await {
                 Ok(decided) => return Some(decided),
-                // The first silence tells more.
-                Err(failure) if failure.is_silence() => {}
-                Err(failure) => *known = failure,
+                Err(failure) => failure,
+            };
+            // The first silence tells more.
+            if !failure.is_silence() {
+                *known = failure;
             }
             None
         });
@@ -90,7 +87,7 @@ impl Resolver {
 
     /// Waits until a query may go out, and tells how much time is left: none where it runs out meanwhile.
     async fn turn(&self, until: Instant) -> Duration {
-        let _ = timeout_at(until.into(), self.budget.acquire_one()).await;
+        let _ = timeout_at(until.into(), self.budget.acquire()).await;
         until.saturating_duration_since(Instant::now())
     }
 
@@ -111,9 +108,10 @@ impl Resolver {
             let id = wire::id();
             let look_up = |way| wire::look_up(server.address, way, id, hostname, family, &self.budget);
             let start = |way| async move { (way, look_up(way).await) };
-            let mut ways = VecDeque::from([Way::UdpWithEdns, Way::Udp, Way::Tcp]);
+            // Twice with EDNS, because a datagram may be lost.
+            let mut ways = VecDeque::from([Way::UdpWithEdns, Way::UdpWithEdns, Way::Udp, Way::Tcp]);
             if server.lacks_edns.load(Relaxed) {
-                ways.pop_front();
+                ways.drain(..2);
             }
             let mut open: FuturesUnordered<_> = ways.pop_front().map(start).into_iter().collect();
             loop {
@@ -123,7 +121,7 @@ impl Resolver {
                     server.lacks_edns.fetch_or(way == Way::Udp && is_understood, Relaxed);
                     match reply {
                         Err(failure) if failure.is_of_the_way() => {
-                            ways.retain(|way| *way == Way::Tcp || !is_understood);
+                            ways.retain(|way| *way == Way::Tcp || (*way == Way::Udp && !is_understood));
                             // Many servers are closed to TCP, which tells nothing of them.
                             if way != Way::Tcp || !matches!(failure, DnsFailure::Transport(_)) {
                                 told = Some(failure);
@@ -133,7 +131,7 @@ impl Resolver {
                     }
                 }
                 if let Some(way) = ways.pop_front() {
-                    self.budget.acquire_one().await;
+                    let _turn = self.budget.acquire().await;
                     open.push(start(way));
                 }
             }
@@ -178,5 +176,5 @@ const LAST_SILENCE: Duration = Duration::from_secs(3);
 /// other functions may share, and a query with TCP takes several. Half as many may go out at once.
 pub const QUERIES_PER_SECOND: u32 = 500;
 
-/// Lookups under way at once, each with up to three sockets: a Lambda execution environment has 1,024 file descriptors.
-const MOST_OPEN: usize = 250;
+/// Lookups under way at once, each with up to four sockets: a Lambda execution environment has 1,024 file descriptors.
+const MOST_OPEN: usize = 200;

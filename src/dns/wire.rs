@@ -1,5 +1,4 @@
-//! One lookup in one way. Of hickory, it takes the format of messages: hickory's resolver hides loops of CNAMEs and the
-//! times to live of those that come alone.
+//! One lookup in one way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -8,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use leaky_bucket::RateLimiter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::{answer::Answer, failure::DnsFailure, hostname::Hostname, target::IpFamily};
+use crate::{answer::Answer, budget::Budget, failure::DnsFailure, hostname::Hostname, target::IpFamily};
 
 /// A way to ask a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,7 +33,7 @@ pub(super) async fn look_up(
     id: u16,
     hostname: &Hostname,
     family: IpFamily,
-    budget: &RateLimiter,
+    budget: &Budget,
 ) -> Result<Answer, DnsFailure> {
     let mut asked = Name::from_ascii(format!("{}.", hostname.canonical())).map_err(malformed)?;
     let (addresses, names, at) = (BTreeSet::new(), Vec::new(), Instant::now());
@@ -63,7 +61,7 @@ pub(super) async fn look_up(
             return Ok(Answer { at: Instant::now(), ..answer });
         };
         asked = next;
-        budget.acquire_one().await;
+        let _turn = budget.acquire().await;
     }
     Err(DnsFailure::CnameChain)
 }

@@ -102,6 +102,11 @@ impl FakeDns {
         self.script().ttl = seconds;
     }
 
+    /// The next datagrams get lost, so many of them.
+    pub fn lose(&self, datagrams: usize) {
+        self.script().lost = datagrams;
+    }
+
     /// The server takes so long for each reply. A TCP query waits for those before it of its connection.
     pub fn set_delay(&self, delay: Duration) {
         self.script().delay = delay;

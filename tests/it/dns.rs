@@ -92,6 +92,18 @@ async fn rule_7_a_server_that_understands_all_is_asked_once_and_by_udp() {
 }
 
 #[tokio::test]
+async fn rule_7_a_lost_datagram_says_nothing_of_a_server() {
+    let server = saying(Reply::many(74)).await;
+    let resolver = resolver(&[server.address()]);
+    server.lose(1);
+    ask(&resolver, 10).await.unwrap();
+    server.clear_queries();
+    ask(&resolver, 10).await.unwrap();
+    let queries: Vec<_> = server.queries().iter().map(|query| (query.has_edns, query.over_tcp)).collect();
+    assert_eq!(queries, [(true, false)]);
+}
+
+#[tokio::test]
 async fn rule_7_the_next_server_is_asked_until_one_answers() {
     let good = saying(Reply::many(2)).await;
     let silent = saying(Reply::Silent).await;

@@ -50,6 +50,7 @@ pub(super) struct Script {
     pub(super) queries: Vec<Query>,
     pub(super) delay: Duration,
     pub(super) quirks: Vec<Quirk>,
+    pub(super) lost: usize,
 }
 
 impl Script {
@@ -114,6 +115,10 @@ impl Server {
             let mut script = self.0.lock().unwrap();
             let name = key.0.to_ascii().trim_end_matches('.').to_owned();
             script.queries.push(Query { id, name, record_type: key.1, over_tcp, has_edns, at: Instant::now() });
+            if !over_tcp && script.lost > 0 {
+                script.lost -= 1;
+                return None;
+            }
             let has = |quirk| script.quirks.contains(&quirk);
             let is_unheard = if over_tcp { has(Quirk::UdpOnly) } else { has(Quirk::TcpOnly) };
             if has(Quirk::Silent) || is_unheard || (has_edns && has(Quirk::EdnsDropped)) {
