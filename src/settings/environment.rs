@@ -50,10 +50,7 @@ pub enum MetricsDestination {
 impl Config {
     /// Reads the environment through `variable`. One that is set to the empty string counts as absent: an infrastructure
     /// template can often not leave a variable out.
-    ///
-    /// # Errors
-    ///
-    /// Names every variable that holds a wrong value, with the value and what is accepted.
+    /// An error names every variable that holds a wrong value, with the value and what is accepted.
     pub fn parse(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut reader = Reader { variable, problems: Vec::new() };
         let hostnames = "a comma-separated list of hostnames and of suffixes such as *.example.com";

@@ -37,12 +37,7 @@ pub enum WatchRequest {
 }
 
 impl Request {
-    /// Reads an event.
-    ///
-    /// # Errors
-    ///
-    /// Where it is neither an event that is known nor a well-formed direct request. What is unknown is refused by name: a
-    /// mistyped `dryrun` must never change anything.
+    /// Reads an event. What is unknown is refused by name: a mistyped `dryrun` must never change anything.
     pub fn from_event(event: Value) -> Result<Self, InvalidJson> {
         let of_event = |starts_watch: Option<bool>| Self {
             trigger: if starts_watch.is_some() { Trigger::RdsEvent } else { Trigger::Schedule },
@@ -120,7 +115,6 @@ fn watch_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u3
     integer(deserializer, 0..=LONGEST_INVOCATION)
 }
 
-/// What a message calls the event as a whole.
 const EVENT: &str = "event";
 
 const ACCEPTED: &str = "accepted are an empty object, an EventBridge event, an SNS record that carries an RDS \

@@ -13,11 +13,8 @@ pub(super) fn eventbridge_starts_watch(event: &Value) -> Option<bool> {
     Some(!are_quiet && has_endpoint(event.get("detail-type")))
 }
 
-/// Whether any of the `Records` of an SNS event starts a watch.
-///
-/// # Errors
-///
-/// Where none of them carries what RDS publishes to a topic, or a rule forwards of it: what they carry.
+/// Whether any of the `Records` of an SNS event starts a watch; an error where none of them carries what RDS publishes to a
+/// topic, or a rule forwards of it.
 pub(super) fn sns_starts_watch(records: &Value) -> Result<bool, String> {
     let (mut watch, mut problem) = (None, "it holds no record that carries an RDS notification".to_owned());
     for record in records.as_array().into_iter().flatten() {
