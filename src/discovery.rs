@@ -44,9 +44,9 @@ impl Finder {
         let mut known = self.known.borrow().clone();
         // It is due, too, where the clock was set back.
         if !known.asked_at.is_some_and(|at| now.duration_since(at).is_ok_and(|age| age < INTERVAL)) {
-            known.asked_at = Some(now);
             let patience = PATIENCE.min(cutoff.saturating_duration_since(Instant::now()) / 2);
             let tagged = self.tagging.tagged(patience).await;
+            known.asked_at = tagged.is_ok().then_some(now);
             known.failure = tagged.as_ref().err().map(|error| {
                 let problem = format!("target groups could not be found by their tags: {}", error.problem);
                 ElbError { problem, ..*error }
@@ -84,7 +84,7 @@ fn log(found: &Found, known: &Found) {
     }
 }
 
-/// The contract: how long what was found counts, and a failure, too.
+/// How long what was found counts, at least.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a run waits for a search. Without one it still follows DNS for all that is known.
