@@ -31,14 +31,18 @@ struct Spent {
 /// then, so nothing is regained for it before.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Turn<'a>(&'a Budget);
+pub(crate) struct Turn<'a> {
+    budget: &'a Budget,
+    /// What it takes of the budget at its end.
+    price: Duration,
+}
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut spent = self.0.spent();
+        let mut spent = self.budget.spent();
         spent.open -= 1;
-        spent.until = spent.until.max(Instant::now()) + self.0.interval;
-        self.0.ended.notify_one();
+        spent.until = spent.until.max(Instant::now()) + self.price;
+        self.budget.ended.notify_one();
     }
 }
 
@@ -69,7 +73,14 @@ impl Budget {
     /// A request that waits for nothing. Who waits next waits for it, too.
     pub(crate) fn take(&self) -> Turn<'_> {
         self.spent().open += 1;
-        Turn(self)
+        Turn { budget: self, price: self.interval }
+    }
+
+    /// The same of one that was paid for: it had a turn that ended unused.
+    pub(crate) fn take_paid(&self) -> Turn<'_> {
+        let mut turn = self.take();
+        turn.price = Duration::ZERO;
+        turn
     }
 
     /// Whether so many requests could go out at once.

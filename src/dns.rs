@@ -60,7 +60,8 @@ impl Resolver {
             return Err(ResolveError { failures });
         };
         for (server, left) in zip(&self.servers, (1..=self.servers.len()).rev()) {
-            let patience = if left == 1 { LAST_SILENCE } else { SILENCE };
+            let is_last = left == 1 && !failures.iter().any(|(_, failure): &(_, DnsFailure)| failure.may_pass());
+            let patience = if is_last { LAST_SILENCE } else { SILENCE };
             let time = self.turn(until).await / u32::try_from(left).unwrap_or(u32::MAX);
             match self.ask(server, hostname, family, patience, time, patience.min(time) / 7).await {
                 Ok(decided) => return decided,

@@ -21,8 +21,16 @@ use crate::finding::Finding;
 use crate::target::{Facts, TargetGroupArn};
 use crate::world::{Edges, GroupWorld, log_changes};
 use crate::{
-    aws::inspection::Inspection, budget::Turn, check::Check, dns::QUERIES_PER_SECOND, kind::HostnameKind,
-    memory::Memory, network::AllowedNetworks, report::GroupReport, set_up::SetUp, settings::event::Request,
+    aws::inspection::Inspection,
+    budget::Turn,
+    check::Check,
+    dns::QUERIES_PER_SECOND,
+    kind::HostnameKind,
+    memory::Memory,
+    network::AllowedNetworks,
+    report::{GroupReport, addresses},
+    set_up::SetUp,
+    settings::event::Request,
     tags::State,
 };
 
@@ -217,6 +225,7 @@ impl Fleet {
                 let look = Look::new(&self.task(job.group, facts), &job.early);
                 report.failures.extend(look.failures.into_iter().filter(|failure| !failure.is_out_of_time()));
                 (report.resolved, report.refused) = (look.resolved, look.refused);
+                report.answers = addresses(&job.early);
             }
             facts => report.failures.extend(facts.and_then(Result::err).map(Failure::from)),
         }

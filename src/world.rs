@@ -59,10 +59,12 @@ pub(crate) struct GroupWorld<'a> {
     group: &'a Group,
     family: IpFamily,
     cutoff: Instant,
-    /// What the budget was waited for and is not used yet.
+    /// For the first list.
     turn: Cell<Option<Turn<'a>>>,
+    /// Whether the budget was waited for, and nothing used it yet.
+    has_turn: Cell<bool>,
     /// What is waited for now.
-    waits: RefCell<BTreeSet<&'static str>>,
+    waits: RefCell<Vec<&'static str>>,
     observed: RefCell<Option<GroupReport>>,
     elb: Client,
 }
@@ -76,26 +78,31 @@ impl<'a> GroupWorld<'a> {
         turn: Option<Turn<'a>>,
         cutoff: Instant,
     ) -> Self {
-        let (turn, waits, observed) = (Cell::new(turn), RefCell::default(), RefCell::default());
+        let (turn, has_turn) = (Cell::new(turn), Cell::default());
+        let (waits, observed) = (RefCell::default(), RefCell::default());
         let elb = edges.target_groups.elb.client(group.arn.as_str());
-        Self { edges, group, family, cutoff, turn, waits, observed, elb }
+        Self { edges, group, family, cutoff, turn, has_turn, waits, observed, elb }
     }
 
     /// What a run was waiting for when it was given up.
     pub(crate) fn waiting(&self) -> String {
-        self.waits.borrow().iter().copied().collect::<Vec<_>>().join(" and ")
+        let waits: BTreeSet<_> = self.waits.borrow().iter().copied().collect();
+        waits.into_iter().collect::<Vec<_>>().join(" and ")
     }
 
     /// Whether that was nothing but its turn.
     pub(crate) fn is_put_off(&self) -> bool {
-        self.waits.borrow().iter().eq([&BUDGET])
+        let waits = self.waits.borrow();
+        !waits.is_empty() && waits.iter().all(|what| *what == BUDGET)
     }
 
     /// Waits for `future`, and remembers so for as long as it takes. The memory stays where the wait is given up.
     async fn wait<T>(&self, what: &'static str, future: impl Future<Output = T>) -> T {
-        self.waits.borrow_mut().insert(what);
+        self.waits.borrow_mut().push(what);
         let output = future.await;
-        self.waits.borrow_mut().remove(what);
+        let mut waits = self.waits.borrow_mut();
+        let ended = waits.iter().position(|other| *other == what);
+        ended.map(|position| waits.remove(position));
         output
     }
 
@@ -106,6 +113,7 @@ impl<'a> GroupWorld<'a> {
     async fn take_turn(&self) -> Turn<'a> {
         match self.turn.take() {
             Some(turn) => turn,
+            None if self.has_turn.take() => self.budget().take_paid(),
             None => self.wait(BUDGET, self.budget().acquire()).await,
         }
     }
@@ -113,7 +121,8 @@ impl<'a> GroupWorld<'a> {
     /// Lets the change that comes next wait for nothing: a list may have used its turn meanwhile, and to wait again would make
     /// old what it is decided on.
     fn hurry(&self) {
-        self.turn.set(Some(self.turn.take().unwrap_or_else(|| self.budget().take())));
+        let turn = if self.has_turn.take() { self.budget().take_paid() } else { self.budget().take() };
+        self.turn.set(Some(turn));
     }
 
     /// Makes a call of ELBv2 when it has its turn.
@@ -215,8 +224,9 @@ impl World for GroupWorld<'_> {
     }
 
     async fn turn(&self) {
-        let turn = self.take_turn().await;
-        self.turn.set(Some(turn));
+        // Kept open while DNS is asked, it would keep others waiting.
+        drop(self.take_turn().await);
+        self.has_turn.set(true);
     }
 
     async fn resolve(&self, names: &BTreeSet<Hostname>) -> Answers {
@@ -245,17 +255,19 @@ impl World for GroupWorld<'_> {
     async fn write_tags(&self, changes: &TagChanges) -> Result<(), ElbError> {
         self.hurry();
         let arn = self.group.arn.as_str();
+        // What can't be removed keeps nothing else out.
+        let mut removed = Ok(());
         if !changes.remove.is_empty() {
             let keys = Some(changes.remove.iter().cloned().collect());
             let request = self.elb.remove_tags().resource_arns(arn).set_tag_keys(keys);
-            self.call("RemoveTags", request.send()).await?;
+            removed = self.call("RemoveTags", request.send()).await.map(drop);
         }
         if !changes.add.is_empty() {
             let tags = changes.add.iter().map(|(key, value)| Tag::builder().key(key).value(value).build());
             let request = self.elb.add_tags().resource_arns(arn).set_tags(Some(tags.collect()));
             self.call("AddTags", request.send()).await?;
         }
-        Ok(())
+        removed
     }
 
     async fn register(&self, targets: &BTreeSet<Target>) -> Changed {
@@ -267,8 +279,6 @@ impl World for GroupWorld<'_> {
     }
 
     async fn sleep(&self, pause: Duration) {
-        // Nobody shall wait for a turn that is not used.
-        drop(self.turn.take());
         sleep(pause).await;
     }
 

@@ -53,6 +53,9 @@ impl Memory {
     /// A run over these hostnames begins.
     pub fn begin_run(&mut self, task: &Task<'_>) {
         let hostnames = task.group.hostnames();
+        // An event may leave a name out that comes back.
+        let rotating = self.samples.iter().filter(|(_, samples)| samples.rotates);
+        self.rotating.extend(rotating.map(|(hostname, _)| rotating_name(hostname).to_owned()));
         self.samples.retain(|hostname, _| hostnames.contains(hostname));
         for hostname in hostnames {
             let samples = self.samples.entry(hostname.clone()).or_insert_with(|| Samples::new(hostname));

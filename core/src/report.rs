@@ -6,6 +6,7 @@ use std::{mem, net::IpAddr};
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
+use crate::answer::Answers;
 use crate::binding::{Group, Ownership};
 use crate::clock::{Now, Timestamp};
 use crate::plan::{HoldReason, Plan};
@@ -101,6 +102,12 @@ pub struct GroupReport {
     /// What is not as it should be, and did not make it fail.
     #[serde(skip)]
     pub warnings: Vec<String>,
+    /// How many changes AWS accepted: a target may go and come back.
+    #[serde(skip)]
+    pub registrations: usize,
+    /// See `registrations`.
+    #[serde(skip)]
+    pub deregistrations: usize,
     /// Whether the budget put it off.
     #[serde(skip)]
     pub is_deferred: bool,
@@ -195,6 +202,8 @@ impl GroupReport {
             kinds: kinds.collect(),
             registered: known.registered.clone(),
             deregistered: known.deregistered.clone(),
+            registrations: known.registered.len(),
+            deregistrations: known.deregistered.len(),
             waiting: waiting.collect(),
             held: plan.held.iter().map(|(target, hold)| HeldTarget { target: *target, reason: hold.reason }).collect(),
             dns_milliseconds: known.took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
@@ -208,9 +217,7 @@ impl GroupReport {
         if known.mode == Mode::DryRun {
             report.registered.extend(&plan.register);
             report.deregistered.extend(plan.deregister.iter().map(|shown| shown.target));
-            let answers = known.answers.iter();
-            let answers = answers.filter_map(|(name, answer)| Some((name.clone(), answer.as_ref().ok()?)));
-            report.answers = answers.map(|(name, answer)| (name, answer.addresses.clone())).collect();
+            report.answers = addresses(&known.answers);
             report.sick = sick.into_iter().cloned().cloned().collect();
         }
         report.resolved = plan.look.resolved;
@@ -236,6 +243,8 @@ impl GroupReport {
     pub fn merged(self, mut found: Self) -> Self {
         found.registered.extend(self.registered);
         found.deregistered.extend(self.deregistered);
+        found.registrations += self.registrations;
+        found.deregistrations += self.deregistrations;
         found.targets = found.targets.or(self.targets);
         found.dns_milliseconds = found.dns_milliseconds.or(self.dns_milliseconds);
         found.settled()
@@ -280,6 +289,12 @@ impl GroupReport {
     pub fn names(&self) -> String {
         self.hostnames.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// The addresses that DNS gave for each hostname that resolved.
+pub fn addresses(answers: &Answers) -> BTreeMap<Hostname, BTreeSet<IpAddr>> {
+    let resolved = answers.iter().filter_map(|(name, answer)| Some((name.clone(), answer.as_ref().ok()?)));
+    resolved.map(|(name, answer)| (name, answer.addresses.clone())).collect()
 }
 
 /// Leaves the first `most` entries of a list; returns how many it took away.

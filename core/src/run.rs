@@ -94,6 +94,11 @@ impl<W: World> Run<'_, W> {
                 && self.age(*asked_at) > OLDEST
             {
                 self.list().await;
+                // Another function may have claimed some of the targets meanwhile.
+                if self.task.group.ownership == Ownership::Shared && self.known.state.is_some() {
+                    let tags = self.world.read_tags().await;
+                    self.note_tags(tags);
+                }
             }
             self.refresh().await;
             let plan = self.plan();

@@ -89,8 +89,8 @@ fn metrics(report: &GroupReport) -> Vec<(&'static str, usize)> {
         metrics.extend([("RegisteredTargets", held.registered), ("HealthyTargets", held.healthy)]);
     }
     let others = [
-        ("Registrations", report.registered.len()),
-        ("Deregistrations", report.deregistered.len()),
+        ("Registrations", report.registrations),
+        ("Deregistrations", report.deregistrations),
         ("WaitingTargets", report.waiting.len()),
         ("RefusedAddresses", report.refused.len()),
     ];

@@ -653,6 +653,7 @@ impl Episode {
         let may_refuse = ["InvalidTarget", "TooManyRegistrations", "RefuseTarget"]
             .iter()
             .any(|code| self.strikes("RegisterTargets", code));
+        let strikes_quota = self.strikes("RegisterTargets", "TooManyTargets");
         // By the SDK; or by a watch that does not see yet what was done, of which it has no reply.
         let may_repeat = (self.has_retries || !self.lag.is_zero()) && self.strikes("DeregisterTargets", "ResetAfter");
         let message = match result {
@@ -677,7 +678,7 @@ impl Episode {
                 untouchable,
                 unresolved: !during.unresolved.is_empty(),
                 shared: kind.shared && !has_lost_state,
-                full: group.full,
+                full: group.full || strikes_quota,
                 refused: may_refuse,
             };
             let mut rule = |holds: bool, what: fmt::Arguments<'_>| {
