@@ -49,12 +49,14 @@ recording: $(TOOLS) ## Draw docs/run.svg: what `make run` prints
 
 test: lint unit e2e ## What has to pass before each commit, as in CI (12 minutes)
 
-test-all: lint mutants reproduce conformance ## That, and what takes too long for it: CONTRIBUTING.md names it (hours)
+test-all: lint reproduce conformance ## That, and what takes too long for it: CONTRIBUTING.md names it (hours)
 	@rm -f $${CARGO_TARGET_DIR:-target}/tmp/aws-actions
 	cargo test --locked --workspace -- --include-ignored
 	cargo build --locked
 	$(BIN)/python -m pytest tests/e2e tests/terraform
 	$(MAKE) soak MINUTES=60
+	@# Each night a quarter of them.
+	$(MAKE) mutants SHARD=$$(( $$(date +%-j) % 4 ))/4
 
 lint: $(TOOLS) $(DENY) $(CHECKOV)/installed ## Formatting and lints, of Rust, of Python, of templates and of pages; licences of crates
 	cargo fmt --all --check

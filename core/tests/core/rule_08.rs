@@ -78,6 +78,24 @@ fn what_another_function_owns_stays_until_it_lets_go() {
     assert_eq!(stage.registered(), [2]);
 }
 
+/// Its tag is written while the run that deregisters asks for more answers.
+#[test]
+fn what_another_function_claims_within_a_run_stays() {
+    let mut stage = Stage::with(OWN, &[1, 2], &[1, 2]).shared().grace(60);
+    stage.lookups(OWN, 5);
+    stage.samples(OWN, usize::MAX, 5);
+    stage.run();
+    stage.gives(OWN, &[2]);
+    stage.run();
+    stage.pass(61);
+    stage.later(3, |universe| {
+        let theirs = "nlb-hostname-targets:owned/10.0.0.1_5432/two".to_owned();
+        universe.write_tags(&[(theirs, "used".to_owned())].into());
+    });
+    stage.run();
+    assert_eq!(stage.registered(), [1, 2]);
+}
+
 #[test]
 fn a_group_that_needs_no_state_reads_and_writes_no_tag() {
     let mut stage = Stage::with(OWN, &[2], &[1]);

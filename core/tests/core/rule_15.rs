@@ -166,6 +166,32 @@ fn a_name_that_rotates_stops_churning_once_it_was_seen_to_and_says_what_to_state
 }
 
 #[test]
+fn a_name_that_an_event_leaves_out_is_still_known_to_rotate() {
+    let mut stage = Stage::following(&[(OWN, &[1, 2]), (INSTANCE, &[3])]);
+    stage.samples(OWN, 1, 30);
+    for _ in 0..60 {
+        stage.run();
+        stage.settle();
+        stage.pass(60);
+    }
+    assert_eq!(stage.registered(), [1, 2, 3]);
+    let mut members = None;
+    stage.binding(|group| {
+        members = Some(group.members.clone());
+        group.members.retain(|(name, _)| name.canonical() == INSTANCE);
+    });
+    stage.run();
+    stage.binding(|group| group.members = members.unwrap());
+    let mut deregistered = 0;
+    for _ in 0..5 {
+        stage.settle();
+        stage.pass(60);
+        deregistered += stage.run().deregistered.len();
+    }
+    assert_eq!(deregistered, 0);
+}
+
+#[test]
 fn an_instance_is_followed_at_once_however_often_it_fails_over() {
     let mut stage = Stage::with(INSTANCE, &[1], &[1]);
     for failover in 0..20 {
