@@ -107,7 +107,7 @@ audit: $(DENY) ## Crates with known vulnerabilities, by the advisory database, w
 bench: build ## The release binary: its size, how fast it starts, and what a run takes (10 minutes, and the builds)
 	cargo bench --locked --bench run
 
-bench-failover: $(TOOLS) ## How long a consumer can't write in a failover, in each mode: draws docs/failover.svg (12 minutes)
+bench-failover: $(TOOLS) ## How long a consumer can't write in a failover, in each mode: draws docs/failover.svg (13 minutes)
 	@$(BIN)/python -m benches.failover
 
 conformance: $(TOOLS) ## Each fact about AWS that the function relies on, as a check of our emulation, ministack and moto

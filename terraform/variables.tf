@@ -169,7 +169,7 @@ variable "database_arns" {
   validation {
     # EventBridge takes event patterns of 2,048 characters.
     condition     = length(join(",", var.database_arns)) <= 1700
-    error_message = "database_arns may have 1,700 characters together, about 30 ARNs. Put the others into another module."
+    error_message = "database_arns may have 1,700 characters together, some 25 ARNs. Put the others into another module."
   }
 }
 

@@ -1,9 +1,6 @@
-"""`make deploy`: `sam build` and `sam deploy` by a parameter file, which says all of the stack's values and its tags.
+"""`make deploy`: SAM by a parameter file of all values and tags; then the stack is protected, and what consumers use."""
 
-Beyond SAM, it refuses what is no parameter, and protects the stack from deletion and what consumers use from updates.
-"""
-
-import collections
+import contextlib
 import difflib
 import json
 import os
@@ -19,8 +16,7 @@ from samcli.yamlhelper import yaml_parse
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "template.yaml"
 TARGETS = {"arm64": "aarch64-unknown-linux-gnu", "x86_64": "x86_64-unknown-linux-gnu"}
-# Regions whose Lambda is not known to have arm64.
-X86_ALONE = ("ap-southeast-7", "ca-west-1", "cn-north-1", "cn-northwest-1", "eusc-de-east-1", "mx-central-1")
+WITHOUT_ARM64 = ("ap-southeast-7", "ca-west-1", "cn-north-1", "cn-northwest-1", "eusc-de-east-1", "mx-central-1")
 POLICY = (ROOT / "tools/stack-policy.json").read_text()
 ALL_ALLOWED = json.dumps({"Statement": json.loads(POLICY)["Statement"][1:]})
 
@@ -57,14 +53,14 @@ def buildable(architecture: str) -> bool:
 def deploy(given: dict[str, str]) -> None:
     """Builds, or takes a package, and deploys, by the variables of the Makefile; then the stack is protected."""
     (values, tags), stack, package = read(Path(given["PARAMETERS"])), given["STACK"], given["PACKAGE"]
-    formation = boto3.client("cloudformation", region_name=given["AWS_REGION"] or None)
+    formation = boto3.client("cloudformation", region_name=given.get("AWS_REGION") or None)
     region = formation.meta.region_name
     zips = {x: y for x in TARGETS for y in Path(package).resolve().glob(f"nlb-hostname-targets-*-{x}.zip")}
     at_hand = zips.__contains__ if package else buildable
-    architecture = given["ARCHITECTURE"] or ("arm64" if region not in X86_ALONE and at_hand("arm64") else "x86_64")
+    architecture = given["ARCHITECTURE"] or ("arm64" if region not in WITHOUT_ARM64 and at_hand("arm64") else "x86_64")
     if not at_hand(architecture):
         sys.exit(f"nothing for {architecture}: rustup target add {TARGETS[architecture]}, or PACKAGE with its zip")
-    why = ", because arm64 is not known to be there" if region in X86_ALONE and architecture == "x86_64" else ""
+    why = ", because arm64 is not known to be there" if region in WITHOUT_ARM64 else ""
     print(f"Deploying stack {stack} in {region} for {architecture}{why}", flush=True)
     source, overrides = ROOT / ".aws-sam/template.yaml", ROOT / ".aws-sam/parameters.yaml"
     source.parent.mkdir(exist_ok=True)
@@ -77,12 +73,16 @@ def deploy(given: dict[str, str]) -> None:
         source = ROOT / ".aws-sam/build/template.yaml"
     confirm = "--no-confirm-changeset" if given["CONFIRM"] == "no" else "--confirm-changeset"
     options = ["--stack-name", stack, "--s3-prefix", stack, "--region", region, "--template-file", str(source), confirm]
-    if given["PROTECT"] == "no":
-        formation.set_stack_policy(StackName=stack, StackPolicyBody=ALL_ALLOWED)
     try:
+        if given["PROTECT"] == "no":
+            formation.set_stack_policy(StackName=stack, StackPolicyBody=ALL_ALLOWED)
         sam("deploy", *options, "--parameter-overrides", f"file://{overrides}", "--tags", *tags)
     finally:
-        formation.set_stack_policy(StackName=stack, StackPolicyBody=POLICY)
+        with contextlib.suppress(ClientError):  # Where it failed, there may be no stack.
+            formation.set_stack_policy(StackName=stack, StackPolicyBody=POLICY)
+    if formation.describe_stacks(StackName=stack)["Stacks"][0]["StackStatus"] == "REVIEW_IN_PROGRESS":
+        return
+    formation.set_stack_policy(StackName=stack, StackPolicyBody=POLICY)
     formation.update_termination_protection(StackName=stack, EnableTerminationProtection=True)
     end = f"update-termination-protection --no-enable-termination-protection --stack-name {stack}"
     print(f"The stack is protected from deletion. To end that: aws cloudformation {end}")
@@ -95,6 +95,6 @@ def sam(*command: str, **options: Any) -> None:
 
 if __name__ == "__main__":
     try:
-        deploy(collections.defaultdict(str, os.environ))
+        deploy(dict(os.environ))
     except (OSError, subprocess.CalledProcessError, BotoCoreError, ClientError) as error:
         sys.exit(f"make deploy: {error}")

@@ -1,7 +1,7 @@
 """`make package`: all that deploying takes, without SAM and without a compiler.
 
-Two runs for one commit give the same bytes, whatever folder they are in. In dist/ are then the function's zip for each processor, the template as SAM translates it, with the zip in a bucket, a
-list of the crates in the function (CycloneDX), and the SHA-256 sums of them all.
+Two runs for one commit give the same bytes, whatever folder they are in. dist/ then holds the function's zip for each
+processor, the template as SAM translates it, a list of the crates (CycloneDX), and the SHA-256 sums of all of them.
 """
 
 from __future__ import annotations

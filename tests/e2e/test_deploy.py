@@ -46,6 +46,10 @@ def test_a_stack_by_its_file_and_its_updates(
     values: dict[str, Any] = {**admitting, "Port": 5432, "SubnetIds": admitting["SubnetIds"].split(",")}
     values["Tags"] = {"Team": "orders and bills", "Application": "orders"}
     file.write_text(json.dumps(values))
+    # Whoever does not confirm gets nothing that is protected.
+    asked = ("STACK=unsure", "PARAMETERS=by-file.json", "AWS_REGION=eu-west-1")
+    unsure = make(folder, environment, *asked, answers="n\n")
+    assert (unsure.returncode, "protected" in unsure.stdout) == (0, False), unsure.stdout + unsure.stderr
     made = make(folder, environment, "STACK=by-file", "AWS_REGION=eu-west-1", "CONFIRM=no")
     assert made.returncode == 0, made.stdout + made.stderr
     outputs = Deployment(cloud, "by-file").outputs

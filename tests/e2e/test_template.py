@@ -208,8 +208,7 @@ def test_the_order_of_creation_and_deletion(template: dict[str, Any]) -> None:
     # AWS refuses to delete a service that endpoints use. What is left then has to work, and to tell whom it told.
     kept = needed(resources, "EndpointService")
     of_service = {"EndpointService", "EndpointServicePermissions", "EndpointConnections"}
-    elsewhere = {"FoundNoHealthyTargetAlarm"}
-    assert set(resources) - kept == of_service | elsewhere
+    assert set(resources) - kept == of_service
 
 
 def test_alarms_say_how_urgent_they_are_and_where_to_read_on(template: dict[str, Any]) -> None:
