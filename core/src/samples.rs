@@ -14,9 +14,10 @@ pub struct Samples {
     /// What the bindings state.
     stated_lookups: Option<u32>,
     stated_grace: Option<u32>,
-    /// By the name itself, and by the CNAME chain of the newest answer.
+    /// By the name itself, and by the CNAME chain of the newest answer, or of the last that led to a sample.
     kind_by_name: HostnameKind,
     pub(crate) kind: HostnameKind,
+    sampled_at: Option<Timestamp>,
     /// How many addresses the largest answer held.
     largest: usize,
     /// The longest time to live of any record of any answer.
@@ -71,7 +72,15 @@ impl Samples {
 
     /// Takes in an answer that came at this time.
     pub fn add(&mut self, answer: &Answer, at: Timestamp) {
-        self.kind = answer.kind();
+        let kind = answer.kind();
+        if kind.lookups() > 1 {
+            self.sampled_at = Some(at);
+        }
+        // Of several databases behind one name, some answers may lead to an instance.
+        let is_past = self.sampled_at.is_none_or(|sampled_at| at.since(sampled_at) > RETURNS_WITHIN);
+        if kind.lookups() > 1 || is_past {
+            self.kind = kind;
+        }
         self.largest = self.largest.max(answer.addresses.len());
         self.longest_ttl = self.longest_ttl.max(answer.longest_ttl);
         // A time that lies ahead is of a clock that was set back.

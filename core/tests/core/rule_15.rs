@@ -337,3 +337,39 @@ fn a_cold_start_beside_a_foreign_target_looks_for_no_evidence_of_it() {
         assert_eq!(stage.calls().iter().filter(|call| *call == "DNS").count(), 5);
     }
 }
+
+#[test]
+fn a_name_of_which_one_answer_in_ten_leads_to_an_instance_loses_nothing() {
+    let mut stage = Stage::with(OWN, &[1, 2, 3], &[1, 2, 3]);
+    stage.samples(OWN, 1, 5);
+    let mut deregistered = 0;
+    for run in 0..40 {
+        let leads_to = if run % 10 == 9 { INSTANCE } else { READER };
+        stage.name(OWN, |name| name.chain = vec![OWN.to_owned(), leads_to.to_owned()]);
+        deregistered += stage.run().deregistered.len();
+        stage.pass(60);
+    }
+    assert_eq!(deregistered, 0);
+}
+
+#[test]
+fn what_a_name_of_another_port_gives_keeps_nothing() {
+    let mut stage = Stage::following(&[(LOAD_BALANCER, &[1, 2]), (READER, &[3, 4])]);
+    stage.binding(|group| {
+        let port = |name: &str| (name == READER).then_some(target(3, 1).port);
+        group.members = group.members.iter().map(|(name, _)| (name.clone(), port(name.canonical()))).collect();
+    });
+    stage.samples(READER, 1, 5);
+    let mut runs = |stage: &mut Stage, count: u32| {
+        for _ in 0..count {
+            stage.run();
+            stage.settle();
+            stage.pass(60);
+        }
+    };
+    runs(&mut stage, 8);
+    assert!(stage.targets().contains(&target(3, 1)));
+    stage.gives(READER, &[4, 5]);
+    runs(&mut stage, 60);
+    assert_eq!(stage.targets(), [target(1, 0), target(2, 0), target(4, 1), target(5, 1)].into());
+}
