@@ -360,7 +360,7 @@ fn what_a_name_of_another_port_gives_keeps_nothing() {
         group.members = group.members.iter().map(|(name, _)| (name.clone(), port(name.canonical()))).collect();
     });
     stage.samples(READER, 1, 5);
-    let mut runs = |stage: &mut Stage, count: u32| {
+    let runs = |stage: &mut Stage, count: u32| {
         for _ in 0..count {
             stage.run();
             stage.settle();
